@@ -1,0 +1,16 @@
+"""Fast gradient sign method (Goodfellow, Shlens, Szegedy 2015), for any norm."""
+
+from torch import Tensor
+
+from bench.losses import cross_entropy
+from bench.registry import attack
+from bench.rng import Rng
+from bench.threat import ThreatModel
+from bench.views import Gradient
+
+
+@attack("fgsm", access="gradient", norms={"linf", "l2", "l1"})
+def fgsm(model: Gradient, x: Tensor, y: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
+    """One full step along the steepest direction of the cross-entropy at the clean image."""
+    del rng
+    return threat.project(x + threat.radius * threat.steepest(model.grad(x, cross_entropy, y).grad), x)

@@ -1,0 +1,26 @@
+"""The errors a user can cause. Each names the thing, the value and the remedy; the command line prints them and exits 2."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GauntletError(Exception):
+    """Something the user can put right; never shown as a traceback."""
+
+
+class UnknownName(GauntletError):
+    """A name that is not registered, with the nearest one that is."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+
+
+class BadInput(GauntletError):
+    """A value or a file that cannot be used as it is."""
+
+
+class AccessError(GauntletError):
+    """An attack asked its view for more than it declared."""

@@ -1,0 +1,134 @@
+"""The threat model: a norm ball around a clean image, cut by the box [0, 1], and all of its geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bench.errors import BadInput, UnknownName
+from bench.rng import Rng
+
+Norm = Literal["linf", "l2", "l1"]
+TOLERANCE = 1e-6
+"""How far outside the ball or the box a float32 candidate may lie and still count, in input units."""
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """Every image within `eps` of the clean one in `norm`, inside the box [0, 1].
+
+    Images are [N, C, H, W] in [0, 1]; eps is an exact fraction in the same units ("8/255", not 8).
+    """
+
+    norm: Norm
+    eps: Fraction
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            raise UnknownName("norm", str(self.norm), get_args(Norm))
+        if self.eps < 0:
+            raise BadInput(f"eps {self.eps} is negative; give a radius of at least 0")
+        if self.norm == "linf" and self.eps > 1:
+            hint = f"did you mean {self.eps}/255?" if self.eps <= 255 else "images live in [0, 1]"
+            raise BadInput(f"eps {float(self.eps):g} is larger than the whole box [0, 1] in linf: {hint}")
+
+    @classmethod
+    def parse(cls, norm: str, eps: str | float | Fraction) -> ThreatModel:
+        """Read a threat model from text: `parse("linf", "8/255")`."""
+        try:
+            value = Fraction(str(eps).strip()) if not isinstance(eps, Fraction) else eps
+        except (ValueError, ZeroDivisionError):
+            raise BadInput(f"eps {eps!r} is not a number; write it like 8/255 or 0.3") from None
+        return cls(norm, value)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return f"{self.norm} {self.eps_text}"
+
+    @property
+    def eps_text(self) -> str:
+        """eps as people write it: "8/255", "0.3"; always read back exactly by `parse`."""
+        denominator = self.eps.denominator
+        for prime in (2, 5):
+            while denominator % prime == 0:
+                denominator //= prime
+        if denominator == 1:
+            return format(float(self.eps), ".12g") if Fraction(format(float(self.eps), ".12g")) == self.eps else str(self.eps)
+        return f"{self.eps * 255}/255" if 255 % self.eps.denominator == 0 else str(self.eps)
+
+    @property
+    def radius(self) -> float:
+        """eps as a float, in input units."""
+        return float(self.eps)
+
+    def scaled(self, factor: float) -> ThreatModel:
+        """The same ball with its radius multiplied by `factor`."""
+        return ThreatModel(self.norm, self.eps * Fraction(factor))
+
+    def project(self, z: Tensor, x: Tensor) -> Tensor:
+        """Bring z into the ball around x and into the box. Exact for linf; ball first, then box, for l2 and l1."""
+        if self.norm == "linf":
+            return torch.minimum(torch.maximum(z, x - self.radius), x + self.radius).clamp_(0, 1)
+        delta = z - x
+        if self.norm == "l2":
+            delta = delta * (self.radius / self._expand(self._length(delta), x).clamp_min(1e-12)).clamp_max(1)
+        else:
+            delta = self._project_l1(delta)
+        return (x + delta).clamp_(0, 1)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        """The direction of unit norm along which a linear function with this gradient grows fastest; 0 where grad is 0."""
+        if self.norm == "linf":
+            return grad.sign()
+        if self.norm == "l2":
+            return grad / self._expand(self._length(grad), grad).clamp_min(1e-12)
+        flat = grad.flatten(1)
+        top = flat.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(flat).scatter_(1, top, flat.gather(1, top).sign()).view_as(grad)
+
+    def distance(self, z: Tensor, x: Tensor) -> Tensor:
+        """The norm of z - x per sample, [N]."""
+        return self._length(z - x)
+
+    def contains(self, z: Tensor, x: Tensor) -> Tensor:
+        """Which candidates are finite, in the ball and in the box, up to TOLERANCE; bool [N]."""
+        flat = z.flatten(1)
+        in_box = (flat >= -TOLERANCE).all(1) & (flat <= 1 + TOLERANCE).all(1)
+        return in_box & (self.distance(z.double(), x.double()) <= self.radius + TOLERANCE)
+
+    def random_start(self, x: Tensor, rng: Rng) -> Tensor:
+        """A point drawn uniformly from the ball around each x, then clamped to the box."""
+        shape = x.shape[1:]
+        if self.norm == "linf":
+            return (x + self.radius * (2 * rng.uniform(shape) - 1)).clamp_(0, 1)
+        if self.norm == "l2":
+            direction = rng.at("direction").normal(shape)
+        else:
+            magnitude = -torch.log1p(-rng.at("direction").uniform(shape))
+            direction = torch.where(rng.at("sign").uniform(shape) < 0.5, -magnitude, magnitude)
+        # u^(1/d) makes the draw uniform in volume; eps * u would crowd the centre.
+        length = self.radius * rng.at("length").uniform((1,)).squeeze(1) ** (1 / x[0].numel())
+        return (x + direction * self._expand(length / self._length(direction).clamp_min(1e-12), x)).clamp_(0, 1)
+
+    def _length(self, delta: Tensor) -> Tensor:
+        flat = delta.flatten(1)
+        if self.norm == "linf":
+            return flat.abs().amax(1)
+        return flat.norm(dim=1) if self.norm == "l2" else flat.abs().sum(1)
+
+    @staticmethod
+    def _expand(per_sample: Tensor, like: Tensor) -> Tensor:
+        return per_sample.view(-1, *[1] * (like.dim() - 1))
+
+    def _project_l1(self, delta: Tensor) -> Tensor:
+        """Soft-threshold each perturbation so that its l1 norm is at most eps (Duchi et al. 2008)."""
+        magnitude = delta.flatten(1).abs()
+        descending = magnitude.sort(dim=1, descending=True).values
+        excess = descending.cumsum(1) - self.radius
+        count = torch.arange(1, magnitude.shape[1] + 1, device=delta.device, dtype=delta.dtype)
+        active = (descending * count > excess).sum(1, keepdim=True).clamp_min(1)
+        threshold = (excess.gather(1, active - 1) / active).clamp_min(0)
+        return (delta.flatten(1).sign() * (magnitude - threshold).clamp_min(0)).view_as(delta)

@@ -1,0 +1,1 @@
+"""One file per defense; a small frozen dataclass each."""
