@@ -50,6 +50,8 @@ class Defense:
     paper: ClassVar[str] = ""
     passes: ClassVar[str] = ""
     """Forward-backward passes per training sample and epoch, as text for the table of defenses."""
+    selects: ClassVar[str] = "pgd"
+    """The validation accuracy that picks the epoch: "pgd", or "clean" for a method that does not aim at robustness."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:

@@ -24,3 +24,7 @@ class BadInput(GauntletError):
 
 class AccessError(GauntletError):
     """An attack asked its view for more than it declared."""
+
+
+class AttackWarning(UserWarning):
+    """What an attack wants the reader of its number to know."""

@@ -1,0 +1,35 @@
+"""AutoAttack (Croce & Hein 2020) as its authors' code runs it."""
+
+import warnings
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from bench.errors import AttackWarning
+from bench.registry import attack
+from bench.rng import Rng
+from bench.threat import ThreatModel
+from bench.views import Module
+
+
+@attack("autoattack", access="module", norms={"linf", "l2", "l1"}, whole=True)
+def autoattack(
+    model: Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    rng: Rng,
+    *,
+    version: Literal["standard", "plus", "rand"] = "standard",
+    batch_size: Annotated[int, Field(ge=1)] = 250,
+) -> Tensor:
+    """APGD-CE, targeted APGD-DLR and FAB, and Square, each on the survivors; rand is for randomised defenses."""
+    from bench.compat.autoattack import run_autoattack
+
+    candidates, notes = run_autoattack(
+        model.module, x, y, threat, version=version, seed=rng.seed, batch_size=batch_size
+    )
+    for note in notes:
+        warnings.warn(note, AttackWarning, stacklevel=2)
+    return candidates

@@ -1,0 +1,127 @@
+"""Square attack (Andriushchenko et al. 2020) for linf and l2: random search with windows that shrink, no gradients."""
+
+from math import sqrt
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from bench.live import Live
+from bench.losses import margin
+from bench.registry import attack
+from bench.rng import Rng
+from bench.threat import ThreatModel
+from bench.views import Score
+
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+@attack("square", access="score", norms={"linf", "l2"})
+def square(
+    model: Score,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    rng: Rng,
+    *,
+    queries: Annotated[int, Field(ge=1)] = 5000,
+    p_init: Annotated[float, Field(gt=0, le=1)] = 0.8,
+    rescale: bool = False,
+) -> Tensor:
+    """Keep a random window whenever the margin falls; rescale fits the schedule of sizes to the number of queries."""
+    start, propose = (_stripes, _square) if threat.norm == "linf" else (_grid, _move)
+    live = Live(x)
+    z = candidate = start(x, threat.radius, rng.at("start"))
+    best = x.new_full((len(x),), -torch.inf)
+    for query in range(queries):
+        logits = model.logits(candidate)
+        loss = margin(logits, y)
+        live.keep(candidate, loss, logits.argmax(1) != y)
+        better = loss > best
+        best = torch.where(better, loss, best)
+        z = torch.where(better.view(-1, 1, 1, 1), candidate, z)
+        model, x, y, z, best, rng = live.drop(model, x, y, z, best, rng)
+        if not len(live):
+            break
+        area = share(query * 10_000 // queries if rescale else query, p_init) * x[0, 0].numel()
+        candidate = propose(z, x, threat.radius, sqrt(area), rng.at("query", query))
+    return live.result
+
+
+def share(query: int, p_init: float) -> float:
+    """The part of the image that a window covers, halved at fixed queries (the first window is query 0)."""
+    return p_init * 0.5 ** sum(query > halving for halving in _HALVINGS)
+
+
+def _signs(rng: Rng, *shape: int) -> Tensor:
+    return (rng.uniform(shape) < 0.5).float() * 2 - 1
+
+
+def _stripes(x: Tensor, eps: float, rng: Rng) -> Tensor:
+    return (x + eps * _signs(rng, x.shape[1], 1, x.shape[3])).clamp_(0, 1)
+
+
+def _square(z: Tensor, x: Tensor, eps: float, side: float, rng: Rng) -> Tensor:
+    """Set one square per sample to the faces of the ball, with a sign per channel."""
+    window = _window(x, min(max(round(side), 1), min(x.shape[2:]) - 1), rng.at("place"))
+    value = (x + eps * _signs(rng.at("sign"), x.shape[1], 1, 1)).clamp_(0, 1).flatten(2)
+    return z.flatten(2).scatter(2, window, value.gather(2, window)).view_as(x)
+
+
+def _window(x: Tensor, side: int, rng: Rng) -> Tensor:
+    """Where a square of this side lies at random in each sample, as flat pixel indices, int64 [N, C, side * side]."""
+    channels, height, width = x.shape[1:]
+    span = torch.arange(side, device=x.device)
+    rows = rng.at("row").integers(height - side + 1, (1,)) + span
+    columns = rng.at("column").integers(width - side + 1, (1,)) + span
+    return (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1).unsqueeze(1).expand(-1, channels, -1)
+
+
+def _grid(x: Tensor, eps: float, rng: Rng) -> Tensor:
+    """Tile the image with windows of random sign (about five a side) and scale the whole to the sphere."""
+    channels, height, width = x.shape[1:]
+    side = max(min(height, width) // 5, 1)
+    down, across = height // side, width // side
+    tiles = _bumps(side, rng.at("turn"), x, down * across) * _signs(rng.at("sign"), channels, down * across, 1)
+    picture = tiles.view(len(x), channels, down, across, side, side).transpose(3, 4).flatten(4).flatten(2, 3)
+    top, left = (height - down * side) // 2, (width - across * side) // 2
+    delta = torch.zeros_like(x)
+    delta[:, :, top : top + down * side, left : left + across * side] = picture
+    return _on_sphere(x, delta.flatten(2), eps)
+
+
+def _move(z: Tensor, x: Tensor, eps: float, side: float, rng: Rng) -> Tensor:
+    """Empty two windows and put their mass, with what is left of eps, into the first: its old shape plus a new one."""
+    size = min(max(round(side), 3) | 1, *x.shape[2:])
+    first, second = (_window(x, size, rng.at(name)) for name in ("first", "second"))
+    delta = (z - x).flatten(2)
+    rest = delta.scatter(2, first, 0.0).scatter(2, second, 0.0)
+    freed = (delta - rest).square().sum(2, keepdim=True)
+    unused = (eps**2 - delta.square().sum((1, 2), keepdim=True)).clamp_min(0) / x.shape[1]
+    old = delta.gather(2, first)
+    fresh = _bumps(size, rng.at("turn"), x, 1).squeeze(2) * _signs(rng.at("sign"), x.shape[1], 1)
+    patch = F.normalize(fresh + F.normalize(old, dim=2), dim=2) * (unused + freed).sqrt()
+    return _on_sphere(x, rest.scatter(2, first, patch), eps)
+
+
+def _on_sphere(x: Tensor, delta: Tensor, eps: float) -> Tensor:
+    return (x + eps * F.normalize(delta.flatten(1), dim=1).view_as(x)).clamp_(0, 1)
+
+
+def _bumps(side: int, rng: Rng, x: Tensor, count: int) -> Tensor:
+    """Windows of unit norm, one half up and one half down, upright or lying, [N, 1, count, side * side]."""
+    halves = _pyramid(side // 2, side), -_pyramid(side - side // 2, side)
+    upright = torch.cat(halves).to(x) / sqrt(2 if side > 1 else 1)
+    both = torch.stack([upright, upright.T]).flatten(1)
+    return both[rng.integers(2, (1, count))]
+
+
+def _pyramid(height: int, width: int) -> Tensor:
+    """A bump of unit norm that falls off in square rings around the centre, [height, width]."""
+    down, across = torch.arange(height) - height // 2, torch.arange(width) - width // 2
+    ring = torch.maximum(down.abs().unsqueeze(1), across.abs())
+    terms = 1 / torch.arange(1.0, max(height, width) // 2 + 2).square()
+    bump = terms.flip(0).cumsum(0).flip(0)[ring]
+    return F.normalize(bump.flatten(), dim=0).view(height, width)

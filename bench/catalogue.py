@@ -1,0 +1,55 @@
+"""What `gauntlet list` shows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+from tabulate import tabulate
+
+from bench import data, plan, registry
+from bench.errors import UnknownName
+from bench.models import architectures
+
+
+def _defenses() -> str:
+    rows = []
+    for name in registry.defense_names():
+        cls = registry.get_defense(name)
+        rows.append((name, cls.paper, cls.passes, (inspect.getdoc(cls) or "").split("\n")[0]))
+    return tabulate(rows, headers=("defense", "paper", "passes per step", "what it is"), tablefmt="simple")
+
+
+def _attacks() -> str:
+    known = [registry.get_attack(name) for name in registry.attack_names()]
+    rows = [(a.name, a.access, ", ".join(sorted(a.norms)), a.about) for a in known]
+    return tabulate(rows, headers=("attack", "access", "norms", "what it is"), tablefmt="simple")
+
+
+def _models() -> str:
+    rows = [(name, architectures.describe(name)) for name in architectures.names()]
+    return tabulate(rows, headers=("model", "what it is"), tablefmt="simple")
+
+
+def _datasets() -> str:
+    rows = [(name, data.CLASSES[name], "embedded" if name == "digits" else "GAUNTLET_DATA or download") for name in data.names()]
+    return tabulate(rows, headers=("dataset", "classes", "comes from"), tablefmt="simple")
+
+
+def _plans() -> str:
+    rows = [(known.name, known.about) for known in plan.PLANS.values()]
+    return tabulate(rows, headers=("plan", "what it is"), tablefmt="simple")
+
+
+_TABLES: dict[str, Callable[[], str]] = {
+    "defenses": _defenses, "attacks": _attacks, "models": _models, "datasets": _datasets, "plans": _plans,
+}  # fmt: skip
+
+
+def catalogue(what: str) -> str:
+    """The table of one kind of thing, or all of them."""
+    if what == "all":
+        return "\n\n".join(table() for table in _TABLES.values())
+    if what not in _TABLES:
+        raise UnknownName("kind", what, [*_TABLES, "all"])
+    return _TABLES[what]()

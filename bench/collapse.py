@@ -1,0 +1,18 @@
+"""Catastrophic overfitting: single-step accuracy stays high while multi-step accuracy falls from one epoch to the next."""
+
+from collections.abc import Mapping, Sequence
+
+
+def collapsed(history: Sequence[Mapping[str, float]], gap: float = 0.25, fall: float = 0.2) -> int | None:
+    """The first epoch whose FGSM accuracy exceeds its PGD accuracy by `gap` and whose PGD accuracy fell by `fall`.
+
+    history: one mapping per epoch with the validation accuracies "fgsm" and "pgd" at the target budget. The fall is
+    counted from the best epoch of the three before, so that a collapse over two epochs does not pass (Wong et al. 2020
+    compare neighbours only).
+    """
+    for epoch in range(1, len(history)):
+        before = max(past["pgd"] for past in history[max(epoch - 3, 0) : epoch])
+        now = history[epoch]
+        if now["fgsm"] - now["pgd"] > gap and before - now["pgd"] > fall:
+            return epoch
+    return None

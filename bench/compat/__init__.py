@@ -1,0 +1,1 @@
+"""Other people's tools behind our own contracts; each is imported only when it is used."""

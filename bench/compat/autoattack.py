@@ -1,0 +1,81 @@
+"""The AutoAttack reference code (package pyautoattack), seeded, and kept from touching anything outside itself."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.rng import isolated
+from bench.threat import ThreatModel
+
+Version = Literal["standard", "plus", "rand"]
+_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+_UNTARGETED = {"apgd-t": "apgd-dlr", "fab-t": "fab"}
+
+
+def run_autoattack(
+    net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, version: Version, seed: int, batch_size: int
+) -> tuple[Tensor, list[str]]:
+    """Candidates [N, C, H, W] of the reference, bit for bit what it gives alone, with what it warns of."""
+    if not len(x):
+        return x.clone(), []
+    x = x.contiguous(memory_format=torch.contiguous_format)
+    with isolated(seed, "autoattack"), _quiet() as notes:
+        from pyautoattack import AutoAttack
+
+        reference = AutoAttack(
+            net, norm=_NORMS[threat.norm], eps=threat.radius, seed=seed, version=version, device=x.device
+        )
+        with torch.no_grad():
+            classes = net(x[:1]).shape[1]
+        for part in (reference.apgd_targeted, reference.fab):
+            part.n_target_classes = min(part.n_target_classes, classes - 1)
+        wanted = reference.attacks_to_run
+        reference.attacks_to_run = _existing(wanted, classes)
+        if reference.attacks_to_run != wanted:
+            ran = ", ".join(reference.attacks_to_run)
+            notes.append(f"{classes} classes are too few for every loss of AutoAttack {version}; it ran {ran} instead")
+        candidates, _ = reference.run_standard_evaluation(x, y, batch_size=batch_size)
+    return candidates, list(dict.fromkeys(notes))
+
+
+def _existing(attacks: list[str], classes: int) -> list[str]:
+    """The attacks whose loss exists: the targeted DLR needs 4 classes, the DLR needs 3."""
+    if classes >= 4:
+        return attacks
+    untargeted = dict.fromkeys(_UNTARGETED.get(name, name) for name in attacks)
+    return [name for name in untargeted if classes == 3 or name != "apgd-dlr"]
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextmanager
+def _quiet() -> Iterator[list[str]]:
+    """Collect the reference's warnings instead of showing them, and put back the trace function that it removes."""
+    from pyautoattack import checks
+
+    # Its count of gradient calls in the forward pass is global and never reset: one dynamic defense taints the next.
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))
+    logger, collector, trace = logging.getLogger("auto-attack"), _Collector(), sys.gettrace()
+    before = (logger.handlers, logger.level, logger.propagate)
+    logger.handlers, logger.propagate = [collector], False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield collector.texts
+    finally:
+        logger.handlers, level, logger.propagate = before
+        logger.setLevel(level)
+        sys.settrace(trace)

@@ -1,0 +1,19 @@
+"""The whole product in a few minutes: six defenses on embedded data, attacked, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.run import run
+from bench.tables import FORMATS, read_cards, render, write_leaderboard
+
+DEFENSES = ("standard", "fast_at", "noise_fgsm", "clean_warmup", "periodic_budget", "pgd_at")
+
+
+def demo(results: Path, *, quiet: bool = False) -> str:
+    """Train and attack every demo defense on digits; returns the leaderboard as text and says where everything is."""
+    for name in DEFENSES:
+        run(name, dataset="digits", plan_name="smoke", results=results, quiet=quiet)
+    write_leaderboard(results, FORMATS)
+    cards, _ = read_cards(results)
+    return f"{render(cards, 'text')}\nwritten to {results}: cards, adversarial examples, leaderboard.md, .csv, .tex and .html"

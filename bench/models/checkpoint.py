@@ -1,0 +1,193 @@
+"""Weights on disk: written as safetensors, read from safetensors or torch files, and never by running code."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from bench.errors import BadInput
+from bench.files import atomic
+
+SCHEMA = "1"
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_SAVE_PLAIN = "save the weights alone, torch.save(net.state_dict(), file), and use that file"
+
+
+def save_weights(path: Path, net_or_state: nn.Module | Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write weights and what they are to a safetensors file, whole or not at all."""
+    state = net_or_state.state_dict() if isinstance(net_or_state, nn.Module) else net_or_state
+    # Cloned, because safetensors refuses tensors that share memory.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    content = safetensors.torch.save(tensors, metadata={**metadata, "schema": SCHEMA})
+    with atomic(path) as part:
+        part.write_bytes(content)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a weights file by name, on the CPU, and its metadata; the format is told by the content."""
+    if not path.exists():
+        raise BadInput(f"no weights file at {path}; check the path")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder, not a weights file; name the file inside it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+        # Eight bytes of header length, which is far below 2^32, then JSON.
+        if head[4:9] == b"\0\0\0\0{":
+            return _load_safetensors(path)
+        _refuse_pretenders(path, head)
+        return _tensors(path, _load_torch(path)), {}
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def fit(net: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load weights into a network that must have exactly these; origin names them in errors."""
+    own = net.state_dict()
+    # Checkpoints older than torch 0.4.1 lack this counter, which evaluation never reads.
+    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in state}
+    state = {**counters, **state}
+    shapes = [
+        f"{key} is {list(state[key].shape)} and not {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    found = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "wrong shape": shapes,
+    }
+    if any(found.values()):
+        told = "; ".join(f"{what}: {_first_three(keys)}" for what, keys in found.items() if keys)
+        raise BadInput(f"the weights of {origin} look like another architecture ({told}); name theirs with ?arch=")
+    net.load_state_dict(state)
+
+
+def digest(net: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a network's state, in the order of the names."""
+    total = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        if not isinstance(value, Tensor):
+            total.update(f"{name} {value!r}\n".encode())
+            continue
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise BadInput(
+            f"{path} is a truncated or corrupt safetensors file ({error}); copy or download it again"
+        ) from None
+    if metadata.get("schema", SCHEMA) != SCHEMA:
+        raise BadInput(
+            f"{path} has schema {metadata['schema']}, and this version reads {SCHEMA}; update gauntlet-bench"
+        )
+    return _tensors(path, state), metadata
+
+
+def _refuse_pretenders(path: Path, head: bytes) -> None:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head:
+        raise BadInput(f"{path} is empty; copy or download it again")
+    if text.startswith(b"<"):
+        raise BadInput(
+            f"{path} is a web page, not weights: the download was a quota or login page; open its link in a browser"
+        )
+    if text.startswith(b"version https://git-lfs"):
+        raise BadInput(f"{path} is a git-lfs pointer, not weights; fetch the file with `git lfs pull`")
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # damaged archives raise nearly anything: EOFError, IndexError, RuntimeError, ...
+        if blocked := _blocked(path, error):
+            raise BadInput(
+                f"{path} is a pickle that would run code: it asks for {blocked}, which was blocked and not executed; "
+                + _SAVE_PLAIN
+            ) from None
+        if "TorchScript" in str(error):
+            raise BadInput(f"{path} is a TorchScript program, not weights; {_SAVE_PLAIN}") from None
+        raise BadInput(
+            f"{path} is truncated, corrupt or not a weights file at all ({type(error).__name__}); "
+            "copy or download it again, as safetensors or a torch state dict"
+        ) from None
+
+
+def _blocked(path: Path, error: Exception) -> str | None:
+    """What a refused pickle asked for; None where the refusal had another reason."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return None
+    if told := re.search(r"GLOBAL (\S+)|(?:function|but got) (<[^>]+>)", str(error)):
+        return told[1] or told[2]
+    return next((name for name in _globals(path) if not name.startswith(("torch.", "collections."))), None)
+
+
+def _globals(path: Path) -> list[str]:
+    """The classes and functions named in a pickle, found without running it; torch reads protocols 2 and 3 only."""
+    found: list[str] = []
+    texts: list[str] = []
+    try:
+        content = _pickle_of(path)
+        for code, argument, _ in pickletools.genops(content):
+            if code.name in ("GLOBAL", "INST"):
+                found.append(str(argument).replace(" ", "."))
+            elif code.name == "STACK_GLOBAL":
+                found.append(".".join(texts[-2:]))
+            elif isinstance(argument, str):
+                texts.append(argument)
+    except Exception:  # what follows is not a pickle any more; the names up to here are worth telling
+        return found
+    return found
+
+
+def _pickle_of(path: Path) -> bytes:
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+
+
+def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    """The state dict inside what a file holds, without wrappers and without the "module." of DataParallel."""
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise BadInput(f"{path} holds a {type(content).__name__}, not a dict of tensors; {_SAVE_PLAIN}")
+    strange = [f"{key!s} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
+    strange += [f"{key!r} (not a name)" for key in content if not isinstance(key, str)]
+    if strange or not content:
+        told = f"also {_first_three(strange)}" if strange else "nothing"
+        raise BadInput(f"{path} holds {told}, not a dict of tensors; {_SAVE_PLAIN}")
+    bare = all(key.startswith("module.") for key in content)
+    return {key.removeprefix("module.") if bare else key: value for key, value in content.items()}
+
+
+def _first_three(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,202 @@
+"""Where a model comes from: a run folder, a checkpoint or a Python file, written as one line of text."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench import views
+from bench.errors import BadInput, UnknownName
+from bench.models import architectures
+from bench.models.checkpoint import digest, fit, load_weights
+from bench.models.ensemble import SnapshotEnsemble
+from bench.models.factory import call_factory, user_code
+from bench.models.layers import Normalize, Normalized
+
+FORMS = "a run folder, run:FOLDER?weights=best, a weights file, ckpt:FILE?arch=preact_resnet18, or py:FILE.py:factory"
+_SUFFIXES = (".safetensors", ".pt", ".pth")
+_WEIGHTS = re.compile(r"best|last|ensemble|snapshot-\d+")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network ready to be attacked, and where it came from."""
+
+    reference: str
+    """As the user gave it."""
+    name: str
+    """A short label: the run folder's name, the file's stem or the factory's name."""
+    net: nn.Module
+    """In eval mode, its parameters frozen, on the CPU."""
+    arch: str
+    """The architecture's spec, or the class of a network from elsewhere."""
+    digest: str
+    """SHA-256 of its weights; for a network from a Python file, of that file too."""
+    run: Path | None
+    """The run folder it came from."""
+
+
+def resolve(reference: str, shape: tuple[int, int, int], classes: int) -> Model:
+    """The model a reference names, for images of shape (C, H, W) and K classes."""
+    kind, colon, rest = reference.partition(":")
+    if colon and kind == "run":
+        return _from_run(reference, rest, shape, classes)
+    if colon and kind == "ckpt":
+        return _from_checkpoint(reference, rest, shape, classes)
+    if colon and kind == "py":
+        return _from_file(reference, rest)
+    path = Path(reference.partition("?")[0])
+    if path.is_dir():
+        return _from_run(reference, reference, shape, classes)
+    if path.suffix in _SUFFIXES:
+        return _from_checkpoint(reference, reference, shape, classes)
+    if path.suffix == ".py":
+        raise BadInput(f"model {reference!r} names no factory; write py:{reference}:factory")
+    raise BadInput(f"model {reference!r} is neither a folder nor a known kind; a model is {FORMS}")
+
+
+@torch.no_grad()
+def check_outputs(net: nn.Module, x: Tensor, classes: int, origin: str) -> None:
+    """Refuse a network whose answers to images x [N, C, H, W] are not logits [N, K]."""
+    try:
+        logits: object = views.forward(net, x)
+    except Exception as error:  # whatever the network raises
+        told = " ".join(str(error).split())
+        raise BadInput(
+            f"{origin} fails on images of shape {list(x.shape)}: {type(error).__name__}: {told}; "
+            "give a model made for this data set"
+        ) from None
+    if not isinstance(logits, Tensor):
+        raise BadInput(f"{origin} returns a {type(logits).__name__}, not a tensor of logits; return the logits alone")
+    if logits.dim() != 2 or len(logits) != len(x) or not logits.is_floating_point():
+        found = f"{str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
+        raise BadInput(f"{origin} returns {found} for {len(x)} images; return float logits [{len(x)}, {classes}]")
+    if logits.shape[1] != classes:
+        raise BadInput(f"{origin} has {logits.shape[1]} outputs and the data set {classes} classes; they must agree")
+    if broken := int((~logits.isfinite().all(1)).sum()):
+        raise BadInput(f"{origin} returns NaN or infinite logits for {broken} of {len(x)} images; check its weights")
+    if ((logits >= 0) & (logits <= 1)).all() and ((logits.sum(1) - 1).abs() <= 1e-5).all():
+        raise BadInput(f"{origin} returns probabilities, which hide gradients: return logits: remove the softmax")
+
+
+def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: int) -> Model:
+    folder_text, _, query = rest.partition("?")
+    folder = Path(folder_text)
+    options = architectures.parse_query(query, f"model {reference!r}")
+    for key in options:
+        if key != "weights":
+            raise UnknownName("option of a run reference", key, ["weights"])
+    if not folder.is_dir():
+        raise BadInput(f"no run folder at {folder}; train a model first, or check the path")
+    held = sorted(path.stem for path in folder.glob("*.safetensors") if _WEIGHTS.fullmatch(path.stem))
+    there = f"its weights are {', '.join(held)}" if held else "it holds no weights"
+    if not (folder / "train.json").is_file():
+        raise BadInput(
+            f"{folder} has no train.json: the training has not finished, or it is no run folder ({there}); "
+            "finish the training by running it again"
+        )
+    weights = options.get("weights") or ("ensemble" if "ensemble" in held else "best")
+    if not _WEIGHTS.fullmatch(weights):
+        raise UnknownName("weights", weights, {"best", "last", "ensemble", "snapshot-1", *held})
+    if weights not in held:
+        raise BadInput(f"{folder} has no {weights}.safetensors: {there}; name one with ?weights=, or train again")
+    net, arch = _read(folder / f"{weights}.safetensors", {}, shape, classes)
+    return _model(reference, folder.resolve().name, net, arch, folder)
+
+
+def _from_checkpoint(reference: str, rest: str, shape: tuple[int, int, int], classes: int) -> Model:
+    file, _, query = rest.removeprefix("ckpt:").partition("?")
+    net, arch = _read(Path(file), architectures.parse_query(query, f"model {reference!r}"), shape, classes)
+    return _model(reference, Path(file).stem, net, arch, None)
+
+
+def _from_file(reference: str, rest: str) -> Model:
+    file, colon, factory = rest.rpartition(":")
+    if not colon or not file or not factory:
+        raise BadInput(f"model {reference!r} names no factory; write py:FILE.py:factory")
+    path = Path(file)
+    net = call_factory(path, factory)
+    with user_code(path.resolve()):
+        model = _model(reference, factory, net, type(net).__name__, None)
+    # Two files may differ in what they compute and share every weight, or have none.
+    both = hashlib.sha256(model.digest.encode() + path.read_bytes()).hexdigest()
+    return Model(reference, model.name, model.net, model.arch, both, None)
+
+
+def _model(reference: str, name: str, net: nn.Module, arch: str, run: Path | None) -> Model:
+    net = net.cpu().eval().requires_grad_(False)
+    return Model(reference, name, net, arch, digest(net), run)
+
+
+def _read(path: Path, options: Mapping[str, str], shape: tuple[int, int, int], classes: int) -> tuple[nn.Module, str]:
+    """The network of a weights file and its spec. options: arch, the architecture's parameters, mean and std."""
+    state, metadata = load_weights(path)
+    _agree(path, metadata, shape, classes)
+    given = dict(options)
+    statistics = _statistics(path, given, shape[0], metadata)
+    spec = _spec(path, given, metadata)
+    # Placeholders: the statistics of a network trained here are among its weights.
+    inside = ([0.0] * shape[0], [1.0] * shape[0]) if metadata.get("normalized") == "1" else None
+    if "members" in metadata:
+        count = _whole(path, metadata, "members")
+        net: nn.Module = SnapshotEnsemble(architectures.build(spec, shape, classes, inside) for _ in range(count))
+    else:
+        net = architectures.build(spec, shape, classes, inside)
+    fit(net, state, str(path))
+    return (net if statistics is None else Normalized(Normalize(*statistics), net)), spec
+
+
+def _agree(path: Path, metadata: Mapping[str, str], shape: tuple[int, int, int], classes: int) -> None:
+    own = metadata.get("shape")
+    if own is not None and own != (wanted := ",".join(map(str, shape))):
+        raise BadInput(f"{path} was trained on images of shape {own} and the data set has {wanted}; they must agree")
+    if "classes" in metadata and (count := _whole(path, metadata, "classes")) != classes:
+        raise BadInput(f"{path} was trained for {count} classes and the data set has {classes}; they must agree")
+
+
+def _spec(path: Path, given: Mapping[str, str], metadata: Mapping[str, str]) -> str:
+    """The architecture's spec: what the reference says before what the metadata says."""
+    spec = given.get("arch") or metadata.get("arch")
+    if spec is None:
+        known = ", ".join(architectures.names())
+        raise BadInput(f"{path} does not say its architecture; add ?arch=NAME to the reference, one of {known}")
+    name, parameters = architectures.parse_spec(spec)
+    own = {key: value for key, value in given.items() if key != "arch"}
+    return architectures.format_spec(name, {**parameters, **own})
+
+
+def _statistics(
+    path: Path, given: dict[str, str], channels: int, metadata: Mapping[str, str]
+) -> tuple[list[float], list[float]] | None:
+    """The mean and std that a reference puts in front of the network, taken out of `given`."""
+    texts = {key: given.pop(key) for key in ("mean", "std") if key in given}
+    if not texts:
+        return None
+    if metadata.get("normalized") == "1":
+        raise BadInput(f"{path} holds its own normalisation; drop mean and std from the reference")
+    if len(texts) < 2:
+        raise BadInput(f"{path}: {next(iter(texts))} alone does not normalise; give both mean and std")
+    try:
+        mean, std = ([float(value) for value in texts[key].split(",")] for key in ("mean", "std"))
+    except ValueError:
+        raise BadInput(f"{path}: mean={texts['mean']}&std={texts['std']} are not numbers separated by commas") from None
+    if {len(mean), len(std)} != {channels}:
+        raise BadInput(
+            f"{path}: {len(mean)} means and {len(std)} stds for {channels} channels; give one of each per channel"
+        )
+    return mean, std
+
+
+def _whole(path: Path, metadata: Mapping[str, str], key: str) -> int:
+    text = metadata[key]
+    if not re.fullmatch(r"\d{1,6}", text) or int(text) < 1:
+        raise BadInput(
+            f"{path}: its metadata say {key} = {text!r}, not a positive number; the file was not written here"
+        )
+    return int(text)

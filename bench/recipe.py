@@ -1,0 +1,84 @@
+"""The recipe: everything about a training that is not the defense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from bench.defense import Defense
+from bench.errors import BadInput, UnknownName
+from bench.registry import get_defense, make_defense
+from bench.schedules import learning_rate
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _schedule(text: str) -> str:
+    learning_rate(text)
+    return text
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Recipe:
+    """Optimiser, schedule, precision and bookkeeping of one training."""
+
+    epochs: Count = 30
+    batch_size: Count = 128
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: Positive = 0.1
+    """The peak of the schedule."""
+    schedule: Annotated[str, AfterValidator(_schedule)] = "cosine"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    augment: Literal["none", "crop", "crop_flip"] = "none"
+    craft: Literal["train", "eval"] = "train"
+    """The network's mode while training examples are crafted; in train mode batch-norm buffers follow them."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """auto: bf16 where the device multiplies it natively, else float32. Weights stay in float32 either way."""
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of an average of the weights that is then what is validated and kept; None for none."""
+    validation: Count = 1000
+    """Training images held out to select the epoch; at most a tenth of them."""
+
+
+BASE: Mapping[str, Mapping[str, Any]] = {
+    "digits": {"epochs": 30, "batch_size": 64, "optimizer": "adam", "lr": 5e-3, "schedule": "cosine", "weight_decay": 0.0},
+    "mnist": {"epochs": 10, "batch_size": 100, "optimizer": "adam", "lr": 5e-3, "schedule": "triangular:0.4", "weight_decay": 0.0},
+    "cifar": {"epochs": 30, "batch_size": 128, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
+}  # fmt: skip
+"""What a defense without a preset of its own is trained with, per family of data sets."""
+
+
+def configure(name: str, dataset: str, family: str, given: Mapping[str, str]) -> tuple[Defense, Recipe, str | None]:
+    """The defense, its recipe and the architecture its source uses: base, then preset, then what the user gave.
+
+    given: texts from the command line; numbers, booleans and lists are read as JSON, anything else stays text.
+    """
+    cls = get_defense(name)
+    of_defense = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    of_recipe = {field.name for field in fields(Recipe)}  # type: ignore[arg-type]
+    preset = next((cls.presets[key] for key in (dataset, family, "default") if key in cls.presets), {})
+    chosen = {**BASE[family], **preset, **{key: _value(text) for key, text in given.items()}}
+    model = chosen.pop("model", None)
+    for key in chosen:
+        if key not in of_defense | of_recipe:
+            raise UnknownName(f"setting of {name!r}", key, of_defense | of_recipe)
+    try:
+        recipe = Recipe(**{key: value for key, value in chosen.items() if key in of_recipe})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"setting {first['loc'][0]} = {first['input']!r}: {first['msg']}") from None
+    return make_defense(name, {key: value for key, value in chosen.items() if key in of_defense}), recipe, model
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

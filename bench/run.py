@@ -1,0 +1,91 @@
+"""Train a defense and evaluate what came out: each half is done only where it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import data, device
+from bench.card import Card
+from bench.errors import BadInput
+from bench.evaluate import choose_threat, evaluate, folder_name
+from bench.models import architectures
+from bench.progress import Reporter
+from bench.recipe import configure
+from bench.train import Job, Trainer
+
+
+def train(
+    defense: str,
+    *,
+    dataset: str = "digits",
+    model: str | None = None,
+    norm: str = "linf",
+    eps: str | None = None,
+    seed: int = 0,
+    settings: Mapping[str, str] | None = None,
+    name: str | None = None,
+    results: Path = Path("results"),
+    device_name: str = "auto",
+    quiet: bool = False,
+) -> Path:
+    """Train a defense and return its run folder; a training that was interrupted goes on, a finished one is left alone.
+
+    settings: hyper-parameters of the defense or the recipe, as text ({"epochs": "5"}).
+    """
+    job = plan_job(defense, dataset, model, norm, eps, seed, settings or {}, name)
+    folder = job_folder(job, results)
+    if not (folder / "train.json").exists():
+        where = device.pick(device_name)
+        with Reporter(f"train {job.name} seed {seed}", job.recipe.epochs, quiet=quiet) as report:
+            Trainer(job, folder, where, report).run()
+    return folder
+
+
+def run(
+    defense: str,
+    *,
+    seeds: int = 1,
+    seed: int = 0,
+    plan_name: str = "fast",
+    n: int | None = None,
+    results: Path = Path("results"),
+    device_name: str = "auto",
+    batch_size: int | None = None,
+    quiet: bool = False,
+    **training: Any,
+) -> list[tuple[Card, Path]]:
+    """Train with seeds seed, seed + 1, ... and evaluate each; returns the cards and where they are."""
+    rows = []
+    for current in range(seed, seed + seeds):
+        folder = train(defense, seed=current, results=results, device_name=device_name, quiet=quiet, **training)
+        rows.append(
+            evaluate(
+                str(folder), plan_name=plan_name, n=n, results=results, device_name=device_name,
+                batch_size=batch_size, quiet=quiet,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def plan_job(
+    defense: str, dataset: str, model: str | None, norm: str, eps: str | None, seed: int, settings: Mapping[str, str],
+    name: str | None,
+) -> Job:  # fmt: skip
+    """Check everything about a training before anything is written."""
+    source = data.load(dataset, "train")
+    made, recipe, preferred = configure(defense, dataset, source.family, settings)
+    threat = choose_threat(norm, eps, {}, source.family)
+    if reason := made.skip(dataset, threat):
+        raise BadInput(reason)
+    arch = model or preferred or architectures.default_architecture(source.family)
+    architectures.build(arch, source.shape, source.classes)
+    return Job(name or defense, made, recipe, dataset, threat, arch, seed)
+
+
+def job_folder(job: Job, results: Path) -> Path:
+    """Where a training lives: results/DATASET/THREAT/NAME-ARCH-sSEED-KEY."""
+    arch = job.arch.replace("?", "-").replace("&", "-").replace("=", "")
+    name = f"{job.name}-{arch}-s{job.seed}-{job.key()}"
+    return results / Path(job.dataset).stem / folder_name(job.threat) / name

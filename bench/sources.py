@@ -1,0 +1,246 @@
+"""Samples under a path: npz files and folders of images, read as files that nobody vouches for."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from bench.errors import BadInput, GauntletError
+
+Array = NDArray[Any]
+HIGHEST_LABEL = 65535
+_IMAGE_FILES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class NpzPart:
+    """The samples of one split under two keys of an npz file."""
+
+    path: Path
+    x: str = "x"
+    y: str = "y"
+
+    def images(self) -> Tensor:
+        """Images, uint8 or float32 [N, C, H, W]."""
+        return as_images(_array(self.path, self.x), f"{self.path}: {self.x}")
+
+    def labels(self) -> Tensor:
+        """Labels, int64 [N]."""
+        return as_labels(_array(self.path, self.y), f"{self.path}: {self.y}")
+
+
+@dataclass(frozen=True)
+class FolderPart:
+    """The samples of one split as image files `root/<class>/*`; a label is the position of its class in `classes`."""
+
+    root: Path
+    classes: tuple[str, ...]
+
+    def images(self) -> Tensor:
+        """Images, uint8 [N, C, H, W] with C = 1 when every file is grayscale, else 3."""
+        files = [file for file, _ in self._files()]
+        sizes, modes = set(), set()
+        for file in files:
+            with readable(f"{file}"), Image.open(file) as image:
+                sizes.add(image.size)
+                modes.add(image.mode)
+                if len(sizes) > 1:
+                    found = " and ".join(f"{width}x{height}" for width, height in sorted(sizes))
+                    raise BadInput(f"{self.root} holds images of {found} ({file}); resize them all to one size")
+                if image.mode.startswith(("I", "F")):
+                    raise BadInput(f"{file} has mode {image.mode}, more than 8 bits per channel; save it with 8 bits")
+        (width, height), mode = sizes.pop(), "L" if modes <= {"1", "L"} else "RGB"
+        x = np.empty((len(files), height, width, len(mode)), dtype=np.uint8)
+        for row, file in zip(x, files, strict=True):
+            with readable(f"{file}"), Image.open(file) as image:
+                row[...] = np.asarray(image.convert(mode)).reshape(row.shape)
+        return as_images(x, f"{self.root}")
+
+    def labels(self) -> Tensor:
+        """Labels, int64 [N]."""
+        return torch.tensor([label for _, label in self._files()])
+
+    def _files(self) -> list[tuple[Path, int]]:
+        found: list[tuple[Path, int]] = []
+        with readable(f"{self.root}"):
+            for label, name in enumerate(self.classes):
+                folder = self.root / name
+                inside = sorted(folder.iterdir()) if folder.is_dir() else []
+                found += [(file, label) for file in inside if _visible(file) and file.suffix.lower() in _IMAGE_FILES]
+        if not found:
+            raise BadInput(f"{self.root} holds no png or jpg files in <class>/; put each image in its class's folder")
+        return found
+
+
+Part = NpzPart | FolderPart
+
+
+def parts(path: Path) -> dict[str, Part]:
+    """What a path holds: "train" and "test", or "all" alone when it has no split of its own."""
+    with readable(f"{path}"):
+        if path.is_dir():
+            return _folder_parts(path)
+        if path.suffix.lower() == ".npz":
+            return _npz_parts(path)
+    raise BadInput(f"{path} is not a dataset; give an .npz file or a folder")
+
+
+def _npz_parts(path: Path) -> dict[str, Part]:
+    keys = _keys(path)
+    if {"x_train", "y_train", "x_test", "y_test"} <= set(keys):
+        return {split: NpzPart(path, f"x_{split}", f"y_{split}") for split in ("train", "test")}
+    if {"x", "y"} <= set(keys):
+        return {"all": NpzPart(path)}
+    raise BadInput(
+        f"{path} needs x and y, or x_train, y_train, x_test and y_test; it holds {', '.join(keys[:9]) or 'nothing'}"
+    )
+
+
+def _folder_parts(path: Path) -> dict[str, Part]:
+    archives = {split: path / f"{split}.npz" for split in ("train", "test")}
+    if any(file.exists() for file in archives.values()):
+        _need_both(path, {file.name: file.exists() for file in archives.values()})
+        return {split: NpzPart(file) for split, file in archives.items()}
+    inside = {split: _subfolders(path / split) for split in ("train", "test")}
+    if any(inside.values()):
+        _need_both(path, {f"{split}/<class>/": bool(names) for split, names in inside.items()})
+        classes = tuple(sorted({*inside["train"], *inside["test"]}))
+        return {split: FolderPart(path / split, classes) for split in inside}
+    if names := _subfolders(path):
+        return {"all": FolderPart(path, tuple(names))}
+    raise BadInput(
+        f"{path} is a folder without a dataset; it needs train.npz and test.npz, or images in train/<class>/ and "
+        "test/<class>/, or images in <class>/"
+    )
+
+
+def _need_both(path: Path, present: dict[str, bool]) -> None:
+    for name, there in present.items():
+        if not there:
+            other = next(one for one in present if one != name)
+            raise BadInput(f"{path} holds {other} but no {name}; a dataset needs both")
+
+
+def _visible(path: Path) -> bool:
+    return not path.name.startswith((".", "__"))
+
+
+def _subfolders(path: Path) -> list[str]:
+    return sorted(one.name for one in path.iterdir() if one.is_dir() and _visible(one)) if path.is_dir() else []
+
+
+def read(part: Part) -> tuple[Tensor, Tensor]:
+    """The images [N, C, H, W] and labels [N] of a part."""
+    x, y = part.images(), part.labels()
+    if len(x) != len(y):
+        where = part.path if isinstance(part, NpzPart) else part.root
+        raise BadInput(f"{where} has {len(x)} images and {len(y)} labels; give one label per image")
+    return x, y
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Whatever goes wrong with an untrusted file or a download becomes one sentence about `what`."""
+    try:
+        yield
+    except GauntletError:
+        raise
+    # A damaged file can make zipfile, zlib, numpy and PIL raise nearly anything, and torchvision asserts.
+    except Exception as failure:
+        raise BadInput(f"{what} cannot be read ({reason(failure)}); check that it is whole and yours to read") from None
+
+
+def reason(failure: Exception) -> str:
+    """An exception on one line."""
+    return " ".join(f"{type(failure).__name__}: {failure}".split())
+
+
+def _keys(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sorted(name.removesuffix(".npy") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        pass
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith(b"<"):
+        raise BadInput(f"{path} is an HTML page, not an npz file; download the file itself")
+    if start.startswith(b"pk"):
+        raise BadInput(f"{path} is a truncated npz file; copy or download it again")
+    raise BadInput(f"{path} is not an npz file; make one with numpy.savez(path, x=images, y=labels)")
+
+
+def _array(path: Path, key: str) -> Array:
+    """One array of an npz file, read only when its header promises exactly the bytes that the zip directory lists."""
+    with readable(f"{path}"):
+        keys = _keys(path)
+        if key not in keys:
+            raise BadInput(f"{path} needs the key {key}; it holds {', '.join(keys[:9]) or 'nothing'}")
+    with readable(f"{path}: {key}"), zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{key}.npy")
+        with archive.open(info) as member:
+            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = readers[np.lib.format.read_magic(member)](member)
+            promised = member.tell() + math.prod(shape) * dtype.itemsize
+        if dtype.hasobject:
+            raise BadInput(f"{path}: {key} holds Python objects, which are never unpickled; save an array of numbers")
+        if info.file_size != promised:
+            raise BadInput(
+                f"{path}: {key} has {info.file_size} bytes where its header promises {promised}; make the file again"
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays[f"{key}.npy"])
+
+
+def as_images(x: Array, what: str) -> Tensor:
+    """Images [N, H, W] or [N, H, W, C] as uint8 or float32 [N, C, H, W]."""
+    if x.ndim not in (3, 4):
+        raise BadInput(f"{what} has shape {x.shape}; give images as [N, H, W] or [N, H, W, C]")
+    if x.size == 0:
+        raise BadInput(f"{what} is empty (shape {x.shape}); give at least one image")
+    x = x[..., None] if x.ndim == 3 else x
+    if x.shape[3] not in (1, 3) and x.shape[1] in (1, 3):
+        raise BadInput(f"{what} has shape {x.shape}, channels first; transpose to NHWC with x.transpose(0, 2, 3, 1)")
+    if x.shape[3] > 4:
+        raise BadInput(f"{what} has shape {x.shape}, so {x.shape[3]} channels; give [N, H, W, C] with at most 4")
+    return torch.from_numpy(np.ascontiguousarray(_in_range(x, what).transpose(0, 3, 1, 2)))
+
+
+def _in_range(x: Array, what: str) -> Array:
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind not in "iuf":
+        raise BadInput(f"{what} has dtype {x.dtype}; give uint8, or floats in [0, 1]")
+    low, high = x.min(), x.max()
+    if np.isnan(low):
+        raise BadInput(f"{what} contains NaN; give floats in [0, 1]")
+    if x.dtype.kind == "f":
+        if low < 0 or high > 1:
+            raise BadInput(f"{what} ranges from {low:g} to {high:g}, outside [0, 1]; divide by 255 or undo the scaling")
+        return x.astype(np.float32)
+    if low < 0 or high > 255:
+        raise BadInput(f"{what} is {x.dtype} from {low} to {high}; give uint8 from 0 to 255, or floats in [0, 1]")
+    return x.astype(np.uint8)
+
+
+def as_labels(y: Array, what: str) -> Tensor:
+    """Labels as int64 [N]."""
+    if y.ndim != 1 or y.size == 0:
+        raise BadInput(f"{what} has shape {y.shape}; give one label per image, [N]")
+    if y.dtype.kind not in "iu":
+        raise BadInput(f"{what} has dtype {y.dtype}; give integers, as from y.astype('int64')")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high > HIGHEST_LABEL:
+        raise BadInput(f"{what} goes from {low} to {high}; number the classes from 0, at most {HIGHEST_LABEL}")
+    return torch.from_numpy(y.astype(np.int64))

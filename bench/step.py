@@ -1,0 +1,57 @@
+"""The network as a defense sees it while training: in the recipe's precision and layout, with its passes counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class TrainingNet(nn.Module):
+    """Wraps a network: autocast inside, float32 logits outside, channels_last where it is faster, rows counted."""
+
+    def __init__(self, net: nn.Module, device: torch.device, precision: str, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.bf16 = precision == "bf16" or (precision == "auto" and native_bf16(device))
+        self.device_type = device.type
+        # Small grey images gain nothing from the layout, and a one-channel image has both at once.
+        self.layout = torch.channels_last if shape[0] > 1 and shape[1] >= 16 else torch.contiguous_format
+        self.net = net.to(device, memory_format=self.layout)
+        self.forwards = 0
+        self.backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 logits [N, K]."""
+        self.forwards += len(x)
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.bf16):
+            logits: Tensor = self.net(x.contiguous(memory_format=self.layout))
+        logits = logits.float()
+        if logits.requires_grad:
+            logits.register_hook(lambda _: self._backward(len(x)))
+        return logits
+
+    def _backward(self, rows: int) -> None:
+        self.backwards += rows
+
+    def gradient(self, mode: Literal["train", "eval"]) -> Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]:
+        """The input gradient of a loss of the logits, taken with the network in this mode."""
+
+        def gradient(z: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+            before = self.training
+            self.train(mode == "train")
+            with torch.enable_grad():
+                z = z.detach().requires_grad_()
+                (grad,) = torch.autograd.grad(loss(self(z)), z)
+            self.train(before)
+            return grad
+
+        return gradient

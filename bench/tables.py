@@ -1,0 +1,152 @@
+"""The leaderboard: a pure function of the cards below a folder, so that the same cards give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from bench.card import Card, read_card
+from bench.errors import BadInput, GauntletError, UnknownName
+from bench.files import write_text
+
+FORMATS = ("md", "csv", "tex", "html")
+
+
+def read_cards(results: Path) -> tuple[list[Card], list[str]]:
+    """Every readable card below a folder in the order of their paths, and a sentence for each that is not."""
+    if not results.is_dir():
+        raise BadInput(f"no results folder at {results}; `gauntlet run` makes one")
+    cards, refused = [], []
+    for path in sorted(results.rglob("card.json")):
+        try:
+            cards.append(read_card(path))
+        except GauntletError as error:
+            refused.append(str(error))
+    return cards, refused
+
+
+def leaderboard(cards: Iterable[Card]) -> pd.DataFrame:
+    """One row per card; most robust first within a data set, threat model and plan. Accuracies are in percent."""
+    rows = [_row(card) for card in cards]
+    if not rows:
+        return pd.DataFrame()
+    table = pd.DataFrame(rows)
+    order = ["dataset", "threat", "plan", "robust", "clean", "defense", "seed", "_key"]
+    rising = [True, True, True, False, False, True, True, True]
+    return table.sort_values(order, ascending=rising, kind="stable", ignore_index=True).drop(columns="_key")
+
+
+def _row(card: Card) -> dict[str, object]:
+    training = card.model.training
+    passes = training.get("backwards_per_sample")
+    low, high = card.interval
+    return {
+        "dataset": card.dataset,
+        "threat": f"{card.threat.norm} {card.threat.eps}",
+        "plan": card.plan.name,
+        "defense": card.name,
+        "model": card.model.arch,
+        "seed": training.get("seed", ""),
+        "n": card.n,
+        "clean": 100 * card.clean_accuracy,
+        **{attack.name: 100 * attack.robust_accuracy for attack in card.attacks},
+        "robust": 100 * card.robust_accuracy,
+        "95% interval": f"{100 * low:.1f}-{100 * high:.1f}",
+        "collapse": "" if not training else training.get("collapse_epoch") or "no",
+        "train passes": "" if passes is None else f"{passes:.0f}",
+        "notes": len(card.notes) or "",
+        "_key": card.model.digest,
+    }
+
+
+def render(cards: Sequence[Card], form: str) -> str:
+    """The leaderboard as Markdown, CSV, LaTeX (booktabs), a page of HTML or text for a terminal; a section per data set, threat and plan."""
+    if form not in (*FORMATS, "text"):
+        raise UnknownName("format", form, [*FORMATS, "all"])
+    table = leaderboard(cards)
+    if form == "csv":
+        return table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
+    sections = []
+    if len(table):
+        for key, part in table.groupby(["dataset", "threat", "plan"], sort=True):
+            title = "{} · {} · plan {}".format(*key)  # type: ignore[misc]
+            columns = [name for name in part.columns if name not in ("dataset", "threat", "plan")]
+            shown = part[columns].dropna(axis="columns", how="all")
+            shown = shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]
+            sections.append((title, shown))
+    return {"md": _markdown, "tex": _latex, "html": _html, "text": _text}[form](sections)
+
+
+Section = tuple[str, pd.DataFrame]
+LEGEND = (
+    "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
+    "per sample; the interval is Wilson's. train passes: backward passes per training sample."
+)
+
+
+def _table(frame: pd.DataFrame, style: str) -> str:
+    return str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=style, floatfmt=".1f", missingval="-"))
+
+
+def _markdown(sections: Sequence[Section]) -> str:
+    body = "".join(f"## {title}\n\n{_table(frame, 'github')}\n\n" for title, frame in sections)
+    return f"# Leaderboard\n\n{body}{LEGEND}\n"
+
+
+def _text(sections: Sequence[Section]) -> str:
+    return "".join(f"{title}\n{_table(frame, 'simple')}\n\n" for title, frame in sections) + LEGEND
+
+
+def _latex(sections: Sequence[Section]) -> str:
+    special = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "·": "--"})
+    parts = [
+        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{title.translate(special)}}}\n"
+        f"{_table(frame, 'latex_booktabs')}\n\\end{{table}}\n"
+        for title, frame in sections
+    ]
+    return "\n".join(parts)
+
+
+def _html(sections: Sequence[Section]) -> str:
+    body = "".join(f"<h2>{escape(title)}</h2>\n{_table(frame, 'html')}\n" for title, frame in sections)
+    return _PAGE.format(body=body, legend=escape(LEGEND))
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Gauntlet leaderboard</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b1b1f; }}
+table {{ border-collapse: collapse; margin: 0 0 2rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .35rem .8rem; border-bottom: 1px solid #ddd; white-space: nowrap; }}
+thead th {{ border-bottom: 2px solid #1b1b1f; }}
+tbody tr:hover {{ background: #f5f5f7; }}
+</style>
+</head>
+<body>
+<h1>Gauntlet leaderboard</h1>
+{body}<p>{legend}</p>
+</body>
+</html>
+"""
+
+
+def write_leaderboard(results: Path, forms: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Write leaderboard.md, .csv, .tex or .html into the results folder; returns the files and what was refused."""
+    cards, refused = read_cards(results)
+    if not cards:
+        raise BadInput(f"no cards below {results}; `gauntlet run` or `gauntlet evaluate` writes them")
+    written = []
+    for form in forms:
+        text = render(cards, form)
+        path = results / f"leaderboard.{form}"
+        write_text(path, text)
+        written.append(path)
+    return written, refused

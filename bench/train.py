@@ -1,0 +1,257 @@
+"""One training loop for every defense: resumable after every epoch, selected by validation, with its cost on record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import data, device
+from bench.collapse import collapsed
+from bench.defense import Context, Defense
+from bench.ema import EMA
+from bench.errors import BadInput
+from bench.files import atomic, write_text
+from bench.models import architectures
+from bench.models.checkpoint import load_weights, save_weights
+from bench.progress import Reporter
+from bench.recipe import Recipe
+from bench.rng import Rng, isolated, shuffled
+from bench.schedules import learning_rate
+from bench.step import TrainingNet
+from bench.threat import ThreatModel
+from bench.validate import validate
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained; equal jobs are the same training."""
+
+    name: str
+    """The row's label."""
+    defense: Defense
+    recipe: Recipe
+    dataset: str
+    threat: ThreatModel
+    arch: str
+    seed: int
+
+    def settings(self) -> dict[str, Any]:
+        """All hyper-parameters, the defense's and the recipe's."""
+        return {**asdict(self.defense), **asdict(self.recipe)}  # type: ignore[call-overload]
+
+    def key(self) -> str:
+        """Eight hex digits that tell this training from any other of the same name."""
+        content = [SCHEMA, self.defense.name, self.settings(), self.dataset, str(self.threat), self.arch, self.seed]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass
+class Progress:
+    """What a kill must not lose, besides weights and optimiser."""
+
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: int = -1
+    seconds: float = 0.0
+    forwards: int = 0
+    backwards: int = 0
+
+
+class Trainer:
+    """Trains one job in one folder."""
+
+    def __init__(self, job: Job, folder: Path, where: torch.device, report: Reporter) -> None:
+        self.job, self.folder, self.where, self.report = job, folder, where, report
+        whole = data.load(job.dataset, "train")
+        train, validation = data.hold_out(whole, job.recipe.validation)
+        self.train_data, self.validation = train.to(where), validation.to(where)
+        statistics = data.STATISTICS.get(job.dataset)
+        with isolated(job.seed, "weights"):
+            net = architectures.build(job.arch, whole.shape, whole.classes, statistics)
+        self.net = TrainingNet(net, where, job.recipe.precision, whole.shape)
+        self.ema = EMA(self.net, job.recipe.ema) if job.recipe.ema is not None else None
+        self.optimizer = _optimizer(job.recipe, net)
+        self.rate = learning_rate(job.recipe.schedule)
+        self.memory: dict[str, Tensor] = {}
+        self.done = Progress()
+        self.metadata = {
+            "arch": job.arch, "shape": ",".join(map(str, whole.shape)), "classes": str(whole.classes),
+            "normalized": str(int(statistics is not None)),
+        }  # fmt: skip
+
+    @property
+    def judged(self) -> TrainingNet:
+        """The network that is validated and kept: the average where there is one."""
+        return self.ema.net if self.ema else self.net  # type: ignore[return-value]
+
+    def run(self) -> None:
+        """Train what is left of the epochs, then write the record that says the training is complete."""
+        self._resume()
+        ends = [round(point * self.job.recipe.epochs) - 1 for point in self.job.defense.snapshots()]
+        while self.done.epoch < self.job.recipe.epochs:
+            epoch, began = self.done.epoch, time.monotonic()
+            with isolated(self.job.seed, "epoch", epoch):
+                loss = self._epoch(epoch)
+            self.done.seconds += time.monotonic() - began
+            if not loss < float("inf"):
+                raise BadInput(
+                    f"the training of {self.job.name} diverged in epoch {epoch + 1} (loss {loss}); "
+                    f"lower lr (now {self.job.recipe.lr:g}), or train with precision=float32"
+                )
+            entry = {"epoch": epoch + 1, "loss": loss, **self._accuracies(), "seconds": round(self.done.seconds, 3)}
+            self.done.history.append(entry)
+            self._keep(epoch, [number for number, end in enumerate(ends) if end == epoch])
+            self.done.epoch += 1
+            self._save_state()
+            told = " ".join(f"{name} {entry[name]:.1%}" for name in ("clean", "fgsm", "pgd"))
+            note = f"epoch {epoch + 1}/{self.job.recipe.epochs} loss {loss:.3f} {told}"
+            self.report.advance(0, note, milestone=True)
+            if collapsed(self.done.history) == epoch:
+                self.report.say(f"catastrophic overfitting in epoch {epoch + 1}: FGSM stays high while PGD-10 fell")
+        if ends:
+            self._assemble(len(ends))
+        self._finish()
+
+    def _epoch(self, epoch: int) -> float:
+        job, recipe = self.job, self.job.recipe
+        order = shuffled(len(self.train_data), job.seed, "order", epoch).to(self.where)
+        batches = [batch for batch in order.split(recipe.batch_size) if len(batch) > 1]
+        total = torch.zeros((), device=self.where)
+        self.net.train()
+        for number, index in enumerate(batches):
+            progress = (epoch + number / len(batches)) / recipe.epochs
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.lr * self.rate(progress)
+            rng = Rng(job.seed, self.train_data.ids[index]).at("epoch", epoch)
+            x, y = self.train_data.batch(index)
+            if recipe.augment != "none":
+                x = data.crop_and_flip(x, rng, flip=recipe.augment == "crop_flip")
+            ctx = Context(
+                threat=job.defense.budget(job.threat, progress),
+                target=job.threat,
+                rng=rng,
+                progress=progress,
+                epoch=epoch,
+                gradient=self.net.gradient(recipe.craft),
+                images=self.train_data.x,
+                memory=self.memory,
+            )
+            loss = job.defense.loss(self.net, x, y, ctx)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            if self.ema:
+                self.ema.update(self.net)
+            total += loss.detach()
+            self.report.advance(1 / len(batches), f"epoch {epoch + 1}/{recipe.epochs}")
+        return float(total) / len(batches)
+
+    def _accuracies(self) -> dict[str, float]:
+        spent = (self.net.forwards, self.net.backwards)
+        found = validate(self.judged.eval(), self.validation, self.job.threat)
+        self.net.forwards, self.net.backwards = spent
+        return found
+
+    def _keep(self, epoch: int, snapshots: list[int]) -> None:
+        """Write the weights: last always, best when validation says so, snapshots at the ends of periods."""
+        scores = [(entry[self.job.defense.selects], entry["clean"]) for entry in self.done.history]
+        names = ["last"] + ["best"] * (scores[-1] > max(scores[:-1], default=(-1.0, -1.0)))
+        names += [f"snapshot-{number + 1}" for number in snapshots]
+        if "best" in names:
+            self.done.best = epoch
+        for name in names:
+            save_weights(self.folder / f"{name}.safetensors", self.judged.net, self.metadata)
+
+    def _assemble(self, members: int) -> None:
+        """The snapshots as one ensemble."""
+        state = {}
+        for number in range(members):
+            weights, _ = load_weights(self.folder / f"snapshot-{number + 1}.safetensors")
+            state.update({f"members.{number}.{key}": value for key, value in weights.items()})
+        save_weights(self.folder / "ensemble.safetensors", state, {**self.metadata, "members": str(members)})
+
+    def _save_state(self) -> None:
+        self.done.forwards, self.done.backwards = self.net.forwards, self.net.backwards
+        state = {
+            "net": self.net.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else (self.ema.net.state_dict(), self.ema.updates),
+            "memory": self.memory,
+            "done": asdict(self.done),
+        }
+        with atomic(self.folder / "state.pt") as part:
+            torch.save(state, part)
+
+    def _resume(self) -> None:
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.where, weights_only=True)
+        except Exception as error:
+            raise BadInput(f"cannot go on from {path}: {error}; delete it to train from the start") from None
+        self.net.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.net.load_state_dict(state["ema"][0])
+            self.ema.updates = state["ema"][1]
+        self.memory.update(state["memory"])
+        self.done = Progress(**state["done"])
+        self.net.forwards, self.net.backwards = self.done.forwards, self.done.backwards
+        self.report.advance(self.done.epoch, f"going on after epoch {self.done.epoch}", milestone=True)
+
+    def _finish(self) -> None:
+        job, size = self.job, len(self.train_data)
+        collapse = collapsed(self.done.history)
+        memory = torch.cuda.max_memory_allocated(self.where) if self.where.type == "cuda" else _peak_memory()
+        record = {
+            "schema_version": SCHEMA,
+            "name": job.name,
+            "defense": job.defense.name,
+            "settings": job.settings(),
+            "dataset": job.dataset,
+            "threat": {"norm": job.threat.norm, "eps": job.threat.eps_text},
+            "arch": job.arch,
+            "seed": job.seed,
+            "training": {
+                "seed": job.seed,
+                "epochs": job.recipe.epochs,
+                "best_epoch": self.done.best + 1,
+                "collapse_epoch": None if collapse is None else collapse + 1,
+                "forwards_per_sample": self.net.forwards / size,
+                "backwards_per_sample": self.net.backwards / size,
+                "samples": size,
+                "validation": len(self.validation),
+                "seconds": round(self.done.seconds, 1),
+                "peak_memory_mib": memory // 2**20,
+                "precision": "bf16" if self.net.bf16 else "float32",
+                "device": device.describe(self.where),
+            },
+            "history": self.done.history,
+            "data_digest": self.train_data.digest,
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        }
+        write_text(self.folder / "train.json", json.dumps(record, indent=2) + "\n")
+        (self.folder / "state.pt").unlink(missing_ok=True)
+
+
+def _optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+
+
+def _peak_memory() -> int:
+    scale = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

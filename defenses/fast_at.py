@@ -1,0 +1,29 @@
+"""Fast adversarial training, FGSM-RS (Wong, Rice, Kolter 2020): one oversized step from a random start."""
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.defense import Context, Defense, adversarial_step
+from bench.registry import defense
+
+
+@defense("fast_at")
+class FastAT(Defense):
+    """Trains on a single projected step from a uniform start; the step is a little longer than eps."""
+
+    step: Annotated[float, Field(gt=0)] = 1.25
+    """Step size as a fraction of eps; at 2 the training collapses."""
+
+    paper = "Wong et al. 2020"
+    passes = "2"
+    presets = {  # noqa: RUF012
+        "cifar": {"epochs": 15, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
+        "svhn": {"epochs": 15, "lr": 0.05, "schedule": "triangular:0.4", "augment": "none"},
+    }
+
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
+        z = ctx.threat.random_start(x, ctx.rng.at("start"))
+        return F.cross_entropy(net(adversarial_step(z, x, y, self.step, ctx)), y)

@@ -1,0 +1,22 @@
+"""Natural training: the control without any robustness, and the unit of cost."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.defense import Context, Defense
+from bench.registry import defense
+
+
+@defense("standard")
+class Standard(Defense):
+    """Cross-entropy on clean images."""
+
+    passes = "1"
+    selects = "clean"
+    presets = {  # noqa: RUF012
+        "cifar": {"epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "augment": "crop_flip"},
+    }
+
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
+        del ctx
+        return F.cross_entropy(net(x), y)
