@@ -27,9 +27,7 @@ def autoattack(
     """APGD-CE, targeted APGD-DLR and FAB, and Square, each on the survivors; rand is for randomised defenses."""
     from bench.compat.autoattack import run_autoattack
 
-    candidates, notes = run_autoattack(
-        model.module, x, y, threat, version=version, seed=rng.seed, batch_size=batch_size
-    )
+    candidates, notes = run_autoattack(model.module, x, y, threat, version=version, seed=rng.seed, batch_size=batch_size)
     for note in notes:
         warnings.warn(note, AttackWarning, stacklevel=2)
     return candidates

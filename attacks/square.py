@@ -1,5 +1,6 @@
 """Square attack (Andriushchenko et al. 2020) for linf and l2: random search with windows that shrink, no gradients."""
 
+from functools import cache
 from math import sqrt
 from typing import Annotated
 
@@ -46,7 +47,8 @@ def square(
         if not len(live):
             break
         area = share(query * 10_000 // queries if rescale else query, p_init) * x[0, 0].numel()
-        candidate = propose(z, x, threat.radius, sqrt(area), rng.at("query", query))
+        noise = rng.at("query", query).uniform((5 + x.shape[1],))
+        candidate = propose(z, x, threat.radius, sqrt(area), noise)
     return live.result
 
 
@@ -55,27 +57,26 @@ def share(query: int, p_init: float) -> float:
     return p_init * 0.5 ** sum(query > halving for halving in _HALVINGS)
 
 
-def _signs(rng: Rng, *shape: int) -> Tensor:
-    return (rng.uniform(shape) < 0.5).float() * 2 - 1
+def _signs(noise: Tensor) -> Tensor:
+    return (noise < 0.5).float() * 2 - 1
 
 
 def _stripes(x: Tensor, eps: float, rng: Rng) -> Tensor:
-    return (x + eps * _signs(rng, x.shape[1], 1, x.shape[3])).clamp_(0, 1)
+    return (x + eps * _signs(rng.uniform((x.shape[1], 1, x.shape[3])))).clamp_(0, 1)
 
 
-def _square(z: Tensor, x: Tensor, eps: float, side: float, rng: Rng) -> Tensor:
+def _square(z: Tensor, x: Tensor, eps: float, side: float, noise: Tensor) -> Tensor:
     """Set one square per sample to the faces of the ball, with a sign per channel."""
-    window = _window(x, min(max(round(side), 1), min(x.shape[2:]) - 1), rng.at("place"))
-    value = (x + eps * _signs(rng.at("sign"), x.shape[1], 1, 1)).clamp_(0, 1).flatten(2)
+    window = _window(x, min(max(round(side), 1), min(x.shape[2:]) - 1), noise[:, :2])
+    value = (x + eps * _signs(noise[:, 5:, None, None])).clamp_(0, 1).flatten(2)
     return z.flatten(2).scatter(2, window, value.gather(2, window)).view_as(x)
 
 
-def _window(x: Tensor, side: int, rng: Rng) -> Tensor:
-    """Where a square of this side lies at random in each sample, as flat pixel indices, int64 [N, C, side * side]."""
-    channels, height, width = x.shape[1:]
+def _window(x: Tensor, side: int, noise: Tensor) -> Tensor:
+    """The pixels of a square at a random place in each sample, as flat indices, int64 [N, C, side * side]."""
+    channels, _, width = x.shape[1:]
     span = torch.arange(side, device=x.device)
-    rows = rng.at("row").integers(height - side + 1, (1,)) + span
-    columns = rng.at("column").integers(width - side + 1, (1,)) + span
+    rows, columns = ((noise[:, i, None].double() * (x.shape[2 + i] - side + 1)).long() + span for i in range(2))
     return (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1).unsqueeze(1).expand(-1, channels, -1)
 
 
@@ -84,7 +85,8 @@ def _grid(x: Tensor, eps: float, rng: Rng) -> Tensor:
     channels, height, width = x.shape[1:]
     side = max(min(height, width) // 5, 1)
     down, across = height // side, width // side
-    tiles = _bumps(side, rng.at("turn"), x, down * across) * _signs(rng.at("sign"), channels, down * across, 1)
+    tiles = _bumps(side, rng.at("turn").uniform((1, down * across)))
+    tiles = tiles * _signs(rng.at("sign").uniform((channels, down * across, 1)))
     picture = tiles.view(len(x), channels, down, across, side, side).transpose(3, 4).flatten(4).flatten(2, 3)
     top, left = (height - down * side) // 2, (width - across * side) // 2
     delta = torch.zeros_like(x)
@@ -92,16 +94,16 @@ def _grid(x: Tensor, eps: float, rng: Rng) -> Tensor:
     return _on_sphere(x, delta.flatten(2), eps)
 
 
-def _move(z: Tensor, x: Tensor, eps: float, side: float, rng: Rng) -> Tensor:
+def _move(z: Tensor, x: Tensor, eps: float, side: float, noise: Tensor) -> Tensor:
     """Empty two windows and put their mass, with what is left of eps, into the first: its old shape plus a new one."""
     size = min(max(round(side), 3) | 1, *x.shape[2:])
-    first, second = (_window(x, size, rng.at(name)) for name in ("first", "second"))
+    first, second = _window(x, size, noise[:, :2]), _window(x, size, noise[:, 2:4])
     delta = (z - x).flatten(2)
     rest = delta.scatter(2, first, 0.0).scatter(2, second, 0.0)
     freed = (delta - rest).square().sum(2, keepdim=True)
     unused = (eps**2 - delta.square().sum((1, 2), keepdim=True)).clamp_min(0) / x.shape[1]
     old = delta.gather(2, first)
-    fresh = _bumps(size, rng.at("turn"), x, 1).squeeze(2) * _signs(rng.at("sign"), x.shape[1], 1)
+    fresh = _bumps(size, noise[:, 4:5]) * _signs(noise[:, 5:, None])
     patch = F.normalize(fresh + F.normalize(old, dim=2), dim=2) * (unused + freed).sqrt()
     return _on_sphere(x, rest.scatter(2, first, patch), eps)
 
@@ -110,12 +112,15 @@ def _on_sphere(x: Tensor, delta: Tensor, eps: float) -> Tensor:
     return (x + eps * F.normalize(delta.flatten(1), dim=1).view_as(x)).clamp_(0, 1)
 
 
-def _bumps(side: int, rng: Rng, x: Tensor, count: int) -> Tensor:
-    """Windows of unit norm, one half up and one half down, upright or lying, [N, 1, count, side * side]."""
-    halves = _pyramid(side // 2, side), -_pyramid(side - side // 2, side)
-    upright = torch.cat(halves).to(x) / sqrt(2 if side > 1 else 1)
-    both = torch.stack([upright, upright.T]).flatten(1)
-    return both[rng.integers(2, (1, count))]
+def _bumps(side: int, noise: Tensor) -> Tensor:
+    """A window of unit norm for each number, one half up and one half down, upright or lying, [..., side * side]."""
+    return _patterns(side, noise.device)[(noise < 0.5).long()]
+
+
+@cache
+def _patterns(side: int, device: torch.device) -> Tensor:
+    upright = torch.cat([_pyramid(side // 2, side), -_pyramid(side - side // 2, side)])
+    return F.normalize(torch.stack([upright, upright.T]).flatten(1), dim=1).to(device)
 
 
 def _pyramid(height: int, width: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
 
@@ -12,33 +12,39 @@ from bench.errors import UnknownName
 from bench.models import architectures
 
 
+def _table(rows: Sequence[tuple[object, ...]], *headers: str) -> str:
+    return str(tabulate(rows, headers=headers, tablefmt="simple"))
+
+
 def _defenses() -> str:
     rows = []
     for name in registry.defense_names():
         cls = registry.get_defense(name)
         rows.append((name, cls.paper, cls.passes, (inspect.getdoc(cls) or "").split("\n")[0]))
-    return tabulate(rows, headers=("defense", "paper", "passes per step", "what it is"), tablefmt="simple")
+    return _table(rows, "defense", "paper", "passes per step", "what it is")
 
 
 def _attacks() -> str:
     known = [registry.get_attack(name) for name in registry.attack_names()]
     rows = [(a.name, a.access, ", ".join(sorted(a.norms)), a.about) for a in known]
-    return tabulate(rows, headers=("attack", "access", "norms", "what it is"), tablefmt="simple")
+    return _table(rows, "attack", "access", "norms", "what it is")
 
 
 def _models() -> str:
     rows = [(name, architectures.describe(name)) for name in architectures.names()]
-    return tabulate(rows, headers=("model", "what it is"), tablefmt="simple")
+    return _table(rows, "model", "what it is")
 
 
 def _datasets() -> str:
-    rows = [(name, data.CLASSES[name], "embedded" if name == "digits" else "GAUNTLET_DATA or download") for name in data.names()]
-    return tabulate(rows, headers=("dataset", "classes", "comes from"), tablefmt="simple")
+    rows = [
+        (name, data.CLASSES[name], "embedded" if name == "digits" else "GAUNTLET_DATA or download") for name in data.names()
+    ]
+    return _table(rows, "dataset", "classes", "comes from")
 
 
 def _plans() -> str:
     rows = [(known.name, known.about) for known in plan.PLANS.values()]
-    return tabulate(rows, headers=("plan", "what it is"), tablefmt="simple")
+    return _table(rows, "plan", "what it is")
 
 
 _TABLES: dict[str, Callable[[], str]] = {

@@ -23,7 +23,8 @@ app = typer.Typer(
 )
 
 DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="digits, mnist, cifar10, ... (see `gauntlet list datasets`), a .npz file or a folder.")
+    str | None,
+    typer.Option("--dataset", help="digits, mnist, cifar10, ... (see `gauntlet list datasets`), a .npz file or a folder."),
 ]
 NormOption = Annotated[str, typer.Option("--norm", help="linf, l2 or l1.")]
 EpsOption = Annotated[str | None, typer.Option("--eps", help="Radius in input units: 8/255 or 0.3.")]
@@ -32,8 +33,12 @@ CountOption = Annotated[int | None, typer.Option("--n", help="Evaluate the first
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 ResultsOption = Annotated[Path, typer.Option("--results", help="Folder for trainings, cards and tables.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-BatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch of an attack; changes no result.")]
-PluginOption = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with attacks or defenses of your own.")]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Images per batch of an attack; changes no result.")
+]
+PluginOption = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="A Python file with attacks or defenses of your own.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the card as JSON and nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help='Architecture, such as "preact_resnet18?width=16".')]
@@ -108,7 +113,7 @@ def evaluate(
     _load(plugin)
     card, path = run_evaluate(
         model, dataset=dataset, norm=norm, eps=eps, plan_name=plan, n=n, seed=seed, results=results, name=name,
-        device_name=device, batch_size=batch_size, quiet=quiet or as_json and not sys.stderr.isatty(),
+        device_name=device, batch_size=batch_size, quiet=quiet or (as_json and not sys.stderr.isatty()),
     )  # fmt: skip
     typer.echo(card.to_json().rstrip() if as_json else _summary([(card, path)]))
 

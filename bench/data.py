@@ -184,9 +184,7 @@ def _named(name: str, split: str) -> Dataset:
     else:
         (x, y), source = _download(name, split), "cache"
     if y.max() >= CLASSES[name]:
-        raise BadInput(
-            f"{name} {split} ({source}) has the label {int(y.max())}; {name} has {CLASSES[name]} classes, from 0"
-        )
+        raise BadInput(f"{name} {split} ({source}) has the label {int(y.max())}; {name} has {CLASSES[name]} classes, from 0")
     return Dataset(name, split, x, y, torch.arange(len(x)), CLASSES[name], source)
 
 

@@ -179,9 +179,7 @@ class Evaluation:
         seconds = time.monotonic() - began
         return Unit(number, run, index, fooled, margin, forwards, backwards, z, seconds, list(dict.fromkeys(notes)))
 
-    def _batch(
-        self, number: int, attack: Attack, parameters: dict[str, Any], run: str, index: Tensor
-    ) -> tuple[Tensor, ...]:
+    def _batch(self, number: int, attack: Attack, parameters: dict[str, Any], run: str, index: Tensor) -> tuple[Tensor, ...]:
         x, y = self.data.batch(index)
         limit = parameters.get("queries") if attack.access in ("score", "decision") else None
         meter = Meter(len(index), x.device, limit)

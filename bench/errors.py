@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each names the thing, the value and the remedy; the command line prints them and exits 2."""
+"""The errors a user can cause: each names the thing, the value and the remedy. The command line prints them, exit 2."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

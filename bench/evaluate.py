@@ -65,7 +65,9 @@ def evaluate(
     folder = _folder(results, dataset, threat, model, chosen, samples, seed)
     if (folder / "card.json").exists():
         card = read_card(folder / "card.json")
-        if all((folder / file.file).exists() and sha256(folder / file.file) == file.sha256 for file in (card.records, card.archive)):
+        if all(
+            (folder / file.file).exists() and sha256(folder / file.file) == file.sha256 for file in (card.records, card.archive)
+        ):
             return card, folder / "card.json"
     with Reporter(f"evaluate {label}", len(chosen.attacks), quiet=quiet) as report, device.exact_float32():
         began = time.monotonic()
@@ -113,9 +115,7 @@ def _samples(dataset: str, trained: dict[str, Any], n: int | None) -> Dataset:
     return samples.first(n if n is not None else min(DEFAULT_N, len(samples)))
 
 
-def _folder(
-    results: Path, dataset: str, threat: ThreatModel, model: Model, chosen: Plan, samples: Dataset, seed: int
-) -> Path:
+def _folder(results: Path, dataset: str, threat: ThreatModel, model: Model, chosen: Plan, samples: Dataset, seed: int) -> Path:
     key = json.dumps([SCHEMA, model.digest, samples.digest, str(threat), chosen.digest, len(samples), seed])
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
     home = model.run or results / Path(dataset).stem / folder_name(threat) / f"{model.name}-{model.digest[:8]}"

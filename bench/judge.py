@@ -14,7 +14,7 @@ from bench.views import forward
 
 
 class Verdict(NamedTuple):
-    """Per candidate: whether it counts as a success, the margin there (positive when misclassified), and whether it was legal."""
+    """Per candidate: whether it counts as a success, the margin there (positive: misclassified), whether it was legal."""
 
     fooled: Tensor
     margin: Tensor

@@ -102,6 +102,8 @@ def _resolve(spec: AttackSpec, threat: ThreatModel) -> AttackSpec:
         raise BadInput(f"attack {attack.name!r} works in {', '.join(sorted(attack.norms))}, not in {threat.norm}")
     if empty := [key for key, values in spec.grid.items() if not values]:
         raise BadInput(f"attack {spec.label!r}: the grid of {empty[0]!r} has no values")
+    if attack.whole and spec.restarts > 1:
+        raise BadInput(f"attack {attack.name!r} brings its own restarts; leave restarts at 1, not {spec.restarts}")
     for point in spec.combinations():
         attack.configure({**spec.parameters, **point})
     fixed = attack.configure({key: value for key, value in spec.parameters.items() if key not in spec.grid})

@@ -47,11 +47,12 @@ class Recipe:
     """Training images held out to select the epoch; at most a tenth of them."""
 
 
+_ADAM = {"optimizer": "adam", "lr": 5e-3, "weight_decay": 0.0}
 BASE: Mapping[str, Mapping[str, Any]] = {
-    "digits": {"epochs": 30, "batch_size": 64, "optimizer": "adam", "lr": 5e-3, "schedule": "cosine", "weight_decay": 0.0},
-    "mnist": {"epochs": 10, "batch_size": 100, "optimizer": "adam", "lr": 5e-3, "schedule": "triangular:0.4", "weight_decay": 0.0},
+    "digits": {**_ADAM, "epochs": 30, "batch_size": 64, "schedule": "cosine"},
+    "mnist": {**_ADAM, "epochs": 10, "batch_size": 100, "schedule": "triangular:0.4"},
     "cifar": {"epochs": 30, "batch_size": 128, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
-}  # fmt: skip
+}
 """What a defense without a preset of its own is trained with, per family of data sets."""
 
 
@@ -62,7 +63,7 @@ def configure(name: str, dataset: str, family: str, given: Mapping[str, str]) ->
     """
     cls = get_defense(name)
     of_defense = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-    of_recipe = {field.name for field in fields(Recipe)}  # type: ignore[arg-type]
+    of_recipe = {field.name for field in fields(Recipe)}
     preset = next((cls.presets[key] for key in (dataset, family, "default") if key in cls.presets), {})
     chosen = {**BASE[family], **preset, **{key: _value(text) for key, text in given.items()}}
     model = chosen.pop("model", None)

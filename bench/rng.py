@@ -106,5 +106,5 @@ def shuffled(size: int, seed: int, *names: str | int) -> Tensor:
 def isolated(seed: int, *names: str | int) -> Iterator[None]:
     """Code that draws from torch's global generator (weight initialisation, dropout) draws here from its own, seeded one."""
     with torch.random.fork_rng():
-        torch.manual_seed(_name(seed, names) % 2**63)
+        torch.manual_seed(_name(seed, names) % 2**63 if names else seed)
         yield

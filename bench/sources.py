@@ -102,9 +102,7 @@ def _npz_parts(path: Path) -> dict[str, Part]:
         return {split: NpzPart(path, f"x_{split}", f"y_{split}") for split in ("train", "test")}
     if {"x", "y"} <= set(keys):
         return {"all": NpzPart(path)}
-    raise BadInput(
-        f"{path} needs x and y, or x_train, y_train, x_test and y_test; it holds {', '.join(keys[:9]) or 'nothing'}"
-    )
+    raise BadInput(f"{path} needs x and y, or x_train, y_train, x_test and y_test; it holds {', '.join(keys[:9]) or 'nothing'}")
 
 
 def _folder_parts(path: Path) -> dict[str, Part]:

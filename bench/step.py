@@ -25,7 +25,7 @@ class TrainingNet(nn.Module):
         self.device_type = device.type
         # Small grey images gain nothing from the layout, and a one-channel image has both at once.
         self.layout = torch.channels_last if shape[0] > 1 and shape[1] >= 16 else torch.contiguous_format
-        self.net = net.to(device, memory_format=self.layout)
+        self.net = net.to(device).to(memory_format=self.layout)
         self.forwards = 0
         self.backwards = 0
 

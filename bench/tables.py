@@ -64,16 +64,16 @@ def _row(card: Card) -> dict[str, object]:
 
 
 def render(cards: Sequence[Card], form: str) -> str:
-    """The leaderboard as Markdown, CSV, LaTeX (booktabs), a page of HTML or text for a terminal; a section per data set, threat and plan."""
+    """The leaderboard as md, csv, tex (booktabs), html or text; a section per data set, threat and plan."""
     if form not in (*FORMATS, "text"):
         raise UnknownName("format", form, [*FORMATS, "all"])
     table = leaderboard(cards)
     if form == "csv":
-        return table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
+        return str(table.to_csv(index=False, float_format="%.2f", lineterminator="\n"))
     sections = []
     if len(table):
         for key, part in table.groupby(["dataset", "threat", "plan"], sort=True):
-            title = "{} · {} · plan {}".format(*key)  # type: ignore[misc]
+            title = "{} · {} · plan {}".format(*key)
             columns = [name for name in part.columns if name not in ("dataset", "threat", "plan")]
             shown = part[columns].dropna(axis="columns", how="all")
             shown = shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
@@ -99,19 +100,23 @@ class ThreatModel:
         in_box = (flat >= -TOLERANCE).all(1) & (flat <= 1 + TOLERANCE).all(1)
         return in_box & (self.distance(z.double(), x.double()) <= self.radius + TOLERANCE)
 
-    def random_start(self, x: Tensor, rng: Rng) -> Tensor:
-        """A point drawn uniformly from the ball around each x, then clamped to the box."""
+    def random_start(self, x: Tensor, rng: Rng, *, box: bool = True) -> Tensor:
+        """A point drawn uniformly from the ball around each x, then clamped to the box unless told otherwise."""
+        z = x + self._random_delta(x, rng)
+        return z.clamp_(0, 1) if box else z
+
+    def _random_delta(self, x: Tensor, rng: Rng) -> Tensor:
         shape = x.shape[1:]
         if self.norm == "linf":
-            return (x + self.radius * (2 * rng.uniform(shape) - 1)).clamp_(0, 1)
+            return self.radius * (2 * rng.uniform(shape) - 1)
         if self.norm == "l2":
             direction = rng.at("direction").normal(shape)
         else:
             magnitude = -torch.log1p(-rng.at("direction").uniform(shape))
             direction = torch.where(rng.at("sign").uniform(shape) < 0.5, -magnitude, magnitude)
         # u^(1/d) makes the draw uniform in volume; eps * u would crowd the centre.
-        length = self.radius * rng.at("length").uniform((1,)).squeeze(1) ** (1 / x[0].numel())
-        return (x + direction * self._expand(length / self._length(direction).clamp_min(1e-12), x)).clamp_(0, 1)
+        length = self.radius * rng.at("length").uniform((1,)).squeeze(1) ** (1 / math.prod(shape))
+        return direction * self._expand(length / self._length(direction).clamp_min(1e-12), x)
 
     def _length(self, delta: Tensor) -> Tensor:
         flat = delta.flatten(1)

@@ -77,7 +77,8 @@ class Trainer:
         train, validation = data.hold_out(whole, job.recipe.validation)
         self.train_data, self.validation = train.to(where), validation.to(where)
         statistics = data.STATISTICS.get(job.dataset)
-        with isolated(job.seed, "weights"):
+        # The plain seed, as the papers' scripts set it: same seed, same initial weights as theirs.
+        with isolated(job.seed):
             net = architectures.build(job.arch, whole.shape, whole.classes, statistics)
         self.net = TrainingNet(net, where, job.recipe.precision, whole.shape)
         self.ema = EMA(self.net, job.recipe.ema) if job.recipe.ema is not None else None
@@ -149,7 +150,7 @@ class Trainer:
             )
             loss = job.defense.loss(self.net, x, y, ctx)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             if self.ema:
                 self.ema.update(self.net)

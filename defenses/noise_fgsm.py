@@ -41,7 +41,7 @@ class NoiseFGSM(Defense):
 
     paper = "arXiv 2312.02236; de Jorge et al. 2022"
     passes = "2 (3 with gradient covariance before the step; + 1 with a penalty)"
-    presets = {  # noqa: RUF012
+    presets = {
         "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
     }
 
@@ -114,4 +114,5 @@ def _principal_directions(images: Tensor) -> Tensor:
     flat = images[:1000].flatten(1).float()
     _, deviations, directions = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
     kept = deviations[:RANK]
-    return directions[:RANK] * (kept * math.sqrt(flat.shape[1]) / kept.norm())[:, None]
+    scaled: Tensor = directions[:RANK] * (kept * math.sqrt(flat.shape[1]) / kept.norm())[:, None]
+    return scaled

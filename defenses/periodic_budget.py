@@ -36,7 +36,7 @@ class PeriodicBudget(PGDTraining):
 
     paper = "Liu et al. 2020"
     passes = "steps + 1"
-    presets = {  # noqa: RUF012
+    presets = {
         "digits": {"steps": 7, "craft": "eval"},
         # LeNet at eps 0.4: 50 steps of 0.01, Adam 1e-4 for 100 epochs, cosine to 1.5 eps in one period.
         "mnist": {

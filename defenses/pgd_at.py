@@ -20,7 +20,7 @@ class PGDTraining(Defense):
 
     paper = "Madry et al. 2018"
     passes = "steps + 1"
-    presets = {  # noqa: RUF012
+    presets = {
         "digits": {"steps": 7},
         # The MNIST challenge: 40 steps of 0.01 at eps 0.3, Adam 1e-4, batches of 50.
         "mnist": {

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bench.errors import BadInput
 from bench.rng import isolated
 from bench.threat import ThreatModel
 
@@ -26,12 +27,10 @@ def run_autoattack(
     if not len(x):
         return x.clone(), []
     x = x.contiguous(memory_format=torch.contiguous_format)
-    with isolated(seed, "autoattack"), _quiet() as notes:
+    with isolated(seed, "autoattack"), _frozen(net), _quiet() as notes:
         from pyautoattack import AutoAttack
 
-        reference = AutoAttack(
-            net, norm=_NORMS[threat.norm], eps=threat.radius, seed=seed, version=version, device=x.device
-        )
+        reference = AutoAttack(net, norm=_NORMS[threat.norm], eps=threat.radius, seed=seed, version=version, device=x.device)
         with torch.no_grad():
             classes = net(x[:1]).shape[1]
         for part in (reference.apgd_targeted, reference.fab):
@@ -41,7 +40,13 @@ def run_autoattack(
         if reference.attacks_to_run != wanted:
             ran = ", ".join(reference.attacks_to_run)
             notes.append(f"{classes} classes are too few for every loss of AutoAttack {version}; it ran {ran} instead")
-        candidates, _ = reference.run_standard_evaluation(x, y, batch_size=batch_size)
+        try:
+            candidates, _ = reference.run_standard_evaluation(x, y, batch_size=batch_size)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            told = f"reference AutoAttack ({threat}) fails on images of shape {list(x.shape[1:])}: {error}"
+            raise BadInput(f"{told}; leave it out of the plan") from error
     return candidates, list(dict.fromkeys(notes))
 
 
@@ -51,6 +56,19 @@ def _existing(attacks: list[str], classes: int) -> list[str]:
         return attacks
     untargeted = dict.fromkeys(_UNTARGETED.get(name, name) for name in attacks)
     return [name for name in untargeted if classes == 3 or name != "apgd-dlr"]
+
+
+@contextmanager
+def _frozen(net: nn.Module) -> Iterator[None]:
+    """FAB calls `backward`, which would pile up gradients in the network's parameters."""
+    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 class _Collector(logging.Handler):

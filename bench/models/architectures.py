@@ -16,8 +16,7 @@ from bench.models.vgg import vgg16
 from bench.models.wide_resnet import wide_resnet
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    builder.__name__: builder
-    for builder in (digits_cnn, lenet, mnist_fast, preact_resnet18, resnet18, vgg16, wide_resnet)
+    builder.__name__: builder for builder in (digits_cnn, lenet, mnist_fast, preact_resnet18, resnet18, vgg16, wide_resnet)
 }
 _DEFAULTS = {"digits": "digits_cnn", "mnist": "mnist_fast", "cifar": "preact_resnet18"}
 LARGEST = 1024
@@ -123,6 +122,4 @@ def _typed(name: str, parameter: inspect.Parameter, text: str) -> int | float:
     except ValueError:
         pass
     wanted = f"a whole number from 1 to {LARGEST}" if parameter.annotation is int else "a number"
-    raise BadInput(
-        f"architecture {name!r}: {parameter.name} = {text!r} is not {wanted}; it defaults to {parameter.default}"
-    )
+    raise BadInput(f"architecture {name!r}: {parameter.name} = {text!r} is not {wanted}; it defaults to {parameter.default}")

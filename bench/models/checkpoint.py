@@ -37,11 +37,11 @@ def save_weights(path: Path, net_or_state: nn.Module | Mapping[str, Tensor], met
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a weights file by name, on the CPU, and its metadata; the format is told by the content."""
-    if not path.exists():
-        raise BadInput(f"no weights file at {path}; check the path")
-    if path.is_dir():
-        raise BadInput(f"{path} is a folder, not a weights file; name the file inside it")
     try:
+        if not path.exists():
+            raise BadInput(f"no weights file at {path}; check the path")
+        if path.is_dir():
+            raise BadInput(f"{path} is a folder, not a weights file; name the file inside it")
         with path.open("rb") as file:
             head = file.read(512)
         # Eight bytes of header length, which is far below 2^32, then JSON.
@@ -50,7 +50,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         _refuse_pretenders(path, head)
         return _tensors(path, _load_torch(path)), {}
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror or error}") from None
+        raise BadInput(f"cannot read {path}: {error.strerror or error}; check the path and its permissions") from None
 
 
 def fit(net: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -93,13 +93,9 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(file.metadata() or {})
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise BadInput(
-            f"{path} is a truncated or corrupt safetensors file ({error}); copy or download it again"
-        ) from None
+        raise BadInput(f"{path} is a truncated or corrupt safetensors file ({error}); copy or download it again") from None
     if metadata.get("schema", SCHEMA) != SCHEMA:
-        raise BadInput(
-            f"{path} has schema {metadata['schema']}, and this version reads {SCHEMA}; update gauntlet-bench"
-        )
+        raise BadInput(f"{path} has schema {metadata['schema']}, and this version reads {SCHEMA}; update gauntlet-bench")
     return _tensors(path, state), metadata
 
 
@@ -108,20 +104,18 @@ def _refuse_pretenders(path: Path, head: bytes) -> None:
     if not head:
         raise BadInput(f"{path} is empty; copy or download it again")
     if text.startswith(b"<"):
-        raise BadInput(
-            f"{path} is a web page, not weights: the download was a quota or login page; open its link in a browser"
-        )
+        raise BadInput(f"{path} is a web page, not weights: the download was a quota or login page; open its link in a browser")
     if text.startswith(b"version https://git-lfs"):
         raise BadInput(f"{path} is a git-lfs pointer, not weights; fetch the file with `git lfs pull`")
 
 
 def _load_torch(path: Path) -> Any:
+    file = path.open("rb")
     try:
-        with warnings.catch_warnings():
+        with file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+            # Given a path, torch would judge the format by its suffix.
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives raise nearly anything: EOFError, IndexError, RuntimeError, ...
         if blocked := _blocked(path, error):
             raise BadInput(

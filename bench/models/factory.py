@@ -90,9 +90,7 @@ class _Siblings:
         # The standard library and the harness keep their names: too much else in this process relies on them.
         self.names = inside - set(sys.stdlib_module_names) - {"bench", "torch"}
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The spec of a top-level module of the folder."""
         del target
         return PathFinder.find_spec(name, [str(self.folder)]) if path is None and name in self.names else None

@@ -44,6 +44,13 @@ class Model:
 
 def resolve(reference: str, shape: tuple[int, int, int], classes: int) -> Model:
     """The model a reference names, for images of shape (C, H, W) and K classes."""
+    try:
+        return _resolve(reference, shape, classes)
+    except OSError as error:  # a path too long, a folder without permission
+        raise BadInput(f"model {reference!r}: {error.strerror or error}; check the path and its permissions") from None
+
+
+def _resolve(reference: str, shape: tuple[int, int, int], classes: int) -> Model:
     kind, colon, rest = reference.partition(":")
     if colon and kind == "run":
         return _from_run(reference, rest, shape, classes)
@@ -52,7 +59,7 @@ def resolve(reference: str, shape: tuple[int, int, int], classes: int) -> Model:
     if colon and kind == "py":
         return _from_file(reference, rest)
     path = Path(reference.partition("?")[0])
-    if path.is_dir():
+    if reference and path.is_dir():
         return _from_run(reference, reference, shape, classes)
     if path.suffix in _SUFFIXES:
         return _from_checkpoint(reference, reference, shape, classes)
@@ -187,16 +194,12 @@ def _statistics(
     except ValueError:
         raise BadInput(f"{path}: mean={texts['mean']}&std={texts['std']} are not numbers separated by commas") from None
     if {len(mean), len(std)} != {channels}:
-        raise BadInput(
-            f"{path}: {len(mean)} means and {len(std)} stds for {channels} channels; give one of each per channel"
-        )
+        raise BadInput(f"{path}: {len(mean)} means and {len(std)} stds for {channels} channels; give one of each per channel")
     return mean, std
 
 
 def _whole(path: Path, metadata: Mapping[str, str], key: str) -> int:
     text = metadata[key]
     if not re.fullmatch(r"\d{1,6}", text) or int(text) < 1:
-        raise BadInput(
-            f"{path}: its metadata say {key} = {text!r}, not a positive number; the file was not written here"
-        )
+        raise BadInput(f"{path}: its metadata say {key} = {text!r}, not a positive number; the file was not written here")
     return int(text)
