@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.errors import BadInput, GauntletError, UnknownName
+from bench.errors import BadInput, GauntletError, Skipped, UnknownName
 
 if TYPE_CHECKING:
     from bench.card import Card
@@ -80,7 +80,7 @@ def train(
     quiet: QuietOption = False,
 ) -> None:
     """Train a defense. Run it again after an interruption and it goes on; a finished training is left alone."""
-    from bench.run import train as run_train
+    from bench.jobs import train as run_train
 
     _load(plugin)
     folder = run_train(
@@ -108,7 +108,7 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Attack a model with a plan and write its card, records and adversarial examples."""
-    from bench.evaluate import evaluate as run_evaluate
+    from bench.evaluation import evaluate as run_evaluate
 
     _load(plugin)
     card, path = run_evaluate(
@@ -139,14 +139,32 @@ def run(
     quiet: QuietOption = False,
 ) -> None:
     """Train a defense, evaluate it, record it. Idempotent: run it again and it does only what is missing."""
-    from bench.run import run as run_all
+    from bench.jobs import run as run_all
+    from bench.jobs import skip
 
     _load(plugin)
-    rows = run_all(
-        defense, seeds=seeds, seed=seed, plan_name=plan, n=n, results=results, device_name=device, batch_size=batch_size,
-        quiet=quiet, dataset=dataset or "digits", model=model, norm=norm, eps=eps, settings=_settings(setting, epochs),
-        name=name,
-    )  # fmt: skip
+    chosen = dataset or "digits"
+    try:
+        rows = run_all(
+            defense,
+            seeds=seeds,
+            seed=seed,
+            plan_name=plan,
+            n=n,
+            results=results,
+            device_name=device,
+            batch_size=batch_size,
+            quiet=quiet,
+            dataset=chosen,
+            model=model,
+            norm=norm,
+            eps=eps,
+            settings=_settings(setting, epochs),
+            name=name,
+        )
+    except Skipped as reason:
+        typer.echo(f"skipped: {reason}; noted for the leaderboard in {skip(str(reason), defense, chosen, norm, eps, results)}")
+        return
     typer.echo(_summary(rows))
 
 

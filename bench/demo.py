@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.run import run
+from bench.jobs import run
 from bench.tables import FORMATS, read_cards, render, write_leaderboard
 
 DEFENSES = ("standard", "fast_at", "noise_fgsm", "clean_warmup", "periodic_budget", "pgd_at")

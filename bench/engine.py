@@ -93,8 +93,9 @@ class Evaluation:
             self._run(number, attack, parameters, f"restart {restart}", targets[standing[targets]], standing)
             if restart + 1 in CURVE or restart + 1 == spec.restarts:
                 curve.append(RestartPoint(restarts=restart + 1, robust_accuracy=_share(standing)))
-            share = 1 / (len(self.plan.attacks) * spec.restarts)
-            self.report.advance(share, f"{spec.label} restart {restart + 1}/{spec.restarts}: {_share(standing):.1%} stand")
+            self.report.advance(
+                1 / spec.restarts, f"{spec.label} restart {restart + 1}/{spec.restarts}: {_share(standing):.1%} stand"
+            )
         units = self.units[first:]
         left = int(standing.sum())
         return AttackResult(
@@ -140,7 +141,7 @@ class Evaluation:
         for shard, index in enumerate(targets.split(len(targets) if attack.whole else SHARD) if len(targets) else ()):
             path = self.folder / f"{number:02d}-{attack.name}-{run.replace(' ', '-')}-{shard:03d}.safetensors"
             unit = _load(path, number, run) if path.exists() else None
-            if unit is None:
+            if unit is None or not torch.equal(unit.index, index):
                 unit = self._unit(number, attack, parameters, run, index)
                 _save(path, unit)
             units.append(unit)

@@ -22,6 +22,10 @@ class BadInput(GauntletError):
     """A value or a file that cannot be used as it is."""
 
 
+class Skipped(GauntletError):
+    """A defense that does not apply to this data set or threat model; the reason goes into the table."""
+
+
 class AccessError(GauntletError):
     """An attack asked its view for more than it declared."""
 

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,6 +62,10 @@ class Plan(BaseModel):
         """sha256 of the attacks as they will run; names and descriptions do not count."""
         content = [spec.model_dump(exclude={"name"}) for spec in self.attacks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def extended(self, specs: Sequence[Mapping[str, Any]]) -> Plan:
+        """The plan followed by further attacks, such as those a defense declares for its own fair attacker."""
+        return self.model_copy(update={"attacks": (*self.attacks, *(AttackSpec.model_validate(spec) for spec in specs))})
 
     def resolved(self, threat: ThreatModel) -> Plan:
         """The same plan with every parameter written out, checked against the attacks and the threat model."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from tabulate import tabulate
@@ -14,6 +16,21 @@ from bench.errors import BadInput, GauntletError, UnknownName
 from bench.files import write_text
 
 FORMATS = ("md", "csv", "tex", "html")
+
+
+Skip = dict[str, str]
+
+
+def read_skips(results: Path) -> list[Skip]:
+    """Why some defenses have no row: name, dataset, threat and reason of each."""
+    skips = []
+    for path in sorted(results.rglob("*-skipped.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            skips.append({key: str(content[key]) for key in ("name", "dataset", "threat", "reason")})
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return skips
 
 
 def read_cards(results: Path) -> tuple[list[Card], list[str]]:
@@ -63,7 +80,7 @@ def _row(card: Card) -> dict[str, object]:
     }
 
 
-def render(cards: Sequence[Card], form: str) -> str:
+def render(cards: Sequence[Card], form: str, skips: Sequence[Skip] = ()) -> str:
     """The leaderboard as md, csv, tex (booktabs), html or text; a section per data set, threat and plan."""
     if form not in (*FORMATS, "text"):
         raise UnknownName("format", form, [*FORMATS, "all"])
@@ -72,16 +89,27 @@ def render(cards: Sequence[Card], form: str) -> str:
         return str(table.to_csv(index=False, float_format="%.2f", lineterminator="\n"))
     sections = []
     if len(table):
-        for key, part in table.groupby(["dataset", "threat", "plan"], sort=True):
-            title = "{} · {} · plan {}".format(*key)
+        for (dataset, threat, plan), part in table.groupby(["dataset", "threat", "plan"], sort=True):
             columns = [name for name in part.columns if name not in ("dataset", "threat", "plan")]
             shown = part[columns].dropna(axis="columns", how="all")
             shown = shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]
-            sections.append((title, shown))
+            left = [
+                f"{skip['name']} skipped: {skip['reason']}"
+                for skip in skips
+                if (skip["dataset"], skip["threat"]) == (dataset, threat)
+            ]
+            sections.append(Section(f"{dataset} · {threat} · plan {plan}", shown, left))
     return {"md": _markdown, "tex": _latex, "html": _html, "text": _text}[form](sections)
 
 
-Section = tuple[str, pd.DataFrame]
+class Section(NamedTuple):
+    """One table of the leaderboard, and a sentence for each defense that has no row in it."""
+
+    title: str
+    frame: pd.DataFrame
+    skipped: list[str]
+
+
 LEGEND = (
     "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
     "per sample; the interval is Wilson's. train passes: backward passes per training sample."
@@ -93,12 +121,17 @@ def _table(frame: pd.DataFrame, style: str) -> str:
 
 
 def _markdown(sections: Sequence[Section]) -> str:
-    body = "".join(f"## {title}\n\n{_table(frame, 'github')}\n\n" for title, frame in sections)
+    body = ""
+    for title, frame, skipped in sections:
+        body += f"## {title}\n\n{_table(frame, 'github')}\n\n" + "".join(f"{line}\n\n" for line in skipped)
     return f"# Leaderboard\n\n{body}{LEGEND}\n"
 
 
 def _text(sections: Sequence[Section]) -> str:
-    return "".join(f"{title}\n{_table(frame, 'simple')}\n\n" for title, frame in sections) + LEGEND
+    body = ""
+    for title, frame, skipped in sections:
+        body += f"{title}\n{_table(frame, 'simple')}\n" + "".join(f"{line}\n" for line in skipped) + "\n"
+    return body + LEGEND
 
 
 def _latex(sections: Sequence[Section]) -> str:
@@ -106,13 +139,15 @@ def _latex(sections: Sequence[Section]) -> str:
     parts = [
         f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{title.translate(special)}}}\n"
         f"{_table(frame, 'latex_booktabs')}\n\\end{{table}}\n"
-        for title, frame in sections
+        for title, frame, _ in sections
     ]
     return "\n".join(parts)
 
 
 def _html(sections: Sequence[Section]) -> str:
-    body = "".join(f"<h2>{escape(title)}</h2>\n{_table(frame, 'html')}\n" for title, frame in sections)
+    body = ""
+    for title, frame, skipped in sections:
+        body += f"<h2>{escape(title)}</h2>\n{_table(frame, 'html')}\n" + "".join(f"<p>{escape(line)}</p>\n" for line in skipped)
     return _PAGE.format(body=body, legend=escape(LEGEND))
 
 
@@ -143,9 +178,9 @@ def write_leaderboard(results: Path, forms: Sequence[str]) -> tuple[list[Path], 
     cards, refused = read_cards(results)
     if not cards:
         raise BadInput(f"no cards below {results}; `gauntlet run` or `gauntlet evaluate` writes them")
-    written = []
+    written, skips = [], read_skips(results)
     for form in forms:
-        text = render(cards, form)
+        text = render(cards, form, skips)
         path = results / f"leaderboard.{form}"
         write_text(path, text)
         written.append(path)

@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 import time
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ import torch
 from bench import archive, data, device, models, plan
 from bench.card import SCHEMA, AttackResult, Card, DataInfo, FileInfo, ModelInfo, Threat, read_card
 from bench.data import Dataset
+from bench.defense import Defense
 from bench.engine import Evaluation
 from bench.errors import BadInput
 from bench.files import sha256
 from bench.models import Model
 from bench.plan import Plan
 from bench.progress import Reporter
+from bench.registry import get_defense, make_defense
+from bench.rng import isolated
 from bench.stats import wilson
 from bench.threat import ThreatModel
 
@@ -58,8 +62,13 @@ def evaluate(
     where = device.pick(device_name)
     samples = _samples(dataset, trained, n)
     threat = choose_threat(norm, eps, trained.get("threat", {}), samples.family)
-    chosen = plan.load(plan_name).resolved(threat)
-    model = models.resolve(reference, samples.shape, samples.classes)
+    with isolated(seed):
+        model = models.resolve(reference, samples.shape, samples.classes)
+    chosen = plan.load(plan_name)
+    if defense := _defense(trained):
+        model = replace(model, net=defense.wrap(model.net))
+        chosen = chosen.extended(defense.adaptive())
+    chosen = chosen.resolved(threat)
     models.check_outputs(model.net, samples.batch(torch.arange(min(len(samples), 64)))[0], samples.classes, reference)
     label = name or trained.get("name") or model.name
     folder = _folder(results, dataset, threat, model, chosen, samples, seed)
@@ -104,8 +113,20 @@ def training_record(reference: str) -> dict[str, Any]:
     path = Path(reference.removeprefix("run:").split("?")[0]) / "train.json"
     if not path.is_file():
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content if isinstance(content, dict) else {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {key: content[key] for key in ("name", "defense", "settings", "dataset", "threat", "training")}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BadInput(f"{path} is not the record of a finished training; train again") from None
+
+
+def _defense(trained: dict[str, Any]) -> Defense | None:
+    """The defense that trained the model, for what it adds at test time; None for a model from elsewhere."""
+    if "defense" not in trained:
+        return None
+    cls = get_defense(trained["defense"])
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    return make_defense(trained["defense"], {key: value for key, value in trained["settings"].items() if key in known})
 
 
 def _samples(dataset: str, trained: dict[str, Any], n: int | None) -> Dataset:

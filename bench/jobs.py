@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import data, device
+from bench import data, device, plan
 from bench.card import Card
-from bench.errors import BadInput
-from bench.evaluate import choose_threat, evaluate, folder_name
+from bench.errors import Skipped
+from bench.evaluation import choose_threat, evaluate, folder_name
+from bench.files import write_text
 from bench.models import architectures
 from bench.progress import Reporter
 from bench.recipe import configure
-from bench.train import Job, Trainer
+from bench.rng import isolated
+from bench.training import Job, Trainer
 
 
 def train(
@@ -34,7 +37,7 @@ def train(
 
     settings: hyper-parameters of the defense or the recipe, as text ({"epochs": "5"}).
     """
-    job = plan_job(defense, dataset, model, norm, eps, seed, settings or {}, name)
+    job = plan_job(defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, settings=settings, name=name)
     folder = job_folder(job, results)
     if not (folder / "train.json").exists():
         where = device.pick(device_name)
@@ -57,30 +60,58 @@ def run(
     **training: Any,
 ) -> list[tuple[Card, Path]]:
     """Train with seeds seed, seed + 1, ... and evaluate each; returns the cards and where they are."""
+    job = plan_job(defense, seed=seed, **training)
+    # A misspelt plan must not wait for the end of a long training.
+    plan.load(plan_name).resolved(job.threat)
+    data.load(job.dataset, "test").first(n)
+    device.pick(device_name)
     rows = []
     for current in range(seed, seed + seeds):
         folder = train(defense, seed=current, results=results, device_name=device_name, quiet=quiet, **training)
         rows.append(
             evaluate(
-                str(folder), plan_name=plan_name, n=n, results=results, device_name=device_name,
-                batch_size=batch_size, quiet=quiet,
+                str(folder),
+                plan_name=plan_name,
+                n=n,
+                results=results,
+                device_name=device_name,
+                batch_size=batch_size,
+                quiet=quiet,
             )
-        )  # fmt: skip
+        )
     return rows
 
 
+def skip(reason: str, defense: str, dataset: str, norm: str, eps: str | None, results: Path) -> Path:
+    """Leave the reason why a defense has no row where the leaderboard finds it."""
+    threat = choose_threat(norm, eps, {}, data.load(dataset, "train").family)
+    path = results / Path(dataset).stem / folder_name(threat) / f"{defense}-skipped.json"
+    write_text(
+        path, json.dumps({"name": defense, "dataset": dataset, "threat": str(threat), "reason": reason}, indent=2) + "\n"
+    )
+    return path
+
+
 def plan_job(
-    defense: str, dataset: str, model: str | None, norm: str, eps: str | None, seed: int, settings: Mapping[str, str],
-    name: str | None,
-) -> Job:  # fmt: skip
+    defense: str,
+    *,
+    dataset: str = "digits",
+    model: str | None = None,
+    norm: str = "linf",
+    eps: str | None = None,
+    seed: int = 0,
+    settings: Mapping[str, str] | None = None,
+    name: str | None = None,
+) -> Job:
     """Check everything about a training before anything is written."""
     source = data.load(dataset, "train")
-    made, recipe, preferred = configure(defense, dataset, source.family, settings)
+    made, recipe, preferred = configure(defense, dataset, source.family, settings or {})
     threat = choose_threat(norm, eps, {}, source.family)
     if reason := made.skip(dataset, threat):
-        raise BadInput(reason)
+        raise Skipped(reason)
     arch = model or preferred or architectures.default_architecture(source.family)
-    architectures.build(arch, source.shape, source.classes)
+    with isolated(seed):
+        architectures.build(arch, source.shape, source.classes)
     return Job(name or defense, made, recipe, dataset, threat, arch, seed)
 
 

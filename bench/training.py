@@ -118,7 +118,7 @@ class Trainer:
             told = " ".join(f"{name} {entry[name]:.1%}" for name in ("clean", "fgsm", "pgd"))
             note = f"epoch {epoch + 1}/{self.job.recipe.epochs} loss {loss:.3f} {told}"
             self.report.advance(0, note, milestone=True)
-            if collapsed(self.done.history) == epoch:
+            if self._collapse() == epoch:
                 self.report.say(f"catastrophic overfitting in epoch {epoch + 1}: FGSM stays high while PGD-10 fell")
         if ends:
             self._assemble(len(ends))
@@ -163,6 +163,10 @@ class Trainer:
         found = validate(self.judged.eval(), self.validation, self.job.threat)
         self.net.forwards, self.net.backwards = spent
         return found
+
+    def _collapse(self) -> int | None:
+        """The epoch of catastrophic overfitting, for a method that aims at robustness."""
+        return collapsed(self.done.history) if self.job.defense.selects == "pgd" else None
 
     def _keep(self, epoch: int, snapshots: list[int]) -> None:
         """Write the weights: last always, best when validation says so, snapshots at the ends of periods."""
@@ -214,7 +218,7 @@ class Trainer:
 
     def _finish(self) -> None:
         job, size = self.job, len(self.train_data)
-        collapse = collapsed(self.done.history)
+        collapse = self._collapse()
         memory = torch.cuda.max_memory_allocated(self.where) if self.where.type == "cuda" else _peak_memory()
         record = {
             "schema_version": SCHEMA,
