@@ -1,0 +1,38 @@
+# Every target sets up what it needs; the only things taken for granted are make and Python >= 3.11.
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(if $(shell $(name) -c 'import sys; print(int(sys.version_info >= (3, 11)))' 2>/dev/null | grep 1),$(name))))
+BIN := .venv/bin
+SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py')
+
+.PHONY: demo test lint types wheel bench clean
+
+demo: .venv/installed
+	$(BIN)/gauntlet demo
+
+test: .venv/installed
+	$(BIN)/pytest -n auto --dist worksteal
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# From inside .venv, so that the installed package is checked and not the folders here.
+types: .venv/installed
+	cd .venv && bin/mypy --config-file ../pyproject.toml -p bench
+
+wheel: .venv/installed
+	PYTHON=$(PYTHON) bash tests/wheel.sh
+
+bench: .venv/installed
+	$(BIN)/python tests/speed/overhead.py
+
+# Not editable: tests and users import the same thing. build/ would smuggle deleted modules into the wheel.
+.venv/installed: $(SOURCES)
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one, or name it: make PYTHON=/path/to/python"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	rm -rf build
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info results/demo
