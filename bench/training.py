@@ -204,8 +204,8 @@ class Trainer:
             return
         try:
             state = torch.load(path, map_location=self.where, weights_only=True)
-        except Exception as error:
-            raise BadInput(f"cannot go on from {path}: {error}; delete it to train from the start") from None
+        except Exception:  # damaged archives raise nearly anything
+            raise BadInput(f"cannot go on from {path}: it is damaged; delete it to train from the start") from None
         self.net.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:

@@ -78,7 +78,8 @@ def test_random_starts_fill_the_ball_evenly(norm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("8/255", "8/255"), ("16/255", "16/255"), ("0.3", "0.3"), ("51/255", "0.2"), ("1/3", "85/255"), ("2", "2")]
+    ("text", "told"),
+    [("8/255", "8/255"), ("16/255", "16/255"), ("0.3", "0.3"), ("51/255", "0.2"), ("1/3", "85/255"), ("2", "2")],
 )
 def test_eps_is_written_as_people_write_it_and_reads_back_exactly(text: str, told: str) -> None:
     threat = ThreatModel.parse("l2", text)

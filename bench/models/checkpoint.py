@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import pickletools
 import re
@@ -21,6 +22,7 @@ from bench.errors import BadInput
 from bench.files import atomic
 
 SCHEMA = "1"
+_METADATA = "gauntlet"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _SAVE_PLAIN = "save the weights alone, torch.save(net.state_dict(), file), and use that file"
 
@@ -30,7 +32,8 @@ def save_weights(path: Path, net_or_state: nn.Module | Mapping[str, Tensor], met
     state = net_or_state.state_dict() if isinstance(net_or_state, nn.Module) else net_or_state
     # Cloned, because safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    content = safetensors.torch.save(tensors, metadata={**metadata, "schema": SCHEMA})
+    # One metadata key, because the library writes several in no fixed order and equal weights should be equal bytes.
+    content = safetensors.torch.save(tensors, metadata={_METADATA: json.dumps({**metadata, "schema": SCHEMA}, sort_keys=True)})
     with atomic(path) as part:
         part.write_bytes(content)
 
@@ -90,13 +93,23 @@ def digest(net: nn.Module) -> str:
 def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
+            metadata = _metadata(path, dict(file.metadata() or {}))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise BadInput(f"{path} is a truncated or corrupt safetensors file ({error}); copy or download it again") from None
     if metadata.get("schema", SCHEMA) != SCHEMA:
         raise BadInput(f"{path} has schema {metadata['schema']}, and this version reads {SCHEMA}; update gauntlet-bench")
     return _tensors(path, state), metadata
+
+
+def _metadata(path: Path, stored: dict[str, str]) -> dict[str, str]:
+    """Ours, out of the one key it is written under; a foreign file's as it is."""
+    if _METADATA not in stored:
+        return stored
+    try:
+        return {str(key): str(value) for key, value in json.loads(stored[_METADATA]).items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise BadInput(f"{path} has damaged metadata; copy or download it again") from None
 
 
 def _refuse_pretenders(path: Path, head: bytes) -> None:

@@ -1,6 +1,8 @@
 """ResNet-18 for small images, with activations after (He et al. 2016a) or before (He et al. 2016b) the convolutions.
 
-The attribute names are those most public CIFAR checkpoints use, so that their state dicts load.
+The attribute names are those most public CIFAR checkpoints use, so that their state dicts load. Weights start from torch's
+default, as in the scripts of the fast adversarial-training papers: from He's, narrow networks begin to mask their gradients
+within the first epoch of single-step training.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.models.layers import conv3x3, he_normal
+from bench.models.layers import conv3x3
 
 STRIDES = (1, 2, 2, 2)
 
@@ -86,9 +88,9 @@ class ResNet(nn.Module):
 
 def preact_resnet18(shape: tuple[int, int, int], classes: int, *, width: int = 64) -> nn.Module:
     """Pre-activation ResNet-18 for small images, the field's usual CIFAR-10 network (He et al. 2016)."""
-    return he_normal(ResNet(PreactBlock, shape, classes, width))
+    return ResNet(PreactBlock, shape, classes, width)
 
 
 def resnet18(shape: tuple[int, int, int], classes: int, *, width: int = 64) -> nn.Module:
     """ResNet-18 with a 3x3 stem and no max-pooling, for small images (He et al. 2016)."""
-    return he_normal(ResNet(PostactBlock, shape, classes, width))
+    return ResNet(PostactBlock, shape, classes, width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bench.models.layers import conv3x3, he_normal
+from bench.models.layers import conv3x3
 
 STAGES = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
 """Of each stage: its width as a multiple of the first, and how many convolutions it has."""
@@ -21,5 +21,4 @@ def vgg16(shape: tuple[int, int, int], classes: int, *, width: int = 64) -> nn.M
             inputs = outputs
         # In ceil mode pooling a 1x1 map leaves it as it is, so images below 32x32 pass too.
         layers.append(nn.MaxPool2d(2, ceil_mode=True))
-    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
-    return he_normal(net)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
