@@ -230,8 +230,10 @@ def main() -> None:
         typer.echo(f"error: {error}", err=True)
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; everything finished is kept, and the same command goes on from there", err=True)
         code = 130
+    except MemoryError:
+        typer.echo("error: out of memory; everything finished is kept: try a smaller --batch-size", err=True)
+        code = 2
     except OSError as error:
         named = f": {error.filename}" if error.filename else ""
         typer.echo(f"error: {error.strerror or error}{named}; everything finished is kept", err=True)
@@ -241,4 +243,6 @@ def main() -> None:
             raise
         error.show()  # type: ignore[attr-defined]
         code = getattr(error, "exit_code", 2)
+    if code == 130:
+        typer.echo("interrupted; everything finished is kept, and the same command goes on from there", err=True)
     sys.exit(code)

@@ -10,7 +10,7 @@ import time
 from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -20,7 +20,7 @@ from bench.card import SCHEMA, AttackResult, Card, DataInfo, FileInfo, ModelInfo
 from bench.data import Dataset
 from bench.defense import Defense
 from bench.engine import Evaluation
-from bench.errors import BadInput
+from bench.errors import BadInput, UnknownName
 from bench.files import sha256
 from bench.models import Model
 from bench.plan import Plan
@@ -28,7 +28,7 @@ from bench.progress import Reporter
 from bench.registry import get_defense, make_defense
 from bench.rng import isolated
 from bench.stats import wilson
-from bench.threat import ThreatModel
+from bench.threat import Norm, ThreatModel
 
 DEFAULT_EPS = {"digits": "0.2", "mnist": "0.3", "cifar": "8/255"}
 """linf budgets for each family of data sets."""
@@ -103,6 +103,8 @@ def choose_threat(norm: str | None, eps: str | None, trained: dict[str, str], fa
     norm = norm or trained.get("norm", "linf")
     if eps is None and trained.get("norm") == norm:
         eps = trained["eps"]
+    if norm not in get_args(Norm):
+        raise UnknownName("norm", norm, get_args(Norm))
     if eps is None and norm != "linf":
         raise BadInput(f"no default eps for {norm}; give one, such as --eps 0.5")
     return ThreatModel.parse(norm, eps or DEFAULT_EPS[family])

@@ -92,7 +92,8 @@ def _read(path: Path) -> Plan:
     try:
         return Plan.model_validate({"name": path.stem, **content})
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key also leaves its right spelling missing: name the misspelling.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         where = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
             known = AttackSpec.model_fields if "attacks" in where else Plan.model_fields

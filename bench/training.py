@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import platform
 import resource
@@ -195,8 +196,11 @@ class Trainer:
             "memory": self.memory,
             "done": asdict(self.done),
         }
+        # Through memory, because torch hides a full disk behind an error of its own.
+        content = io.BytesIO()
+        torch.save(state, content)
         with atomic(self.folder / "state.pt") as part:
-            torch.save(state, part)
+            part.write_bytes(content.getbuffer())
 
     def _resume(self) -> None:
         path = self.folder / "state.pt"

@@ -1,0 +1,187 @@
+"""The leaderboard is a pure function of the cards."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.card import Card, read_card
+from bench.errors import BadInput, GauntletError
+from bench.jobs import skip
+from bench.plan import PLANS, load
+from bench.stats import wilson
+from bench.tables import FORMATS, leaderboard, read_cards, render, write_leaderboard
+from bench.threat import ThreatModel
+
+LINF = ThreatModel.parse("linf", "0.3")
+
+
+def card(name: str, robust: float, **changes: Any) -> Card:
+    """A card whose numbers are chosen here; only tables read it."""
+    n = changes.pop("n", 1000)
+    attack = {
+        "name": "pgd-20", "attack": "pgd", "parameters": {"steps": 20}, "on": "all", "n": n, "attempted": n, "broken": 0,
+        "robust_accuracy": robust + 0.01, "interval": (0.0, 1.0), "grid": None, "restarts": [], "forwards": 1.0,
+        "backwards": 1.0, "seconds": 1.0, "notes": [],
+    }  # fmt: skip
+    file = {"file": "x", "sha256": "0", "rows": 1}
+    content = {
+        "name": name, "dataset": "mnist", "threat": {"norm": "linf", "eps": "0.3"}, "n": n, "clean_accuracy": 0.98,
+        "clean_interval": wilson(980, 1000), "robust_accuracy": robust, "interval": wilson(round(robust * n), n),
+        "attacks": [attack], "plan": PLANS["smoke"].resolved(LINF).model_dump(), "plan_digest": "0", "seed": 0,
+        "model": {
+            "reference": "r", "arch": "mnist_fast", "digest": name, "defense": name, "settings": {},
+            "training": {"seed": 0, "collapse_epoch": None, "backwards_per_sample": 20.0},
+        },
+        "data": {"split": "test", "digest": "0", "source": "s"}, "records": file, "archive": file, "seconds": 5.0,
+        "device": "cpu", "versions": {}, "notes": [],
+    }  # fmt: skip
+    return Card.model_validate({**content, **changes})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for made in (card("weak", 0.1), card("strong <b>&_%", 0.8), card("l2", 0.5, threat={"norm": "l2", "eps": "1.5"})):
+        made.save(tmp_path / "mnist" / made.model.digest[:2] / "card.json")
+    return tmp_path
+
+
+def test_the_same_cards_give_the_same_bytes(results: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """T43, also when the cards were written elsewhere, in another order and by another run."""
+    write_leaderboard(results, FORMATS)
+    other = tmp_path_factory.mktemp("other")
+    for path in sorted(results.rglob("card.json"), reverse=True):
+        copy = json.loads(path.read_text())
+        copy["seconds"], copy["attacks"][0]["seconds"] = 99.0, 42.0
+        target = other / path.relative_to(results)
+        target.parent.mkdir(parents=True)
+        target.write_text(json.dumps(copy))
+    write_leaderboard(other, FORMATS)
+    for form in FORMATS:
+        first = (results / f"leaderboard.{form}").read_bytes()
+        assert first == (other / f"leaderboard.{form}").read_bytes()
+        write_leaderboard(results, [form])
+        assert first == (results / f"leaderboard.{form}").read_bytes()
+
+
+def test_golden_markdown() -> None:
+    assert render([card("weak", 0.1), card("strong", 0.8)], "md") == (
+        "# Leaderboard\n\n## mnist · linf 0.3 · plan smoke\n\n"
+        "| defense   | model      |   seed |    n |   clean |   pgd-20 |   robust | 95% interval   | collapse   |   train passes |\n"
+        "|-----------|------------|--------|------|---------|----------|----------|----------------|------------|----------------|\n"
+        "| strong    | mnist_fast |      0 | 1000 |    98.0 |     81.0 |     80.0 | 77.4-82.4      | no         |             20 |\n"
+        "| weak      | mnist_fast |      0 | 1000 |    98.0 |     11.0 |     10.0 | 8.3-12.0       | no         |             20 |\n"
+        "\n"
+        "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
+        "per sample; the interval is Wilson's. train passes: backward passes per training sample.\n"
+    )
+
+
+def test_csv_and_pandas_agree(results: Path) -> None:
+    write_leaderboard(results, ["csv"])
+    with (results / "leaderboard.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["threat"], row["defense"], row["robust"]) for row in rows] == [
+        ("l2 1.5", "l2", "50.00"), ("linf 0.3", "strong <b>&_%", "80.00"), ("linf 0.3", "weak", "10.00"),
+    ]  # fmt: skip
+    table = leaderboard(read_cards(results)[0])
+    assert isinstance(table, pd.DataFrame)
+    assert table.robust.tolist() == [50.0, 80.0, 10.0]
+
+
+def test_names_are_escaped(results: Path) -> None:
+    write_leaderboard(results, ["html", "tex"])
+    page = (results / "leaderboard.html").read_text()
+    assert "strong &lt;b&gt;&amp;_%" in page
+    assert "<b>" not in page
+    assert r"\&\_\%" in (results / "leaderboard.tex").read_text()
+
+
+def test_a_damaged_card_is_left_out_by_name_and_the_rest_is_ranked(results: Path) -> None:
+    (results / "mnist" / "bad").mkdir()
+    (results / "mnist" / "bad" / "card.json").write_text("{")
+    cards, refused = read_cards(results)
+    assert len(cards) == 3
+    assert len(refused) == 1
+    assert "bad" in refused[0]
+    assert "not JSON" in refused[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 99}, "schema version 99"),
+        ({"n": "many"}, "n: "),
+        ({"robust_accuracy": None}, "robust_accuracy"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_cards_of_another_kind_are_told(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    content = json.loads(card("x", 0.5).to_json()) | change
+    (tmp_path / "card.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=message):
+        read_card(tmp_path / "card.json")
+
+
+def test_a_skipped_defense_says_why(results: Path) -> None:
+    skip("it only knows linf", "noise_fgsm", "digits", "l2", "1.5", results)
+    made = card("pgd_at", 0.5, dataset="digits", threat={"norm": "l2", "eps": "1.5"})
+    made.save(results / "digits" / "card.json")
+    for form in ("md", "html"):
+        write_leaderboard(results, [form])
+        assert "noise_fgsm skipped: it only knows linf" in (results / f"leaderboard.{form}").read_text()
+
+
+def test_empty_folders_are_told(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no cards below"):
+        write_leaderboard(tmp_path, ["md"])
+    with pytest.raises(BadInput, match="no results folder"):
+        write_leaderboard(tmp_path / "none", ["md"])
+
+
+def test_wilson_against_tabulated_values() -> None:
+    """T40: 8 of 10."""
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 10)[0] == 0
+    assert wilson(10, 10)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[attacks]]\natack = "pgd"', "did you mean 'attack'"),
+        ('[[attacks]]\nattack = "pdg"', "did you mean 'pgd'"),
+        ('[[attacks]]\nattack = "pgd"\nparameters = { stps = 3 }', "did you mean 'steps'"),
+        ('[[attacks]]\nattack = "pgd"\nparameters = { steps = 0 }', "steps = 0"),
+        ('[[attacks]]\nattack = "pgd"\ngrid = { step = [] }', "has no values"),
+        ('[[attacks]]\nattack = "pgd"\nrestarts = 0', "restarts"),
+        ('[[attacks]]\nattack = "autoattack"\nrestarts = 2', "brings its own restarts"),
+        ('naem = "x"\n[[attacks]]\nattack = "pgd"', "did you mean 'name'"),
+        ("attacks = []", "at least 1"),
+        ("attacks = 3", "attacks"),
+        ("= x", "not TOML"),
+    ],
+)
+def test_bad_plans_are_told(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(GauntletError, match=message):
+        load(str(path)).resolved(LINF)
+
+
+def test_a_plan_knows_what_it_cannot_do() -> None:
+    with pytest.raises(BadInput, match="works in l2, linf, not in l1"):
+        PLANS["smoke"].resolved(ThreatModel.parse("l1", "5"))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_built_in_plans_resolve_and_their_digest_is_of_what_runs(name: str) -> None:
+    resolved = PLANS[name].resolved(LINF)
+    assert resolved.digest == PLANS[name].resolved(LINF).digest
+    assert all(spec.parameters or spec.attack == "fgsm" for spec in resolved.attacks)
+    changed = resolved.model_copy(update={"attacks": resolved.attacks[:1]})
+    assert (changed.digest == resolved.digest) == (len(resolved.attacks) == 1)
+    assert resolved.model_copy(update={"about": "other words"}).digest == resolved.digest
