@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +17,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from bench.defense import Defense
 from bench.errors import BadInput, UnknownName
+from bench.userfile import import_file
 
 Access = Literal["decision", "score", "gradient", "module"]
 DefenseClass = TypeVar("DefenseClass", bound=type[Defense])
@@ -132,13 +131,10 @@ def load_plugin(path: str | Path) -> None:
     file = Path(path)
     if not file.is_file():
         raise BadInput(f"no plug-in file at {file}")
-    name = f"gauntlet_plugin_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise BadInput(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    # Ours first, so that a collision of names is blamed on the newcomer.
+    for collection in ("attacks", "defenses"):
+        _load(collection)
+    import_file(file)
 
 
 @cache

@@ -38,7 +38,10 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "three.py": TOY.format(tail="").replace("10)", "3)"),
         "nan.py": TOY.format(tail="").replace("return ", "net = ")
         + "    net[1].weight.data.fill_(float('nan'))\n    return net\n",
-        "raises.py": "def net():\n    return undefined\n",
+        "raises.py": "undefined\n",
+        "syntax.py": "def (:\n",
+        "twice.py": "from bench.defense import Defense\nfrom bench.registry import defense\n\n"
+        "@defense('fast_at')\nclass Mine(Defense):\n    pass\n",
         "page.safetensors": "<!doctype html><html>quota exceeded</html>",
     }
     for name, text in files.items():
@@ -71,11 +74,14 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train fast_at --device tpu", "device 'tpu'"),
         ("train noise_fgsm --norm l2 --eps 1", "noise_fgsm is defined for linf, not l2"),
         ("train fast_at --plugin nowhere.py", "no plug-in file at nowhere.py"),
+        ("train fast_at --plugin raises.py", "raises.py:1: NameError"),
+        ("train fast_at --plugin syntax.py", "syntax.py:1: SyntaxError"),
+        ("train fast_at --plugin twice.py", "two defenses are called 'fast_at': bench.defenses.fast_at owns the name"),
         ("run fast_at --plan smok", "unknown plan 'smok': did you mean 'smoke'?"),
         ("run fast_at --n 100000", "holds 360 samples, not 100000"),
         ("evaluate nowhere", "is neither a folder nor a known kind"),
         ("evaluate py:toy.py:nte", "did you mean 'net'?"),
-        ("evaluate py:raises.py:net", "raises.py:2: NameError"),
+        ("evaluate py:raises.py:net", "raises.py:1: NameError"),
         ("evaluate py:toy.py:net --plan missing.toml", "cannot read plan missing.toml"),
         ("evaluate py:toy.py:net --n 0", "holds 360 samples, not 0"),
         ("evaluate py:toy.py:net --eps 8", "did you mean 8/255?"),

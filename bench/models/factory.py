@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType, TracebackType
 
 from torch import nn
 
-from bench.errors import BadInput, GauntletError, UnknownName
+from bench.errors import BadInput, UnknownName
+from bench.userfile import import_file, user_code
 
 
 def call_factory(file: Path, name: str) -> nn.Module:
@@ -22,8 +15,7 @@ def call_factory(file: Path, name: str) -> nn.Module:
     if not file.is_file():
         raise BadInput(f"no Python file at {file}; a py: reference is py:FILE.py:factory")
     file = file.resolve()
-    with user_code(file), _siblings_first(file.parent):
-        module = _import(file)
+    module = import_file(file)
     if not hasattr(module, name):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
         if not own:
@@ -34,89 +26,8 @@ def call_factory(file: Path, name: str) -> nn.Module:
         return factory
     if not callable(factory):
         raise BadInput(f"{name} in {file} is a {type(factory).__name__}, not a function that returns an nn.Module")
-    with user_code(file), _siblings_first(file.parent):
+    with user_code(file):
         net = factory()
     if not isinstance(net, nn.Module):
         raise BadInput(f"{name}() in {file} returned a {type(net).__name__}; return an nn.Module")
     return net
-
-
-@contextmanager
-def user_code(file: Path) -> Iterator[None]:
-    """What a user's code raises becomes an error that tells where in the user's file it came from."""
-    try:
-        yield
-    except GauntletError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise BadInput(f"{_place(file, error)}: {type(error).__name__}: {error}") from None
-
-
-def _place(file: Path, error: BaseException) -> str:
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    lines = [line for where, line in _frames(error.__traceback__) if Path(where) == file]
-    return f"{file}:{lines[-1]}" if lines else str(file)
-
-
-def _frames(trace: TracebackType | None) -> Iterator[tuple[str, int]]:
-    for frame in traceback.extract_tb(trace):
-        yield frame.filename, frame.lineno or 0
-
-
-def _import(file: Path) -> ModuleType:
-    """The module of a file, under a name no other module has."""
-    key = hashlib.sha256(str(file).encode()).hexdigest()[:12]
-    name = f"gauntlet_model_{file.stem}_{key}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise BadInput(f"{file} is not a Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-class _Siblings:
-    """Finds the modules and packages of one folder ahead of all others, packages without __init__.py included."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        inside = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/*.py")}
-        # The standard library and the harness keep their names: too much else in this process relies on them.
-        self.names = inside - set(sys.stdlib_module_names) - {"bench", "torch"}
-
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec of a top-level module of the folder."""
-        del target
-        return PathFinder.find_spec(name, [str(self.folder)]) if path is None and name in self.names else None
-
-
-@contextmanager
-def _siblings_first(folder: Path) -> Iterator[None]:
-    """Imports look into this folder first, and see none of the like-named modules that were imported from elsewhere."""
-    finder = _Siblings(folder)
-    aside = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in finder.names}
-    aside = {name: module for name, module in aside.items() if not _within(sys.modules[name.partition(".")[0]], folder)}
-    for name in aside:
-        del sys.modules[name]
-    sys.meta_path.insert(0, finder)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        sys.meta_path.remove(finder)
-        taken = {name.partition(".")[0] for name in aside}
-        for name in [name for name in sys.modules if name.partition(".")[0] in taken]:
-            del sys.modules[name]
-        sys.modules.update(aside)
-
-
-def _within(module: ModuleType, folder: Path) -> bool:
-    places = [module.__file__] if getattr(module, "__file__", None) else list(getattr(module, "__path__", []))
-    return any(Path(place or "").resolve().is_relative_to(folder) for place in places)

@@ -16,8 +16,9 @@ from bench.errors import BadInput, UnknownName
 from bench.models import architectures
 from bench.models.checkpoint import digest, fit, load_weights
 from bench.models.ensemble import SnapshotEnsemble
-from bench.models.factory import call_factory, user_code
+from bench.models.factory import call_factory
 from bench.models.layers import Normalize, Normalized
+from bench.userfile import user_code
 
 FORMS = "a run folder, run:FOLDER?weights=best, a weights file, ckpt:FILE?arch=preact_resnet18, or py:FILE.py:factory"
 _SUFFIXES = (".safetensors", ".pt", ".pth")
