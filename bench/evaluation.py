@@ -117,7 +117,7 @@ def training_record(reference: str) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {key: content[key] for key in ("name", "defense", "settings", "dataset", "threat", "training")}
+        return {key: content[key] for key in ("name", "defense", "settings", "dataset", "threat", "training", "data_digest")}
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadInput(f"{path} is not the record of a finished training; train again") from None
 
@@ -133,9 +133,17 @@ def _defense(trained: dict[str, Any]) -> Defense | None:
 
 def _samples(dataset: str, trained: dict[str, Any], n: int | None) -> Dataset:
     """The first n samples of the test split; of everything, where the data has no split and the model never saw it."""
-    split = "test" if data.has_own_split(dataset) or trained.get("dataset") == dataset else "all"
+    split = "test" if data.has_own_split(dataset) or _trained_on(dataset, trained) else "all"
     samples = data.load(dataset, split)
     return samples.first(n if n is not None else min(DEFAULT_N, len(samples)))
+
+
+def _trained_on(dataset: str, trained: dict[str, Any]) -> bool:
+    """Whether the model's training images come out of this data set, whatever path it is named by."""
+    if not trained:
+        return False
+    images, _ = data.hold_out(data.load(dataset, "train"), trained["settings"]["validation"])
+    return bool(images.digest == trained["data_digest"])
 
 
 def _folder(results: Path, dataset: str, threat: ThreatModel, model: Model, chosen: Plan, samples: Dataset, seed: int) -> Path:

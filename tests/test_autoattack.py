@@ -170,3 +170,23 @@ def test_the_attack_warns_and_counts(broken: Trained) -> None:
     assert torch.equal(z, x)
     # 1 for the number of classes, 5 + 1 + 1 full passes of checks, 1 for the clean labels.
     assert meter.forwards.sum() == 1 + 8 * len(x)
+
+
+class _Rounded(nn.Module):
+    """Rounds its input, so that no gradient comes through."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x * 4).round() / 4)
+
+
+def test_a_masked_model_raises_the_flags_of_zero_gradients_and_of_square(digits: Trained) -> None:
+    """T16, the two flags that need attacks to run; a sound model raises none in the same run."""
+    net, x, y = digits
+    notes = _run((_Rounded(net), x[:12], y[:12]), eps="0.2")[1]
+    assert any("zero gradient" in note for note in notes)
+    assert any("Square Attack has decreased the robust accuracy" in note for note in notes)
+    assert _run((net, x[:12], y[:12]), eps="0.05")[1] == []

@@ -251,3 +251,29 @@ def test_the_schema_of_a_card_is_what_the_readme_promises(reference: tuple[Card,
     assert content["threat"] == {"norm": "linf", "eps": "0.2"}
     for attack in content["attacks"]:
         assert {"name", "parameters", "robust_accuracy", "forwards", "backwards", "seconds"} <= set(attack)
+
+
+def test_a_model_is_never_judged_on_what_it_was_trained_on(tmp_path: Path) -> None:
+    """A file without a split of its own: a stranger is judged on all of it, a model trained on it on the held-out fifth."""
+    import shutil
+
+    import numpy as np
+
+    from bench import run
+
+    digits = load("digits", "train").first(300)
+    chosen = digits.y < 2
+    x = digits.x[chosen].permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "two.npz", x=x, y=digits.y[chosen].numpy())
+    ((card, path),) = run(
+        "fast_at", dataset=f"{tmp_path}/two.npz", settings={"epochs": "2"}, results=tmp_path / "r", plan_name="smoke", quiet=True
+    )
+    assert (card.data.split, card.n) == ("test", len(x) // 5)
+    shutil.copy(tmp_path / "two.npz", tmp_path / "moved.npz")
+    moved, _ = evaluate(str(path.parents[1]), dataset=f"{tmp_path}/moved.npz", plan_name="smoke", quiet=True)
+    assert moved.data == card.data.model_copy(update={"source": moved.data.source})
+    (tmp_path / "linear.py").write_text(LINEAR.format(seed=1, classes=2))
+    stranger, _ = evaluate(
+        f"py:{tmp_path}/linear.py:net", dataset=f"{tmp_path}/two.npz", plan_name="smoke", results=tmp_path / "r", quiet=True
+    )
+    assert (stranger.data.split, stranger.n) == ("all", len(x))
