@@ -36,7 +36,7 @@ class GridPoint(Record):
     robust_accuracy: float
     """On the probe, by this point alone."""
     mean_margin: float
-    """Mean over the probe of the best wrong logit minus the true one, at this point's results."""
+    """Mean over the probe of the best wrong logit minus the true one at this point's results, 0 for a fooled sample."""
 
 
 class Grid(Record):

@@ -93,9 +93,8 @@ class Evaluation:
             self._run(number, attack, parameters, f"restart {restart}", targets[standing[targets]], standing)
             if restart + 1 in CURVE or restart + 1 == spec.restarts:
                 curve.append(RestartPoint(restarts=restart + 1, robust_accuracy=_share(standing)))
-            self.report.advance(
-                1 / spec.restarts, f"{spec.label} restart {restart + 1}/{spec.restarts}: {_share(standing):.1%} stand"
-            )
+            note = f"restart {restart + 1}/{spec.restarts}: {_share(standing):.1%} stand"
+            self._advance(spec, len(targets), len(targets), note)
         units = self.units[first:]
         left = int(standing.sum())
         return AttackResult(
@@ -111,27 +110,30 @@ class Evaluation:
     def _grid(
         self, number: int, spec: AttackSpec, attack: Attack, targets: Tensor, standing: Tensor
     ) -> tuple[Grid | None, dict[str, Any]]:
-        """Try every combination on the probe; the one that breaks most (then: comes closest) goes on to the restarts."""
+        """Try every combination on the probe; the one that breaks most, then comes closest, goes on to the restarts."""
         combinations = list(spec.combinations())
         if len(combinations) == 1:
             return None, {**spec.parameters, **combinations[0]}
         probe = targets[: spec.probe]
         points, scores = [], []
-        for combination in combinations:
-            told = ", ".join(f"{key}={value}" for key, value in combination.items())
-            units = self._run(number, attack, {**spec.parameters, **combination}, f"grid {told}", probe, standing)
+        for point, combination in enumerate(combinations):
+            told = f"grid {point}: " + ", ".join(f"{key}={value}" for key, value in combination.items())
+            units = self._run(number, attack, {**spec.parameters, **combination}, told, probe, standing)
+            self._advance(spec, len(targets), len(probe), told)
             fooled = torch.cat([unit.fooled for unit in units]) if units else torch.zeros(0, dtype=torch.bool)
             margins = torch.cat([unit.margin for unit in units]) if units else torch.zeros(0)
-            scores.append((int(fooled.sum()), float(margins.double().mean()) if len(margins) else 0.0))
-            points.append(
-                GridPoint(
-                    parameters=combination,
-                    robust_accuracy=1 - scores[-1][0] / max(len(probe), 1),
-                    mean_margin=scores[-1][1],
-                )
-            )
+            hits, distance = int(fooled.sum()), float(margins.double().nan_to_num().clamp_max(0).sum()) / max(len(probe), 1)
+            scores.append((hits, distance))
+            accuracy = 1 - hits / max(len(probe), 1)
+            points.append(GridPoint(parameters=combination, robust_accuracy=accuracy, mean_margin=distance))
         best = combinations[max(range(len(scores)), key=lambda i: (*scores[i], -i))]
         return Grid(probe=len(probe), points=tuple(points), best=best), {**spec.parameters, **best}
+
+    def _advance(self, spec: AttackSpec, targets: int, samples: int, note: str) -> None:
+        """Tell how far this attack is, in samples attacked; every attack of a plan counts the same."""
+        grid = len(list(spec.combinations())) if spec.grid else 0
+        total = grid * min(spec.probe, targets) + spec.restarts * targets
+        self.report.advance(samples / total if total else 1 / (grid + spec.restarts), f"{spec.label} {note}")
 
     def _run(
         self, number: int, attack: Attack, parameters: dict[str, Any], run: str, targets: Tensor, standing: Tensor
@@ -139,7 +141,8 @@ class Evaluation:
         """One run over the targets, in shards; each shard is kept on disk the moment it is done."""
         units = []
         for shard, index in enumerate(targets.split(len(targets) if attack.whole else SHARD) if len(targets) else ()):
-            path = self.folder / f"{number:02d}-{attack.name}-{run.replace(' ', '-')}-{shard:03d}.safetensors"
+            name = run.partition(":")[0].replace(" ", "-")
+            path = self.folder / f"{number:02d}-{attack.name}-{name}-{shard:03d}.safetensors"
             unit = _load(path, number, run) if path.exists() else None
             if unit is None or not torch.equal(unit.index, index):
                 unit = self._unit(number, attack, parameters, run, index)

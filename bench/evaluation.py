@@ -186,7 +186,7 @@ def _card(
         plan_digest=run.plan.digest,
         seed=run.seed,
         model=ModelInfo(
-            reference=model.reference,
+            reference=_portable(model),
             arch=model.arch,
             digest=model.digest,
             defense=trained.get("defense"),
@@ -201,6 +201,14 @@ def _card(
         versions=_versions(),
         notes=tuple(f"{attack.name}: {note}" for attack in attacks for note in attack.notes),
     )
+
+
+def _portable(model: Model) -> str:
+    """A run by the name of its folder, so that the same run evaluated elsewhere gives the same card."""
+    if model.run is None:
+        return model.reference
+    query = model.reference.partition("?")[2]
+    return f"run:{model.run.resolve().name}" + (f"?{query}" if query else "")
 
 
 def _records(run: Evaluation, folder: Path) -> FileInfo:

@@ -1,7 +1,7 @@
 """Periodic adversarial scheduling (Liu, Salzmann, Lin, Tomioka, Süsstrunk, NeurIPS 2020, section 5).
 
 The budget rises from (near) 0 and is clipped at the target, which it reaches before the end of each period; every period
-ends in a snapshot, and the ensemble of the snapshots answers.
+ends in a snapshot, and the ensemble of the snapshots answers. The source moves eps once an epoch; here it moves every batch.
 """
 
 from typing import Annotated, Literal

@@ -40,6 +40,7 @@ def points(n: int, value: float = 0.45, label: int = 0) -> Dataset:
 def calls() -> Iterator[list[list[int]]]:
     """Three attacks for these tests, and a list of the ids of every batch they were handed."""
     seen: list[list[int]] = []
+    registry.attack_names()
     before = dict(registry._attacks)
 
     def lift(x: Tensor, chosen: Tensor, by: float) -> Tensor:
