@@ -11,11 +11,13 @@ from torch import Tensor
 class Live:
     """Keeps the best iterate of every sample, and drops the fooled ones from the work.
 
-    `result` is what the attack returns: the first iterate that was misclassified, else the one of highest loss.
+    `result` is what the attack returns: the first iterate that was misclassified, else the one of highest loss; `fooled`
+    says which of the two, for every sample.
     """
 
     def __init__(self, x: Tensor) -> None:
         self.result = x.clone()
+        self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self._index = torch.arange(len(x), device=x.device)
         self._done = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self._best = torch.full((len(x),), -torch.inf, device=x.device)
@@ -28,6 +30,7 @@ class Live:
         better = (fooled | (loss > self._best)) & ~self._done
         self._best = torch.where(better, loss, self._best)
         self._done = self._done | fooled
+        self.fooled[self._index] = self._done
         previous = self.result[self._index]
         self.result[self._index] = torch.where(better.view(-1, *[1] * (z.dim() - 1)), z, previous)
 

@@ -41,4 +41,13 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (ordered[:, 0] - ordered[:, 2]).clamp_min(1e-12)
 
 
+def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The ratio towards one wrong class per sample (Croce & Hein 2020, section 4.2); needs 4 classes."""
+    if logits.shape[1] < 4:
+        raise BadInput(f"the targeted dlr needs at least 4 classes, this model has {logits.shape[1]}; use ce or margin")
+    ordered = logits.sort(dim=1, descending=True).values
+    lead = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+    return lead / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2).clamp_min(1e-12)
+
+
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
