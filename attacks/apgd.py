@@ -1,5 +1,6 @@
 """Auto-PGD (Croce & Hein 2020): PGD with momentum whose step size halves, per sample, when progress stalls."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -72,8 +73,7 @@ def _climb(
     gains, halved = torch.zeros_like(y), torch.ones_like(y, dtype=torch.bool)
     checks, opened = windows(steps), 0
     for step in range(steps + 1):
-        towards = target
-        ascent = model.grad(z, loss or (lambda logits, y, t=towards: dlr_targeted(logits, y, t)), y)
+        ascent = model.grad(z, loss or partial(dlr_targeted, target=target), y)
         live.keep(z, ascent.loss, ascent.logits.argmax(1) != y)
         gains = gains + (ascent.loss > last) if step else gains
         last, grad = ascent.loss, ascent.grad

@@ -1,6 +1,7 @@
 """Auto-PGD: its schedule, its monotonicity, and the reference implementation at equal settings."""
 
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_the_best_loss_never_falls_and_steps_only_halve(fast_run: Path, norm: st
     best = torch.stack(whole).max(0).values
     final = nn.functional.cross_entropy(net(z), Y[chosen], reduction="none")
     torch.testing.assert_close(final, best, atol=1e-5, rtol=1e-5)
-    moves = torch.stack([threat.distance(b, a) for a, b in zip(points, points[1:], strict=False)])
+    moves = torch.stack([threat.distance(b, a) for a, b in pairwise(points)])
     # Momentum may add a quarter of the last move to three quarters of twice eps.
     assert (moves <= 2 * threat.radius + 1e-6).all()
     assert (moves[-5:].mean(0) < moves[:5].mean(0)).all()
