@@ -115,8 +115,12 @@ class ThreatModel:
             magnitude = -torch.log1p(-rng.at("direction").uniform(shape))
             direction = torch.where(rng.at("sign").uniform(shape) < 0.5, -magnitude, magnitude)
         # u^(1/d) makes the draw uniform in volume; eps * u would crowd the centre.
-        length = self.radius * rng.at("length").uniform((1,)).squeeze(1) ** (1 / math.prod(shape))
+        length = self._reach(math.prod(shape)) * rng.at("length").uniform((1,)).squeeze(1) ** (1 / math.prod(shape))
         return direction * self._expand(length / self._length(direction).clamp_min(1e-12), x)
+
+    def _reach(self, dimensions: int) -> float:
+        """The radius that float32 images can use: in l1 the rounding of every pixel adds up, half a unit at most each."""
+        return max(self.radius - dimensions * 2.0**-25, 0.0) if self.norm == "l1" else self.radius
 
     def _length(self, delta: Tensor) -> Tensor:
         flat = delta.flatten(1)
@@ -132,7 +136,7 @@ class ThreatModel:
         """Soft-threshold each perturbation so that its l1 norm is at most eps (Duchi et al. 2008)."""
         magnitude = delta.flatten(1).abs()
         descending = magnitude.sort(dim=1, descending=True).values
-        excess = descending.cumsum(1) - self.radius
+        excess = descending.cumsum(1) - self._reach(magnitude.shape[1])
         count = torch.arange(1, magnitude.shape[1] + 1, device=delta.device, dtype=delta.dtype)
         active = (descending * count > excess).sum(1, keepdim=True).clamp_min(1)
         threshold = (excess.gather(1, active - 1) / active).clamp_min(0)

@@ -215,7 +215,14 @@ def test_ctrl_c_keeps_what_was_finished(there: Path, command: str) -> None:
     (there / "slow.py").write_text(
         "import time\n" + TOY.format(tail="").replace("nn.Linear", "Slow").replace("\n\ndef", f"\n\n{slow}\ndef")
     )
-    process = subprocess.Popen([*GAUNTLET, *command.split()], stderr=subprocess.PIPE, text=True, cwd=there)
+    process = subprocess.Popen(
+        [*GAUNTLET, *command.split()],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=there,
+        # A shell's background job inherits an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     assert process.stderr is not None
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not [*there.rglob("state.pt"), *there.rglob("*-grid-*.safetensors")]:

@@ -34,6 +34,16 @@ def test_projection_lands_inside_and_is_idempotent(norm: str, eps: Fraction, see
     torch.testing.assert_close(threat.project(z, x), z, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_rounding_of_many_pixels_does_not_leave_the_ball(norm: str) -> None:
+    threat = ThreatModel.parse(norm, {"linf": "8/255", "l2": "0.5", "l1": "12"}[norm])
+    x = images(1, 50, (3, 32, 32))
+    rng = Rng(0, torch.arange(50))
+    z = threat.random_start(x, rng)
+    assert threat.contains(z, x).all()
+    assert threat.contains(threat.project(z + rng.at("more").normal((3, 32, 32)), x), x).all()
+
+
 @given(NORMS, EPS, st.integers(0, 999))
 @settings(max_examples=50, deadline=None)
 def test_points_inside_do_not_move(norm: str, eps: Fraction, seed: int) -> None:
