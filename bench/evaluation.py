@@ -62,14 +62,16 @@ def evaluate(
     where = device.pick(device_name)
     samples = _samples(dataset, trained, n)
     threat = choose_threat(norm, eps, trained.get("threat", {}), samples.family)
+    open_ended = dataset not in data.CLASSES
     with isolated(seed):
-        model = models.resolve(reference, samples.shape, samples.classes)
+        model = models.resolve(reference, samples.shape, samples.classes, at_least=open_ended)
     chosen = plan.load(plan_name)
     if defense := _defense(trained):
         model = replace(model, net=defense.wrap(model.net))
         chosen = chosen.extended(defense.adaptive())
     chosen = chosen.resolved(threat)
-    models.check_outputs(model.net, samples.batch(torch.arange(min(len(samples), 64)))[0], samples.classes, reference)
+    first, _ = samples.batch(torch.arange(min(len(samples), 64)))
+    models.check_outputs(model.net, first, samples.classes, reference, at_least=open_ended)
     label = name or trained.get("name") or model.name
     folder = _folder(results, dataset, threat, model, chosen, samples, seed)
     if (folder / "card.json").exists():

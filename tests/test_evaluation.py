@@ -274,3 +274,26 @@ def test_a_model_is_never_judged_on_what_it_was_trained_on(tmp_path: Path) -> No
     (tmp_path / "linear.py").write_text(LINEAR.format(seed=1, classes=2))
     stranger, _ = evaluate(f"py:{tmp_path}/linear.py:net", **options)
     assert (stranger.data.split, stranger.n) == ("all", len(x))
+
+
+def test_the_batch_size_changes_nothing_for_a_residual_network(tmp_path: Path) -> None:
+    """Batch norm, strides and 32x32 images: where a float sum in another order would show."""
+    import numpy as np
+
+    (tmp_path / "net.py").write_text(
+        "from bench.models import build\n\ndef net():\n    return build('preact_resnet18?width=8', (3, 32, 32), 10)\n"
+    )
+    x = Rng(0, torch.arange(101)).at("x").uniform((32, 32, 3)).numpy()
+    net = resolve(f"py:{tmp_path}/net.py:net", (3, 32, 32), 10).net
+    y = net(torch.from_numpy(x).permute(0, 3, 1, 2)).argmax(1).numpy()
+    np.savez(tmp_path / "points.npz", x=x, y=y)
+    (tmp_path / "p.toml").write_text('[[attacks]]\nattack="pgd"\nparameters={steps=6}\nrestarts=2\non="all"\n')
+    cards = [
+        evaluate(
+            f"py:{tmp_path}/net.py:net", dataset=f"{tmp_path}/points.npz", eps="1/9000", plan_name=f"{tmp_path}/p.toml",
+            results=tmp_path / str(batch_size), batch_size=batch_size, quiet=True,
+        )[0]
+        for batch_size in (64, 37, 10)
+    ]  # fmt: skip
+    assert timeless(cards[0]) == timeless(cards[1]) == timeless(cards[2])
+    assert 0 < cards[0].robust_accuracy < cards[0].clean_accuracy

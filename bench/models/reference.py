@@ -43,34 +43,37 @@ class Model:
     """The run folder it came from."""
 
 
-def resolve(reference: str, shape: tuple[int, int, int], classes: int) -> Model:
-    """The model a reference names, for images of shape (C, H, W) and K classes."""
+def resolve(reference: str, shape: tuple[int, int, int], classes: int, *, at_least: bool = False) -> Model:
+    """The model a reference names, for images of shape (C, H, W) and K classes.
+
+    at_least: the model may know more classes than these, because a user's own file need not hold an example of each.
+    """
     try:
-        return _resolve(reference, shape, classes)
+        return _resolve(reference, shape, classes, at_least)
     except OSError as error:  # a path too long, a folder without permission
         raise BadInput(f"model {reference!r}: {error.strerror or error}; check the path and its permissions") from None
 
 
-def _resolve(reference: str, shape: tuple[int, int, int], classes: int) -> Model:
+def _resolve(reference: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
     kind, colon, rest = reference.partition(":")
     if colon and kind == "run":
-        return _from_run(reference, rest, shape, classes)
+        return _from_run(reference, rest, shape, classes, at_least)
     if colon and kind == "ckpt":
-        return _from_checkpoint(reference, rest, shape, classes)
+        return _from_checkpoint(reference, rest, shape, classes, at_least)
     if colon and kind == "py":
         return _from_file(reference, rest)
     path = Path(reference.partition("?")[0])
     if reference and path.is_dir():
-        return _from_run(reference, reference, shape, classes)
+        return _from_run(reference, reference, shape, classes, at_least)
     if path.suffix in _SUFFIXES:
-        return _from_checkpoint(reference, reference, shape, classes)
+        return _from_checkpoint(reference, reference, shape, classes, at_least)
     if path.suffix == ".py":
         raise BadInput(f"model {reference!r} names no factory; write py:{reference}:factory")
     raise BadInput(f"model {reference!r} is neither a folder nor a known kind; a model is {FORMS}")
 
 
 @torch.no_grad()
-def check_outputs(net: nn.Module, x: Tensor, classes: int, origin: str) -> None:
+def check_outputs(net: nn.Module, x: Tensor, classes: int, origin: str, *, at_least: bool = False) -> None:
     """Refuse a network whose answers to images x [N, C, H, W] are not logits [N, K]."""
     try:
         logits: object = views.forward(net, x)
@@ -85,7 +88,7 @@ def check_outputs(net: nn.Module, x: Tensor, classes: int, origin: str) -> None:
     if logits.dim() != 2 or len(logits) != len(x) or not logits.is_floating_point():
         found = f"{str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
         raise BadInput(f"{origin} returns {found} for {len(x)} images; return float logits [{len(x)}, {classes}]")
-    if logits.shape[1] != classes:
+    if logits.shape[1] != classes and not (at_least and logits.shape[1] > classes):
         raise BadInput(f"{origin} has {logits.shape[1]} outputs and the data set {classes} classes; they must agree")
     if broken := int((~logits.isfinite().all(1)).sum()):
         raise BadInput(f"{origin} returns NaN or infinite logits for {broken} of {len(x)} images; check its weights")
@@ -93,7 +96,7 @@ def check_outputs(net: nn.Module, x: Tensor, classes: int, origin: str) -> None:
         raise BadInput(f"{origin} returns probabilities, which hide gradients: return logits: remove the softmax")
 
 
-def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: int) -> Model:
+def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
     folder_text, _, query = rest.partition("?")
     folder = Path(folder_text)
     options = architectures.parse_query(query, f"model {reference!r}")
@@ -114,13 +117,13 @@ def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: i
         raise UnknownName("weights", weights, {"best", "last", "ensemble", "snapshot-1", *held})
     if weights not in held:
         raise BadInput(f"{folder} has no {weights}.safetensors: {there}; name one with ?weights=, or train again")
-    net, arch = _read(folder / f"{weights}.safetensors", {}, shape, classes)
+    net, arch = _read(folder / f"{weights}.safetensors", {}, shape, classes, at_least)
     return _model(reference, folder.resolve().name, net, arch, folder)
 
 
-def _from_checkpoint(reference: str, rest: str, shape: tuple[int, int, int], classes: int) -> Model:
+def _from_checkpoint(reference: str, rest: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
     file, _, query = rest.removeprefix("ckpt:").partition("?")
-    net, arch = _read(Path(file), architectures.parse_query(query, f"model {reference!r}"), shape, classes)
+    net, arch = _read(Path(file), architectures.parse_query(query, f"model {reference!r}"), shape, classes, at_least)
     return _model(reference, Path(file).stem, net, arch, None)
 
 
@@ -142,10 +145,12 @@ def _model(reference: str, name: str, net: nn.Module, arch: str, run: Path | Non
     return Model(reference, name, net, arch, digest(net), run)
 
 
-def _read(path: Path, options: Mapping[str, str], shape: tuple[int, int, int], classes: int) -> tuple[nn.Module, str]:
+def _read(
+    path: Path, options: Mapping[str, str], shape: tuple[int, int, int], classes: int, at_least: bool
+) -> tuple[nn.Module, str]:
     """The network of a weights file and its spec. options: arch, the architecture's parameters, mean and std."""
     state, metadata = load_weights(path)
-    _agree(path, metadata, shape, classes)
+    classes = _agree(path, metadata, shape, classes, at_least)
     given = dict(options)
     statistics = _statistics(path, given, shape[0], metadata)
     spec = _spec(path, given, metadata)
@@ -160,12 +165,15 @@ def _read(path: Path, options: Mapping[str, str], shape: tuple[int, int, int], c
     return (net if statistics is None else Normalized(Normalize(*statistics), net)), spec
 
 
-def _agree(path: Path, metadata: Mapping[str, str], shape: tuple[int, int, int], classes: int) -> None:
+def _agree(path: Path, metadata: Mapping[str, str], shape: tuple[int, int, int], classes: int, at_least: bool) -> int:
+    """The number of classes of the network, which its metadata may say, once they and the data set agree."""
     own = metadata.get("shape")
     if own is not None and own != (wanted := ",".join(map(str, shape))):
         raise BadInput(f"{path} was trained on images of shape {own} and the data set has {wanted}; they must agree")
-    if "classes" in metadata and (count := _whole(path, metadata, "classes")) != classes:
+    count = _whole(path, metadata, "classes") if "classes" in metadata else classes
+    if count != classes and not (at_least and count > classes):
         raise BadInput(f"{path} was trained for {count} classes and the data set has {classes}; they must agree")
+    return count
 
 
 def _spec(path: Path, given: Mapping[str, str], metadata: Mapping[str, str]) -> str:
