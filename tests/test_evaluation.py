@@ -14,7 +14,7 @@ from bench.archive import read_tensors
 from bench.card import read_card
 from bench.data import load
 from bench.models import resolve
-from bench.rng import Rng
+from bench.rng import Rng, isolated
 from bench.stats import wilson
 from bench.threat import ThreatModel
 
@@ -284,13 +284,14 @@ def test_the_batch_size_changes_nothing_for_a_residual_network(tmp_path: Path) -
         "from bench.models import build\n\ndef net():\n    return build('preact_resnet18?width=8', (3, 32, 32), 10)\n"
     )
     x = Rng(0, torch.arange(101)).at("x").uniform((32, 32, 3)).numpy()
-    net = resolve(f"py:{tmp_path}/net.py:net", (3, 32, 32), 10).net
+    with isolated(0):
+        net = resolve(f"py:{tmp_path}/net.py:net", (3, 32, 32), 10).net
     y = net(torch.from_numpy(x).permute(0, 3, 1, 2)).argmax(1).numpy()
     np.savez(tmp_path / "points.npz", x=x, y=y)
     (tmp_path / "p.toml").write_text('[[attacks]]\nattack="pgd"\nparameters={steps=6}\nrestarts=2\non="all"\n')
     cards = [
         evaluate(
-            f"py:{tmp_path}/net.py:net", dataset=f"{tmp_path}/points.npz", eps="1/9000", plan_name=f"{tmp_path}/p.toml",
+            f"py:{tmp_path}/net.py:net", dataset=f"{tmp_path}/points.npz", eps="0.1", plan_name=f"{tmp_path}/p.toml",
             results=tmp_path / str(batch_size), batch_size=batch_size, quiet=True,
         )[0]
         for batch_size in (64, 37, 10)
