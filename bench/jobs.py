@@ -112,7 +112,8 @@ def plan_job(
     arch = model or preferred or architectures.default_architecture(source.family)
     with isolated(seed):
         architectures.build(arch, source.shape, source.classes)
-    return Job(name or defense, made, recipe, dataset, threat, arch, seed)
+    digest = "" if dataset in data.CLASSES else source.digest
+    return Job(name or defense, made, recipe, dataset, threat, arch, seed, digest)
 
 
 def job_folder(job: Job, results: Path) -> Path:

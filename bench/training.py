@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import platform
 import resource
 import time
@@ -46,6 +47,8 @@ class Job:
     threat: ThreatModel
     arch: str
     seed: int
+    data_digest: str = ""
+    """Of a user's own file, which may change behind its name; named sets do not."""
 
     def settings(self) -> dict[str, Any]:
         """All hyper-parameters, the defense's and the recipe's."""
@@ -53,7 +56,15 @@ class Job:
 
     def key(self) -> str:
         """Eight hex digits that tell this training from any other of the same name."""
-        content = [SCHEMA, self.defense.name, self.settings(), self.dataset, str(self.threat), self.arch, self.seed]
+        content = [
+            SCHEMA,
+            self.defense.name,
+            self.settings(),
+            self.data_digest or self.dataset,
+            str(self.threat),
+            self.arch,
+            self.seed,
+        ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -76,6 +87,8 @@ class Trainer:
         self.job, self.folder, self.where, self.report = job, folder, where, report
         whole = data.load(job.dataset, "train")
         train, validation = data.hold_out(whole, job.recipe.validation)
+        if len(train) < 2:
+            raise BadInput(f"{job.dataset} leaves {len(train)} image to train on; give at least 3")
         self.train_data, self.validation = train.to(where), validation.to(where)
         statistics = data.STATISTICS.get(job.dataset)
         # The plain seed, as the papers' scripts set it: same seed, same initial weights as theirs.
@@ -100,7 +113,7 @@ class Trainer:
     def run(self) -> None:
         """Train what is left of the epochs, then write the record that says the training is complete."""
         self._resume()
-        ends = [round(point * self.job.recipe.epochs) - 1 for point in self.job.defense.snapshots()]
+        ends = [math.ceil(point * self.job.recipe.epochs) - 1 for point in self.job.defense.snapshots()]
         while self.done.epoch < self.job.recipe.epochs:
             epoch, began = self.done.epoch, time.monotonic()
             with isolated(self.job.seed, "epoch", epoch):

@@ -225,3 +225,29 @@ def test_snapshots_become_an_ensemble(periodic_run: Path) -> None:
         snapshot, _ = load_weights(periodic_run / f"snapshot-{member + 1}.safetensors")
         assert all(torch.equal(ensemble[f"members.{member}.{key}"], value) for key, value in snapshot.items())
     assert digests(periodic_run)["snapshot-3.safetensors"] == digests(periodic_run)["last.safetensors"]
+
+
+def test_one_epoch_is_enough_for_an_ensemble(tmp_path: Path) -> None:
+    folder = train("periodic_budget", settings={"epochs": "1", "steps": "1"}, results=tmp_path, quiet=True)
+    assert load_weights(folder / "ensemble.safetensors")[1]["members"] == "3"
+
+
+def test_a_file_that_changed_behind_its_name_is_another_training(tmp_path: Path) -> None:
+    import numpy as np
+
+    digits = load("digits", "train").first(100)
+    x, y = digits.x.permute(0, 2, 3, 1).numpy(), digits.y.numpy()
+    folders = []
+    for change in (0, 0, 1):
+        np.savez(tmp_path / "mine.npz", x=x + np.uint8(change), y=y)
+        options = {"settings": {"epochs": "1"}, "results": tmp_path / "r", "quiet": True}
+        folders.append(train("standard", dataset=f"{tmp_path}/mine.npz", **options))  # type: ignore[arg-type]
+    assert folders[0] == folders[1] != folders[2]
+
+
+def test_too_little_data_is_told(tmp_path: Path) -> None:
+    import numpy as np
+
+    np.savez(tmp_path / "two.npz", x=np.zeros((3, 8, 8), np.uint8), y=np.arange(3))
+    with pytest.raises(BadInput, match="at least"):
+        train("standard", dataset=f"{tmp_path}/two.npz", results=tmp_path, quiet=True)
