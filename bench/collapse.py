@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+GAP = 0.25
+"""FGSM accuracy minus PGD accuracy beyond which single steps are being fooled, not withstood."""
 
-def collapsed(history: Sequence[Mapping[str, float]], gap: float = 0.25, fall: float = 0.2) -> int | None:
+
+def collapsed(history: Sequence[Mapping[str, float]], gap: float = GAP, fall: float = 0.2) -> int | None:
     """The first epoch whose FGSM accuracy exceeds its PGD accuracy by `gap` and whose PGD accuracy fell by `fall`.
 
     history: one mapping per epoch with the validation accuracies "fgsm" and "pgd" at the target budget. The fall is

@@ -119,7 +119,10 @@ def training_record(reference: str) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {key: content[key] for key in ("name", "defense", "settings", "dataset", "threat", "training", "data_digest")}
+        return {
+            key: content[key]
+            for key in ("name", "defense", "settings", "dataset", "threat", "training", "data_digest", "history")
+        }
     except (ValueError, KeyError, TypeError, RecursionError):
         raise BadInput(f"{path} is not the record of a finished training; train again") from None
 
@@ -193,7 +196,7 @@ def _card(
             digest=model.digest,
             defense=trained.get("defense"),
             settings=trained.get("settings", {}),
-            training=trained.get("training", {}),
+            training=_training(trained),
         ),
         data=DataInfo(split=run.data.split, digest=run.data.digest, source=run.data.source),
         records=_records(run, folder),
@@ -203,6 +206,15 @@ def _card(
         versions=_versions(),
         notes=tuple(f"{attack.name}: {note}" for attack in attacks for note in attack.notes),
     )
+
+
+def _training(trained: dict[str, Any]) -> dict[str, Any]:
+    """Cost and outcome of the training, with how far FGSM overestimates the epoch that was kept."""
+    if not trained:
+        return {}
+    kept = trained["history"][trained["training"]["best_epoch"] - 1]
+    robust = get_defense(trained["defense"]).selects == "pgd"
+    return {**trained["training"], "single_step_gap": round(kept["fgsm"] - kept["pgd"], 4) if robust else 0.0}
 
 
 def _portable(model: Model) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.card import Card, read_card
+from bench.collapse import GAP
 from bench.errors import BadInput, GauntletError, UnknownName
 from bench.files import write_text
 
@@ -73,11 +74,19 @@ def _row(card: Card) -> dict[str, object]:
         **{attack.name: 100 * attack.robust_accuracy for attack in card.attacks},
         "robust": 100 * card.robust_accuracy,
         "95% interval": f"{100 * low:.1f}-{100 * high:.1f}",
-        "collapse": "" if not training else training.get("collapse_epoch") or "no",
+        "collapse": _collapse(card),
         "train passes": "" if passes is None else f"{passes:.0f}",
         "notes": len(card.notes) or "",
         "_key": card.model.digest,
     }
+
+
+def _collapse(card: Card) -> str | int:
+    """The epoch of a collapse; "masked" where FGSM never stopped overestimating, as when there was nothing to fall from."""
+    training = card.model.training
+    if not training:
+        return ""
+    return training.get("collapse_epoch") or ("masked" if training.get("single_step_gap", 0) > GAP else "no")
 
 
 def render(cards: Sequence[Card], form: str, skips: Sequence[Skip] = ()) -> str:

@@ -185,3 +185,18 @@ def test_built_in_plans_resolve_and_their_digest_is_of_what_runs(name: str) -> N
     changed = resolved.model_copy(update={"attacks": resolved.attacks[:1]})
     assert (changed.digest == resolved.digest) == (len(resolved.attacks) == 1)
     assert resolved.model_copy(update={"about": "other words"}).digest == resolved.digest
+
+
+@pytest.mark.parametrize(
+    ("training", "told"),
+    [
+        ({"collapse_epoch": None, "single_step_gap": 0.1}, "no"),
+        ({"collapse_epoch": 8, "single_step_gap": 0.1}, "8"),
+        ({"collapse_epoch": None, "single_step_gap": 0.9}, "masked"),
+        ({}, ""),
+    ],
+)
+def test_a_training_that_withstands_single_steps_only_is_told(training: dict[str, Any], told: str) -> None:
+    made = card("x", 0.5)
+    model = made.model.model_copy(update={"training": training})
+    assert str(leaderboard([made.model_copy(update={"model": model})]).collapse[0]) == told
