@@ -61,7 +61,7 @@ def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("defense", ["periodic_budget", "noise_fgsm"])
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, defense: str) -> None:
-    settings = {"epochs": "8", "ema": "0.9", **({"covariance": "data"} if defense == "noise_fgsm" else {"steps": "2"})}
+    settings = {"epochs": "40", "ema": "0.9", **({"covariance": "data"} if defense == "noise_fgsm" else {"steps": "2"})}
     whole = train(defense, settings=settings, results=tmp_path / "whole", quiet=True)
     cut = job_folder(plan_job(defense, settings=settings), tmp_path / "cut")
     command = [sys.executable, "-c", "from bench.cli import main; main()", "train", defense, "--results", str(tmp_path / "cut")]
@@ -70,7 +70,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, 
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         for line in process.stderr:
-            if f"epoch {3 * kill + 2}/8" in line:
+            if f"epoch {8 * kill + 3}/40" in line:
                 break
         time.sleep(0.05)
         process.kill()
@@ -83,7 +83,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, 
     assert digests(cut) == digests(whole)
     for key in ("forwards_per_sample", "backwards_per_sample", "best_epoch"):
         assert record(cut)["training"][key] == record(whole)["training"][key]
-    assert len(record(cut)["history"]) == 8
+    assert len(record(cut)["history"]) == 40
     assert not (cut / "state.pt").exists()
 
 
