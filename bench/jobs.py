@@ -39,7 +39,8 @@ def train(
     """
     job = plan_job(defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, settings=settings, name=name)
     folder = job_folder(job, results)
-    if not (folder / "train.json").exists():
+    # A clone has the records of the project's own rows, but not their weights.
+    if not all((folder / file).exists() for file in ("train.json", "best.safetensors", "last.safetensors")):
         where = device.pick(device_name)
         with Reporter(f"train {job.name} seed {seed}", job.recipe.epochs, quiet=quiet) as report:
             Trainer(job, folder, where, report).run()

@@ -92,6 +92,16 @@ def test_a_finished_training_is_left_alone(fast_run: Path, monkeypatch: pytest.M
     assert train("fast_at", settings={"epochs": "8"}, results=fast_run.parents[2], quiet=True) == fast_run
 
 
+def test_a_record_without_weights_is_trained_again_to_the_same_bytes(tmp_path: Path) -> None:
+    """A fresh clone: cards and records are committed, weights are not."""
+    folder = train("fast_at", settings={"epochs": "2"}, results=tmp_path, quiet=True)
+    before = digests(folder)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    assert train("fast_at", settings={"epochs": "2"}, results=tmp_path, quiet=True) == folder
+    assert digests(folder) == before
+
+
 def test_a_damaged_state_is_told(tmp_path: Path) -> None:
     made = trainer(tmp_path, **SHORT)
     (tmp_path / "state.pt").write_bytes(b"<html>not a state</html>")
