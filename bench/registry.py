@@ -139,7 +139,11 @@ def load_plugin(path: str | Path) -> None:
 
 @cache
 def _load(collection: Literal["attacks", "defenses"]) -> None:
-    package = importlib.import_module(f"bench.{collection}")
+    try:
+        package = importlib.import_module(f"bench.{collection}")
+    except ModuleNotFoundError:
+        where = Path(__file__).parent
+        raise BadInput(f"bench is imported from the source folder {where}, not installed: run `pip install .` first") from None
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     for entry in entry_points(group=f"gauntlet.{collection}"):

@@ -67,7 +67,8 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, 
     command = [sys.executable, "-c", "from bench.cli import main; main()", "train", defense, "--results", str(tmp_path / "cut")]
     command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     for kill in range(2):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        # Elsewhere, because in the checkout `python -c` would import the folder bench/ and not the package.
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
         assert process.stderr is not None
         for line in process.stderr:
             if f"epoch {8 * kill + 3}/40" in line:
@@ -77,7 +78,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, 
         process.wait()
         assert (cut / "state.pt").exists()
         assert not (cut / "train.json").exists()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "going on after epoch" in done.stderr
     assert Path(done.stdout.strip()) == cut
     assert digests(cut) == digests(whole)
