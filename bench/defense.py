@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -53,6 +53,11 @@ class Defense:
     selects: ClassVar[str] = "pgd"
     """The validation accuracy that picks the epoch: "pgd", or "clean" for a method that does not aim at robustness."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @classmethod
+    def hyper_parameters(cls) -> set[str]:
+        """The names of its fields."""
+        return {field.name for field in fields(cls)}  # type: ignore[arg-type]
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
         """The scalar to minimise on a batch: x [N, C, H, W] in [0, 1], y [N]."""

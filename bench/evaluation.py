@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
@@ -74,12 +74,8 @@ def evaluate(
     models.check_outputs(model.net, first, samples.classes, reference, at_least=open_ended)
     label = name or trained.get("name") or model.name
     folder = _folder(results, dataset, threat, model, chosen, samples, seed)
-    if (folder / "card.json").exists():
-        card = read_card(folder / "card.json")
-        if all(
-            (folder / file.file).exists() and sha256(folder / file.file) == file.sha256 for file in (card.records, card.archive)
-        ):
-            return card, folder / "card.json"
+    if card := _finished(folder):
+        return card, folder / "card.json"
     with Reporter(f"evaluate {label}", len(chosen.attacks), quiet=quiet) as report, device.exact_float32():
         began = time.monotonic()
         run = Evaluation(
@@ -131,8 +127,7 @@ def _defense(trained: dict[str, Any]) -> Defense | None:
     """The defense that trained the model, for what it adds at test time; None for a model from elsewhere."""
     if "defense" not in trained:
         return None
-    cls = get_defense(trained["defense"])
-    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    known = get_defense(trained["defense"]).hyper_parameters()
     return make_defense(trained["defense"], {key: value for key, value in trained["settings"].items() if key in known})
 
 
@@ -161,6 +156,16 @@ def _folder(results: Path, dataset: str, threat: ThreatModel, model: Model, chos
 def folder_name(threat: ThreatModel) -> str:
     """A threat model as a folder's name: "linf-8_255"."""
     return f"{threat.norm}-{threat.eps_text.replace('/', '_')}"
+
+
+def _finished(folder: Path) -> Card | None:
+    """The card of an evaluation that is there with its records and archive, unharmed."""
+    if not (folder / "card.json").exists():
+        return None
+    card = read_card(folder / "card.json")
+    files = (card.records, card.archive)
+    whole = all((folder / file.file).exists() and sha256(folder / file.file) == file.sha256 for file in files)
+    return card if whole else None
 
 
 def _card(

@@ -62,7 +62,7 @@ def configure(name: str, dataset: str, family: str, given: Mapping[str, str]) ->
     given: texts from the command line; numbers, booleans and lists are read as JSON, anything else stays text.
     """
     cls = get_defense(name)
-    of_defense = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    of_defense = cls.hyper_parameters()
     of_recipe = {field.name for field in fields(Recipe)}
     preset = next((cls.presets[key] for key in (dataset, family, "default") if key in cls.presets), {})
     chosen = {**BASE[family], **preset, **{key: _value(text) for key, text in given.items()}}
