@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(
 BIN := .venv/bin
 SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py')
 
-.PHONY: demo test lint types wheel bench clean
+.PHONY: demo test lint types wheel extras bench clean
 
 demo: .venv/installed
 	$(BIN)/gauntlet demo
@@ -22,8 +22,12 @@ types: .venv/installed
 wheel: .venv/installed
 	PYTHON=$(PYTHON) bash tests/wheel.sh
 
+extras: .venv/installed
+	$(BIN)/python tests/extras.py
+
 bench: .venv/installed
 	$(BIN)/python tests/speed/overhead.py
+	$(BIN)/python tests/speed/libraries.py
 
 # Not editable: tests and users import the same thing. build/ would smuggle deleted modules into the wheel.
 .venv/installed: $(SOURCES)

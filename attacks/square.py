@@ -2,7 +2,7 @@
 
 from functools import cache
 from math import sqrt
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,17 @@ def square(
     queries: Annotated[int, Field(ge=1)] = 5000,
     p_init: Annotated[float, Field(gt=0, le=1)] = 0.8,
     rescale: bool = False,
+    start: Literal["pattern", "known"] = "pattern",
+    first: Annotated[int, Field(ge=0)] = 0,
 ) -> Tensor:
-    """Keep a random window whenever the margin falls; rescale fits the schedule of sizes to the number of queries."""
-    start, propose = (_stripes, _square) if threat.norm == "linf" else (_grid, _move)
+    """Keep a random window whenever the margin falls; rescale fits the schedule of sizes to the number of queries.
+
+    start: the source's stripes or bumps, or the closest candidate of earlier attacks. first: the place in the schedule where
+    it begins; from a candidate that is nearly there, large windows only do harm.
+    """
+    pattern, propose = (_stripes, _square) if threat.norm == "linf" else (_grid, _move)
     live = Live(x)
-    z = candidate = start(x, threat.radius, rng.at("start"))
+    z = candidate = model.known(x) if start == "known" else pattern(x, threat.radius, rng.at("start"))
     best = x.new_full((len(x),), -torch.inf)
     for query in range(queries):
         logits = model.logits(candidate)
@@ -46,7 +52,8 @@ def square(
         model, x, y, z, best, rng = live.drop(model, x, y, z, best, rng)
         if not len(live):
             break
-        area = share(query * 10_000 // queries if rescale else query, p_init) * x[0, 0].numel()
+        place = first + (query * (10_000 - first) // queries if rescale else query)
+        area = share(place, p_init) * x[0, 0].numel()
         noise = rng.at("query", query).uniform((5 + x.shape[1],))
         candidate = propose(z, x, threat.radius, sqrt(area), noise)
     return live.result

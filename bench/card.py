@@ -12,7 +12,9 @@ from bench.errors import BadInput
 from bench.files import write_text
 from bench.plan import Plan
 
-SCHEMA = 1
+SCHEMA = 2
+READS = (1, 2)
+"""Version 1 had no rounds, curves, distances or search precision; they read as absent."""
 
 
 class Record(BaseModel):
@@ -54,6 +56,27 @@ class RestartPoint(Record):
     robust_accuracy: float
 
 
+class Round(Record):
+    """One round of a portfolio."""
+
+    stage: str
+    """opening: on everything; pilot: every arm on the same few samples; sweep: the arms in the pilot's order."""
+    arm: str
+    effort: int
+    """Times the arm's own steps, queries and targets."""
+    rough: bool
+    """Whether gradients came from the faster precision."""
+    samples: int
+    """The survivors it took on, closest first."""
+    broken: int
+    progress: float
+    """Samples broken, plus up to one half for each whose margin came nearer to 0."""
+    cost: float
+    """Forward-equivalents per sample; a backward pass counts two."""
+    reach: int
+    """How many of the closest survivors the next round may take on."""
+
+
 class AttackResult(Record):
     """What one attack of the plan did."""
 
@@ -75,11 +98,24 @@ class AttackResult(Record):
     """95 % Wilson interval."""
     grid: Grid | None
     restarts: tuple[RestartPoint, ...]
+    rounds: tuple[Round, ...] = ()
+    """What a portfolio did, in order; same seed, same rounds."""
+    masked: str = ""
+    """Why a portfolio believes that the gradient is masked; empty where it does not."""
     forwards: float
     """Mean forward passes per attempted sample, all restarts and the grid included."""
     backwards: float
     seconds: float
     notes: tuple[str, ...]
+
+
+class CurvePoint(Record):
+    """Robust accuracy in a ball of this radius."""
+
+    eps: str
+    robust_accuracy: float
+    interval: tuple[float, float]
+    """95 % Wilson interval."""
 
 
 class ModelInfo(Record):
@@ -128,9 +164,15 @@ class Card(Record):
     interval: tuple[float, float]
     """95 % Wilson interval of the robust accuracy."""
     attacks: tuple[AttackResult, ...]
+    curve: tuple[CurvePoint, ...] = ()
+    """Of a sweep over eps, smallest first; a sample that fell in a smaller ball counts as broken in every larger one."""
     plan: Plan
     plan_digest: str
     seed: int
+    search: str = ""
+    """The precision of the search, and why; what counts is always confirmed in float32."""
+    eot: int = 1
+    """Answers of a randomised network that attacks saw the mean of; 1 for a network that answers the same every time."""
     model: ModelInfo
     data: DataInfo
     records: FileInfo
@@ -158,8 +200,9 @@ def read_card(path: Path) -> Card:
     except (ValueError, RecursionError) as error:
         raise BadInput(f"card {path} is not JSON: {error}") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA:
-        raise BadInput(f"card {path} has schema version {version!r}, this release reads {SCHEMA}; evaluate the model again")
+    if version not in READS:
+        known = " and ".join(map(str, READS))
+        raise BadInput(f"card {path} has schema version {version!r}, this release reads {known}; evaluate the model again")
     try:
         return Card.model_validate(content)
     except ValidationError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
 
-from bench import data, plan, registry
+from bench import data, plans, registry
 from bench.errors import UnknownName
 from bench.models import architectures
 
@@ -43,7 +43,7 @@ def _datasets() -> str:
 
 
 def _plans() -> str:
-    rows = [(known.name, known.about) for known in plan.PLANS.values()]
+    rows = [(known.name, known.about) for known in plans.PLANS.values()]
     return _table(rows, "plan", "what it is")
 
 

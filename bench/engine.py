@@ -1,51 +1,52 @@
-"""Runs a plan on a model, in units of work that survive a kill, and collects what happened to every sample."""
+"""A model under attack: runs attacks on chosen samples, in units of work that survive a kill, and keeps what they found."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bench.archive import read_tensors, write_tensors
-from bench.card import AttackResult, Grid, GridPoint, RestartPoint
 from bench.data import Dataset
 from bench.errors import AttackWarning
+from bench.expectation import Expectation
 from bench.judge import Judge
-from bench.plan import AttackSpec, Plan
+from bench.plan import Plan
 from bench.progress import Reporter
-from bench.registry import Attack, get_attack
-from bench.rng import Rng
-from bench.stats import wilson
+from bench.registry import Attack
+from bench.rng import Rng, isolated
 from bench.threat import ThreatModel
-from bench.views import VIEWS, Meter
+from bench.units import Unit, load_unit
+from bench.views import VIEWS, Gradient, Meter
 
 SHARD = 1024
 """Samples in one unit of work: what a kill can lose."""
-CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+VOTES = 11
+"""Fresh draws of a randomised network that every candidate is judged by."""
 
 
-@dataclass
-class Unit:
-    """What one attack run did to some of the samples; everything is on the CPU."""
+class Run(NamedTuple):
+    """One run of an attack: a point of a grid, a restart, a round."""
 
-    attack: int
-    run: str
-    index: Tensor
-    """Positions of the samples it was run on, [M]."""
-    fooled: Tensor
-    margin: Tensor
-    forwards: Tensor
-    backwards: Tensor
-    z: Tensor
-    """Candidates of the fooled ones."""
-    seconds: float
-    notes: list[str]
+    number: int
+    """The attack's place in the plan."""
+    label: str
+    attack: Attack
+    parameters: Mapping[str, Any]
+    name: str
+    """Unique within the attack."""
+    stream: tuple[str | int, ...]
+    """Names its noise; runs that shall differ in nothing but their parameters share one."""
+    rough: bool = False
+    """Whether gradients may come from the network in a faster precision."""
+    keep: bool = False
+    """Whether candidates that did not fool are kept too, for later runs to go on from."""
 
 
 @dataclass
@@ -60,155 +61,113 @@ class Evaluation:
     batch_size: int
     folder: Path
     report: Reporter
+    rough: nn.Module | None = None
+    """The network in a faster precision, where there is one."""
+    eot: int = 1
+    """Answers of a randomised network that an attack sees the mean of."""
     units: list[Unit] = field(default_factory=list)
+    suffix: str = ""
+    launched: int = 0
+    """Runs so far."""
 
     def __post_init__(self) -> None:
-        self.judge = Judge(self.net, self.threat)
         size = len(self.data)
-        self.broken = torch.zeros(size, dtype=torch.bool)
-        self.best_margin = torch.full((size,), -torch.inf)
-        self.examples = torch.zeros(size, *self.data.shape)
-        """The most clearly misclassified candidate of each broken sample."""
+        self.seen = self.net if self.eot == 1 else Expectation(self.net, self.eot)
+        """What attacks are shown."""
+        self.judge = Judge(self.net, self.threat, 1 if self.eot == 1 else VOTES, self.seed)
+        self.margin = torch.full((size,), -torch.inf)
+        """The highest margin that any candidate reached, [n]."""
+        self.closest = torch.zeros(size, *self.data.shape)
+        """The candidate that reached it; the clean image before there is one."""
+        self.clean = torch.zeros(size, dtype=torch.bool)
+        for index in torch.arange(size).split(self.batch_size):
+            x, y = self.data.batch(index)
+            correct, margin = self.judge.correct(x, y)
+            self.clean[index], self.margin[index], self.closest[index] = correct.cpu(), margin.cpu(), x.cpu()
+        self.broken = ~self.clean
+        self.settled = torch.zeros(size, dtype=torch.bool)
+        """Samples that fell in a smaller ball, and are attacked no more."""
 
-    def run(self) -> list[AttackResult]:
-        """Clean pass, then every attack of the plan in order."""
-        self.clean = torch.cat([self.judge.correct(*self.data.batch(index))[0].cpu() for index in self._batches()])
-        self.broken |= ~self.clean
-        return [self._attack(number, spec) for number, spec in enumerate(self.plan.attacks)]
+    def widen(self, threat: ThreatModel, folder: Path, suffix: str) -> None:
+        """Go on in a larger ball, which holds everything found so far; suffix tells its attacks from those before."""
+        self.threat, self.folder, self.suffix = threat, folder, suffix
+        self.judge = replace(self.judge, threat=threat)
+        self.settled = self.broken & self.clean
 
-    def _batches(self) -> Iterator[Tensor]:
-        yield from torch.arange(len(self.data)).split(self.batch_size)
+    def launch(self, run: Run, targets: Tensor, *, absorb: bool = True) -> list[Unit]:
+        """One run on these samples, in shards; each shard is kept on disk the moment it is done.
 
-    def _attack(self, number: int, spec: AttackSpec) -> AttackResult:
-        attack = get_attack(spec.attack)
-        size = min(spec.samples or len(self.data), len(self.data))
-        start = self.broken if spec.on == "survivors" else ~self.clean
-        targets = (~start[:size]).nonzero().squeeze(1)
-        standing = ~start[:size]
-        first = len(self.units)
-        self.report.say(f"{spec.label}: {len(targets)} of {size} samples to attack")
-        grid, parameters = self._grid(number, spec, attack, targets, standing)
-        curve = []
-        for restart in range(spec.restarts):
-            self._run(number, attack, parameters, f"restart {restart}", targets[standing[targets]], standing)
-            if restart + 1 in CURVE or restart + 1 == spec.restarts:
-                curve.append(RestartPoint(restarts=restart + 1, robust_accuracy=_share(standing)))
-            note = f"restart {restart + 1}/{spec.restarts}: {_share(standing):.1%} stand"
-            self._advance(spec, len(targets), len(targets), note)
-        units = self.units[first:]
-        left = int(standing.sum())
-        return AttackResult(
-            name=spec.label, attack=spec.attack, parameters=parameters, on=spec.on, n=size, attempted=len(targets),
-            broken=len(targets) - left, robust_accuracy=left / size, interval=wilson(left, size),
-            grid=grid, restarts=tuple(curve),
-            forwards=sum(int(unit.forwards.sum()) for unit in units) / max(len(targets), 1),
-            backwards=sum(int(unit.backwards.sum()) for unit in units) / max(len(targets), 1),
-            seconds=round(sum(unit.seconds for unit in units), 3),
-            notes=tuple(dict.fromkeys(note for unit in units for note in unit.notes)),
-        )  # fmt: skip
-
-    def _grid(
-        self, number: int, spec: AttackSpec, attack: Attack, targets: Tensor, standing: Tensor
-    ) -> tuple[Grid | None, dict[str, Any]]:
-        """Try every combination on the probe; the one that breaks most, then comes closest, goes on to the restarts."""
-        combinations = list(spec.combinations())
-        if len(combinations) == 1:
-            return None, {**spec.parameters, **combinations[0]}
-        probe = targets[: spec.probe]
-        points, scores = [], []
-        for point, combination in enumerate(combinations):
-            told = f"grid {point}: " + ", ".join(f"{key}={value}" for key, value in combination.items())
-            units = self._run(number, attack, {**spec.parameters, **combination}, told, probe, standing)
-            self._advance(spec, len(targets), len(probe), told)
-            fooled = torch.cat([unit.fooled for unit in units]) if units else torch.zeros(0, dtype=torch.bool)
-            margins = torch.cat([unit.margin for unit in units]) if units else torch.zeros(0)
-            hits, distance = int(fooled.sum()), float(margins.double().nan_to_num().clamp_max(0).sum()) / max(len(probe), 1)
-            scores.append((hits, distance))
-            accuracy = 1 - hits / max(len(probe), 1)
-            points.append(GridPoint(parameters=combination, robust_accuracy=accuracy, mean_margin=distance))
-        best = combinations[max(range(len(scores)), key=lambda i: (*scores[i], -i))]
-        return Grid(probe=len(probe), points=tuple(points), best=best), {**spec.parameters, **best}
-
-    def _advance(self, spec: AttackSpec, targets: int, samples: int, note: str) -> None:
-        """Tell how far this attack is, in samples attacked; every attack of a plan counts the same."""
-        grid = len(list(spec.combinations())) if spec.grid else 0
-        total = grid * min(spec.probe, targets) + spec.restarts * targets
-        self.report.advance(samples / total if total else 1 / (grid + spec.restarts), f"{spec.label} {note}")
-
-    def _run(
-        self, number: int, attack: Attack, parameters: dict[str, Any], run: str, targets: Tensor, standing: Tensor
-    ) -> list[Unit]:
-        """One run over the targets, in shards; each shard is kept on disk the moment it is done."""
+        absorb: take what it found into the state, else leave that to the caller.
+        """
+        self.launched += 1
         units = []
-        for shard, index in enumerate(targets.split(len(targets) if attack.whole else SHARD) if len(targets) else ()):
-            name = run.partition(":")[0].replace(" ", "-")
-            path = self.folder / f"{number:02d}-{attack.name}-{name}-{shard:03d}.safetensors"
-            unit = _load(path, number, run) if path.exists() else None
-            if unit is None or not torch.equal(unit.index, index):
-                unit = self._unit(number, attack, parameters, run, index)
-                _save(path, unit)
+        for shard, index in enumerate(targets.split(len(targets) if run.attack.whole else SHARD) if len(targets) else ()):
+            name = run.name.partition(":")[0].replace(" ", "-")
+            path = self.folder / f"{run.number:02d}-{name}-{shard:03d}.safetensors"
+            unit = load_unit(path, run.number, run.label + self.suffix, run.name, index)
+            if unit is None:
+                unit = self._unit(run, index)
+                unit.save(path)
             units.append(unit)
-            hit = unit.index[unit.fooled]
-            standing[hit] = False
-            self.broken[hit] = True
-            margin = unit.margin[unit.fooled].nan_to_num(torch.inf)
-            better = margin > self.best_margin[hit]
-            self.best_margin[hit[better]] = margin[better]
-            self.examples[hit[better]] = unit.z[better]
-        self.units += units
+        if absorb:
+            self.absorb(units)
         return units
 
-    def _unit(self, number: int, attack: Attack, parameters: dict[str, Any], run: str, index: Tensor) -> Unit:
+    def absorb(self, units: list[Unit]) -> None:
+        """Take what units found into the state."""
+        self.units += units
+        for unit in units:
+            self.broken[unit.index[unit.fooled]] = True
+            rows, margin = unit.index[unit.kept], unit.margin[unit.kept].nan_to_num(torch.inf)
+            # A candidate that fooled beats any that did not, also where its logits are not numbers.
+            better = (margin > self.margin[rows]) | (unit.fooled[unit.kept] & (self.margin[rows] <= 0))
+            self.margin[rows[better]], self.closest[rows[better]] = margin[better], unit.z[better]
+
+    def _unit(self, run: Run, index: Tensor) -> Unit:
         began = time.monotonic()
-        batch = len(index) if attack.whole else self.batch_size
-        done: list[tuple[Tensor, ...]] = []
+        batch = len(index) if run.attack.whole else self.batch_size
+        parts: list[tuple[Tensor, ...]] = []
         notes: list[str] = []
         position = 0
         while position < len(index):
             try:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", AttackWarning)
-                    done.append(self._batch(number, attack, parameters, run, index[position : position + batch]))
+                    parts.append(self._batch(run, index[position : position + batch]))
             except torch.OutOfMemoryError:
-                if batch == 1 or attack.whole:
+                if batch == 1 or run.attack.whole:
                     raise
                 batch = self.batch_size = max(batch // 2, 1)
                 self.report.say(f"out of memory: going on with batches of {batch}")
                 continue
             position += batch
             notes += [str(item.message) for item in caught if issubclass(item.category, AttackWarning)]
-        fooled, margin, forwards, backwards, z, illegal = (torch.cat(parts) for parts in zip(*done, strict=True))
-        if count := int(illegal.sum()):
+        fooled, margin, distance, forwards, backwards, kept, z, stray = (torch.cat(part) for part in zip(*parts, strict=True))
+        if count := int(stray.sum()):
             notes.append(f"{count} candidates lay outside the ball or the box and were not counted")
-        seconds = time.monotonic() - began
-        return Unit(number, run, index, fooled, margin, forwards, backwards, z, seconds, list(dict.fromkeys(notes)))
+        return Unit(
+            run.number, run.label + self.suffix, run.name, index, fooled, margin, distance, forwards, backwards, kept, z,
+            time.monotonic() - began, list(dict.fromkeys(notes)),
+        )  # fmt: skip
 
-    def _batch(self, number: int, attack: Attack, parameters: dict[str, Any], run: str, index: Tensor) -> tuple[Tensor, ...]:
+    def _batch(self, run: Run, index: Tensor) -> tuple[Tensor, ...]:
         x, y = self.data.batch(index)
+        attack, parameters = run.attack, run.parameters
         limit = parameters.get("queries") if attack.access in ("score", "decision") else None
-        meter = Meter(len(index), x.device, limit)
-        view = VIEWS[attack.access](self.net, meter)
-        rng = Rng(self.seed, self.data.ids[index.to(x.device)]).at(number, *_stream(run))
-        z = attack.run(view, x, y, self.threat, rng, **parameters).detach().float()
-        fooled, margin, legal = self.judge.verdict(z, x, y)
-        return tuple(part.cpu() for part in (fooled, margin, meter.forwards, meter.backwards, z[fooled], ~legal))
+        meter = Meter(len(index), x.device, limit, self.eot)
+        view = VIEWS[attack.access](self.seen, meter, self.closest[index].to(x.device))
+        if run.rough and isinstance(view, Gradient):
+            view.roughen(self.rough)
+        rng = Rng(self.seed, self.data.ids[index.to(x.device)]).at(run.number, *run.stream)
+        with isolated(self.seed, *run.stream, int(index[0])) if self.eot > 1 else nullcontext():
+            z = attack.run(view, x, y, self.threat, rng, **parameters).detach().float()
+        fooled, margin, legal, distance = self.judge.verdict(z, x, y)
+        # A minimum-norm attack that was asked for the closest example anywhere may well answer from outside.
+        stray = ~legal & (not parameters.get("beyond", False))
+        kept = legal & (margin > self.margin[index].to(x.device)) | fooled if run.keep else fooled
+        return tuple(part.cpu() for part in (fooled, margin, distance, meter.forwards, meter.backwards, kept, z[kept], stray))
 
 
-def _stream(run: str) -> list[str]:
-    """All points of a grid share their noise, so that only the parameters differ; each restart has its own."""
-    kind, _, which = run.partition(" ")
-    return [kind] if kind == "grid" else [kind, which]
-
-
-def _share(standing: Tensor) -> float:
+def share(standing: Tensor) -> float:
+    """The part of the samples that stands."""
     return int(standing.sum()) / len(standing)
-
-
-def _save(path: Path, unit: Unit) -> None:
-    tensors = {name: getattr(unit, name) for name in ("index", "fooled", "margin", "forwards", "backwards", "z")}
-    write_tensors(path, tensors, {"seconds": unit.seconds, "notes": unit.notes})
-
-
-def _load(path: Path, number: int, run: str) -> Unit:
-    tensors, about = read_tensors(path)
-    return Unit(attack=number, run=run, **tensors, seconds=about["seconds"], notes=about["notes"])

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
-import pandas as pd
 import torch
+from torch import Tensor, nn
 
-from bench import archive, data, device, models, plan
-from bench.card import SCHEMA, AttackResult, Card, DataInfo, FileInfo, ModelInfo, Threat, read_card
+from bench import data, device, models, plans
+from bench.card import SCHEMA, AttackResult, Card, CurvePoint, read_card
 from bench.data import Dataset
 from bench.defense import Defense
 from bench.engine import Evaluation
 from bench.errors import BadInput, UnknownName
+from bench.expectation import DRAWS, randomised
 from bench.files import sha256
 from bench.models import Model
-from bench.plan import Plan
+from bench.plan import Plan, Portfolio
+from bench.portfolio import run_portfolio
 from bench.progress import Reporter
+from bench.record import About, make_card
 from bench.registry import get_defense, make_defense
+from bench.restarts import run_attack
 from bench.rng import isolated
+from bench.rough import roughen
 from bench.stats import wilson
 from bench.threat import Norm, ThreatModel
 
 DEFAULT_EPS = {"digits": "0.2", "mnist": "0.3", "cifar": "8/255"}
 """linf budgets for each family of data sets."""
 DEFAULT_N = 1000
-_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "pyautoattack")
 
 
 def evaluate(
@@ -42,9 +45,11 @@ def evaluate(
     dataset: str | None = None,
     norm: str | None = None,
     eps: str | None = None,
+    eps_sweep: Sequence[str] = (),
     plan_name: str = "fast",
     n: int | None = None,
     seed: int = 0,
+    eot: int | None = None,
     results: Path = Path("results"),
     name: str | None = None,
     device_name: str = "auto",
@@ -53,47 +58,83 @@ def evaluate(
 ) -> tuple[Card, Path]:
     """Attack a model with a plan and write its card; a card that is already there is read instead.
 
-    reference: a run folder, `run:`, `ckpt:` or `py:` (see bench.models.reference). dataset, norm and eps default to those
-    the model was trained with. n: the first n test samples (default 1000, or all where there are fewer).
+    reference: a run folder, `run:`, `ckpt:`, `py:` or `robustbench:` (see bench.models.reference). dataset, norm and eps
+    default to those the model was trained with. eps_sweep: radii to attack one after the other, each going on from what the
+    smaller ones broke; the card is that of the largest. n: the first n test samples (default 1000, or all where there are
+    fewer). eot: the answers of a randomised model that attacks see the mean of (default 20, and 1 for any other model).
     Returns the card and the path it was written to.
     """
     trained = training_record(reference)
     dataset = dataset or trained.get("dataset") or "digits"
     where = device.pick(device_name)
     samples = _samples(dataset, trained, n)
-    threat = choose_threat(norm, eps, trained.get("threat", {}), samples.family)
+    if eps is not None and eps_sweep:
+        raise BadInput(f"both eps {eps} and a sweep over {', '.join(eps_sweep)} are given; leave one out")
+    balls = sorted(
+        {choose_threat(norm, radius, trained.get("threat", {}), samples.family) for radius in eps_sweep or (eps,)},
+        key=lambda ball: ball.eps,
+    )
     open_ended = dataset not in data.CLASSES
     with isolated(seed):
         model = models.resolve(reference, samples.shape, samples.classes, at_least=open_ended)
-    chosen = plan.load(plan_name)
+    chosen = plans.load(plan_name)
     if defense := _defense(trained):
         model = replace(model, net=defense.wrap(model.net))
         chosen = chosen.extended(defense.adaptive())
-    chosen = chosen.resolved(threat)
-    first, _ = samples.batch(torch.arange(min(len(samples), 64)))
+    chosen = chosen.resolved(balls[-1])
+    first, labels = samples.batch(torch.arange(min(len(samples), 64)))
     models.check_outputs(model.net, first, samples.classes, reference, at_least=open_ended)
+    draws = _draws(model.net, first, seed, eot)
     label = name or trained.get("name") or model.name
-    folder = _folder(results, dataset, threat, model, chosen, samples, seed)
+    folder = _folder(results, dataset, balls, model, chosen, samples, seed, draws)
     if card := _finished(folder):
         return card, folder / "card.json"
-    with Reporter(f"evaluate {label}", len(chosen.attacks), quiet=quiet) as report, device.exact_float32():
+    with Reporter(f"evaluate {label}", len(chosen.attacks) * len(balls), quiet=quiet) as report, device.exact_float32():
         began = time.monotonic()
+        net = model.net.to(where)
+        rough, search = roughen(net, first.to(where), labels.to(where)) if draws == 1 else (None, "float32: it is randomised")
         run = Evaluation(
-            net=model.net.to(where),
+            net=net,
             data=samples.to(where),
-            threat=threat,
+            threat=balls[0],
             plan=chosen,
             seed=seed,
-            batch_size=batch_size or (256 if where.type == "cpu" else 1024),
+            batch_size=max((batch_size or (256 if where.type == "cpu" else 1024)) // draws, 1),
             folder=folder / "units",
             report=report,
+            rough=rough,
+            eot=draws,
         )
-        attacks = run.run()
+        attacks, curve = carry_out(run, balls)
         seconds = time.monotonic() - began
-    card = _card(run, attacks, model, trained, dataset, label, folder, seconds, device.describe(where))
+    about = About(model, trained, dataset, label, round(seconds, 3), device.describe(where), search)
+    card = make_card(run, attacks, curve, about, folder)
     card.save(folder / "card.json")
     shutil.rmtree(folder / "units", ignore_errors=True)
     return card, folder / "card.json"
+
+
+def carry_out(run: Evaluation, balls: Sequence[ThreatModel] = ()) -> tuple[list[AttackResult], list[CurvePoint]]:
+    """Every attack of the plan, in order; with balls in each of them, smallest first, and the curve they make."""
+    attacks, curve = [], []
+    home = run.folder
+    for ball in balls or (run.threat,):
+        if len(balls) > 1:
+            run.widen(ball, home / folder_name(ball), "" if ball == balls[-1] else f" at {ball.eps_text}")
+        for number, spec in enumerate(run.plan.attacks):
+            result = run_portfolio(run, number, spec) if isinstance(spec, Portfolio) else run_attack(run, number, spec)
+            attacks.append(result.model_copy(update={"name": result.name + run.suffix}))
+        standing = len(run.data) - int(run.broken.sum())
+        interval = wilson(standing, len(run.data))
+        curve.append(CurvePoint(eps=ball.eps_text, robust_accuracy=standing / len(run.data), interval=interval))
+    return attacks, curve if len(balls) > 1 else []
+
+
+def _draws(net: nn.Module, x: Tensor, seed: int, eot: int | None) -> int:
+    """How many answers attacks see the mean of."""
+    if eot is not None and eot < 1:
+        raise BadInput(f"eot {eot}: an expectation needs at least one answer")
+    return (DRAWS if eot is None else eot) if randomised(net, x, seed) else 1
 
 
 def choose_threat(norm: str | None, eps: str | None, trained: dict[str, str], family: str) -> ThreatModel:
@@ -146,10 +187,20 @@ def _trained_on(dataset: str, trained: dict[str, Any]) -> bool:
     return bool(images.digest == trained["data_digest"])
 
 
-def _folder(results: Path, dataset: str, threat: ThreatModel, model: Model, chosen: Plan, samples: Dataset, seed: int) -> Path:
-    key = json.dumps([SCHEMA, model.digest, samples.digest, str(threat), chosen.digest, len(samples), seed])
+def _folder(
+    results: Path,
+    dataset: str,
+    balls: Sequence[ThreatModel],
+    model: Model,
+    chosen: Plan,
+    samples: Dataset,
+    seed: int,
+    draws: int,
+) -> Path:
+    threats = " ".join(map(str, balls))
+    key = json.dumps([SCHEMA, model.digest, samples.digest, threats, chosen.digest, len(samples), seed, draws])
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    home = model.run or results / Path(dataset).stem / folder_name(threat) / f"{model.name}-{model.digest[:8]}"
+    home = model.run or results / Path(dataset).stem / folder_name(balls[-1]) / f"{model.name}-{model.digest[:8]}"
     return home / f"{chosen.name}-{digest}"
 
 
@@ -166,97 +217,3 @@ def _finished(folder: Path) -> Card | None:
     files = (card.records, card.archive)
     whole = all((folder / file.file).exists() and sha256(folder / file.file) == file.sha256 for file in files)
     return card if whole else None
-
-
-def _card(
-    run: Evaluation, attacks: list[AttackResult], model: Model, trained: dict[str, Any], dataset: str, label: str,
-    folder: Path, seconds: float, where: str,
-) -> Card:  # fmt: skip
-    size = len(run.data)
-    clean, robust = int(run.clean.sum()), size - int(run.broken.sum())
-    about = {
-        "dataset": dataset,
-        "split": run.data.split,
-        "data_digest": run.data.digest,
-        "model_digest": model.digest,
-        "norm": run.threat.norm,
-        "eps": run.threat.eps_text,
-    }
-    return Card(
-        name=label,
-        dataset=dataset,
-        threat=Threat(norm=run.threat.norm, eps=run.threat.eps_text),
-        n=size,
-        clean_accuracy=clean / size,
-        clean_interval=wilson(clean, size),
-        robust_accuracy=robust / size,
-        interval=wilson(robust, size),
-        attacks=tuple(attacks),
-        plan=run.plan,
-        plan_digest=run.plan.digest,
-        seed=run.seed,
-        model=ModelInfo(
-            reference=_portable(model),
-            arch=model.arch,
-            digest=model.digest,
-            defense=trained.get("defense"),
-            settings=trained.get("settings", {}),
-            training=_training(trained),
-        ),
-        data=DataInfo(split=run.data.split, digest=run.data.digest, source=run.data.source),
-        records=_records(run, folder),
-        archive=_archive(run, folder, about),
-        seconds=round(seconds, 3),
-        device=where,
-        versions=_versions(),
-        notes=tuple(f"{attack.name}: {note}" for attack in attacks for note in attack.notes),
-    )
-
-
-def _training(trained: dict[str, Any]) -> dict[str, Any]:
-    """Cost and outcome of the training, with how far FGSM overestimates the epoch that was kept."""
-    if not trained:
-        return {}
-    kept = trained["history"][trained["training"]["best_epoch"] - 1]
-    robust = get_defense(trained["defense"]).selects == "pgd"
-    return {**trained["training"], "single_step_gap": round(kept["fgsm"] - kept["pgd"], 4) if robust else 0.0}
-
-
-def _portable(model: Model) -> str:
-    """A run by the name of its folder, so that the same run evaluated elsewhere gives the same card."""
-    if model.run is None:
-        return model.reference
-    query = model.reference.partition("?")[2]
-    return f"run:{model.run.resolve().name}" + (f"?{query}" if query else "")
-
-
-def _records(run: Evaluation, folder: Path) -> FileInfo:
-    ids, labels = run.data.ids.cpu(), run.data.y.cpu()
-    clean = pd.DataFrame({
-        "id": ids, "label": labels, "attack": "clean", "run": "", "broken": (~run.clean), "margin": float("nan"),
-        "forwards": 1, "backwards": 0,
-    })  # fmt: skip
-    tables = [clean] + [
-        pd.DataFrame({
-            "id": ids[unit.index], "label": labels[unit.index], "attack": run.plan.attacks[unit.attack].label, "run": unit.run,
-            "broken": unit.fooled, "margin": unit.margin, "forwards": unit.forwards, "backwards": unit.backwards,
-        })
-        for unit in run.units
-    ]  # fmt: skip
-    return archive.write_records(folder / "samples.parquet", pd.concat(tables, ignore_index=True))
-
-
-def _archive(run: Evaluation, folder: Path, about: dict[str, Any]) -> FileInfo:
-    proven = run.broken & run.clean
-    ids = run.data.ids.cpu()[proven]
-    return archive.write_archive(folder / "archive.safetensors", ids, run.examples[proven], about)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("gauntlet-bench", *_PACKAGES):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import data, device, plan
+from bench import data, device, plans
 from bench.card import Card
 from bench.errors import Skipped
 from bench.evaluation import choose_threat, evaluate, folder_name
@@ -63,7 +63,7 @@ def run(
     """Train with seeds seed, seed + 1, ... and evaluate each; returns the cards and where they are."""
     job = plan_job(defense, seed=seed, **training)
     # A misspelt plan must not wait for the end of a long training.
-    plan.load(plan_name).resolved(job.threat)
+    plans.load(plan_name).resolved(job.threat)
     data.load(job.dataset, "test").first(n)
     device.pick(device_name)
     rows = []

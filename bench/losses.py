@@ -12,6 +12,8 @@ from torch import Tensor
 from bench.errors import BadInput
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Of logits [N, K], labels [N] and the wrong classes [N] to end at."""
 _SATURATION = 10.0
 """A lead over the runner-up beyond which float32 cross-entropy starts to lose its gradient (it is gone at about 17)."""
 
@@ -28,9 +30,17 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
     Multiplying a model's logits by 100 would otherwise pass for robustness.
     """
+    return F.cross_entropy(_desaturated(logits, y), y, reduction="none")
+
+
+def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The best wrong probability minus the true one (Xie et al. 2025), with confident logits scaled as for cross-entropy."""
+    return margin(_desaturated(logits, y).softmax(1), y)
+
+
+def _desaturated(logits: Tensor, y: Tensor) -> Tensor:
     lead = -margin(logits.detach(), y)
-    scale = (_SATURATION / lead.clamp_min(_SATURATION)).unsqueeze(1)
-    return F.cross_entropy(logits * scale, y, reduction="none")
+    return logits * (_SATURATION / lead.clamp_min(_SATURATION)).unsqueeze(1)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -41,13 +51,23 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (ordered[:, 0] - ordered[:, 2]).clamp_min(1e-12)
 
 
+def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """The logit of one wrong class per sample minus the true one (Gowal et al. 2019)."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
+
+
+def cross_entropy_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:  # noqa: ARG001
+    """The log-probability of one wrong class per sample. Its gradient vanishes only once that class has won."""
+    return -F.cross_entropy(logits, target, reduction="none")
+
+
 def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     """The ratio towards one wrong class per sample (Croce & Hein 2020, section 4.2); needs 4 classes."""
     if logits.shape[1] < 4:
         raise BadInput(f"the targeted dlr needs at least 4 classes, this model has {logits.shape[1]}; use ce or margin")
     ordered = logits.sort(dim=1, descending=True).values
-    lead = (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None])).squeeze(1)
-    return lead / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2).clamp_min(1e-12)
+    return margin_targeted(logits, y, target) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2).clamp_min(1e-12)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr}
+LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr, "pm": probability_margin}
+TARGETED: dict[str, TargetedLoss] = {"ce": cross_entropy_targeted, "margin": margin_targeted, "dlr": dlr_targeted}

@@ -20,6 +20,8 @@ from bench.errors import BadInput, UnknownName
 from bench.userfile import import_file
 
 Access = Literal["decision", "score", "gradient", "module"]
+LIBRARIES = ("foolbox", "torchattacks")
+"""Packages whose attacks are named `package:Name`; each has an adapter in bench.compat, imported when it is asked for."""
 DefenseClass = TypeVar("DefenseClass", bound=type[Defense])
 AttackFunction = TypeVar("AttackFunction", bound=Callable[..., Any])
 
@@ -88,10 +90,14 @@ def defense(name: str) -> Callable[[DefenseClass], DefenseClass]:
 
 
 def get_attack(name: str) -> Attack:
-    """The attack of this name."""
+    """The attack of this name; `package:Name` is one of another library."""
+    package, colon, inside = name.partition(":")
+    if colon and package in LIBRARIES:
+        adapted: Attack = importlib.import_module(f"bench.compat.{package}").adapt(inside)
+        return adapted
     _load("attacks")
     if name not in _attacks:
-        raise UnknownName("attack", name, _attacks)
+        raise UnknownName("attack", name, [*_attacks, *(f"{package}:Name" for package in LIBRARIES)])
     return _attacks[name]
 
 

@@ -96,26 +96,35 @@ class ThreatModel:
 
     def contains(self, z: Tensor, x: Tensor) -> Tensor:
         """Which candidates are finite, in the ball and in the box, up to TOLERANCE; bool [N]."""
-        flat = z.flatten(1)
-        in_box = (flat >= -TOLERANCE).all(1) & (flat <= 1 + TOLERANCE).all(1)
-        return in_box & (self.distance(z.double(), x.double()) <= self.radius + TOLERANCE)
+        return self.in_box(z) & (self.distance(z.double(), x.double()) <= self.radius + TOLERANCE)
 
-    def random_start(self, x: Tensor, rng: Rng, *, box: bool = True) -> Tensor:
-        """A point drawn uniformly from the ball around each x, then clamped to the box unless told otherwise."""
-        z = x + self._random_delta(x, rng)
+    @staticmethod
+    def in_box(z: Tensor) -> Tensor:
+        """Which candidates are images, up to TOLERANCE and without NaN; bool [N]."""
+        flat = z.flatten(1)
+        return (flat >= -TOLERANCE).all(1) & (flat <= 1 + TOLERANCE).all(1)
+
+    def random_start(self, x: Tensor, rng: Rng, *, corner: bool = False, box: bool = True) -> Tensor:
+        """A point drawn uniformly from the ball around each x, then clamped to the box unless told otherwise.
+
+        corner: from the ball's far points instead, the corners of linf and the sphere of l2 and l1.
+        """
+        z = x + self._random_delta(x, rng, corner)
         return z.clamp_(0, 1) if box else z
 
-    def _random_delta(self, x: Tensor, rng: Rng) -> Tensor:
+    def _random_delta(self, x: Tensor, rng: Rng, corner: bool) -> Tensor:
         shape = x.shape[1:]
         if self.norm == "linf":
-            return self.radius * (2 * rng.uniform(shape) - 1)
+            delta = 2 * rng.uniform(shape) - 1
+            return self.radius * (torch.where(delta < 0, -1.0, 1.0) if corner else delta)
         if self.norm == "l2":
             direction = rng.at("direction").normal(shape)
         else:
             magnitude = -torch.log1p(-rng.at("direction").uniform(shape))
             direction = torch.where(rng.at("sign").uniform(shape) < 0.5, -magnitude, magnitude)
         # u^(1/d) makes the draw uniform in volume; eps * u would crowd the centre.
-        length = self._reach(math.prod(shape)) * rng.at("length").uniform((1,)).squeeze(1) ** (1 / math.prod(shape))
+        share = x.new_ones(len(x)) if corner else rng.at("length").uniform((1,)).squeeze(1)
+        length = self._reach(math.prod(shape)) * share ** (1 / math.prod(shape))
         return direction * self._expand(length / self._length(direction).clamp_min(1e-12), x)
 
     def _reach(self, dimensions: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -10,39 +11,54 @@ from torch import Tensor, nn
 from bench.errors import AccessError
 from bench.losses import Loss
 
-SMALLEST_BATCH = 16
-"""Below this many rows CPU kernels sum in another order; smaller batches are padded so that a sample's bits never change."""
+_SMALLEST, _MULTIPLE = 16, 8
+"""CPU kernels sum in another order in batches of fewer rows, or of a number that does not split evenly over the threads;
+such batches are padded, so that a sample's bits never change."""
 
 
 def forward(net: nn.Module, x: Tensor) -> Tensor:
     """Logits [N, K] of x, the same bits for a sample whatever batch it stands in."""
-    missing = SMALLEST_BATCH - len(x)
-    if len(x) == 0 or missing <= 0:
+    missing = max(_SMALLEST, -(-len(x) // _MULTIPLE) * _MULTIPLE) - len(x)
+    if len(x) == 0 or missing == 0:
         return net(x)  # type: ignore[no-any-return]
     return net(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))[: len(x)]  # type: ignore[no-any-return]
 
 
 class Meter:
-    """Forward and backward passes spent on each sample of a batch, with an upper limit on the forwards."""
+    """Forward and backward passes spent on each sample of a batch, with an upper limit on the forwards.
 
-    def __init__(self, size: int, device: torch.device, limit: int | None = None) -> None:
+    passes: how many a single answer takes, more than one where answers are averaged.
+    """
+
+    def __init__(self, size: int, device: torch.device, limit: int | None = None, passes: int = 1) -> None:
+        self.passes = passes
         self.forwards = torch.zeros(size, dtype=torch.int64, device=device)
         self.backwards = torch.zeros(size, dtype=torch.int64, device=device)
         self.limit = limit
 
 
 class Decision:
-    """The labels of a model and nothing else. Index it with a mask to go on with some of the samples."""
+    """The labels of a model and nothing else. Index it with a mask to go on with some of the samples.
+
+    known: the closest candidates that earlier attacks found, [N, C, H, W], for attacks that go on from there.
+    """
 
     grants = "labels"
 
-    def __init__(self, net: nn.Module, meter: Meter, index: Tensor | None = None) -> None:
+    def __init__(self, net: nn.Module, meter: Meter, known: Tensor | None = None) -> None:
         self._net = net
         self._meter = meter
-        self._index = torch.arange(len(meter.forwards), device=meter.forwards.device) if index is None else index
+        self._index = torch.arange(len(meter.forwards), device=meter.forwards.device)
+        self._known = known
 
     def __getitem__(self, keep: Tensor) -> Any:
-        return type(self)(self._net, self._meter, self._index[keep])
+        part = copy(self)
+        part._index = self._index[keep]
+        return part
+
+    def known(self, x: Tensor) -> Tensor:
+        """The closest candidate that an earlier attack found for each of these samples; x itself where there was none."""
+        return x.clone() if self._known is None else self._known[self._index]
 
     def __getattr__(self, name: str) -> Any:
         if name in ("logits", "grad", "module"):
@@ -60,7 +76,7 @@ class Decision:
 
     def _count_forward(self) -> None:
         meter = self._meter
-        meter.forwards[self._index] += 1
+        meter.forwards[self._index] += meter.passes
         if meter.limit is not None and (meter.forwards > meter.limit).any():
             raise AccessError(f"this attack spent more than its {meter.limit} queries on a sample")
 
@@ -84,20 +100,36 @@ class Ascent(NamedTuple):
 
 
 class Gradient(Score):
-    """Logits and input gradients."""
+    """Logits and input gradients.
+
+    Gradients may be had from the same network in a faster precision. An iterate that fools the rough network is then shown
+    to the exact one, so that no sample is let go for a rounding error.
+    """
 
     grants = "gradients"
+
+    _rough: nn.Module | None = None
+
+    def roughen(self, rough: nn.Module | None) -> None:
+        """From now on gradients come from this network."""
+        self._rough = rough
 
     def grad(self, z: Tensor, loss: Loss, y: Tensor) -> Ascent:
         """One forward and one backward pass at z; NaN gradients come back as 0."""
         self._count_forward()
-        self._meter.backwards[self._index] += 1
+        self._meter.backwards[self._index] += self._meter.passes
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            logits = forward(self._net, z)
+            logits = forward(self._rough or self._net, z)
             value = loss(logits, y)
             (grad,) = torch.autograd.grad(value.sum(), z)
-        return Ascent(grad.nan_to_num_(0.0), value.detach(), logits.detach())
+        grad, value, logits = grad.nan_to_num_(0.0), value.detach(), logits.detach()
+        if self._rough is not None:
+            claimed = (logits.argmax(1) != y).nonzero().squeeze(1)
+            if len(claimed):
+                logits[claimed] = self[claimed]._logits(z.detach()[claimed])
+                value = loss(logits, y)
+        return Ascent(grad, value, logits)
 
 
 class Module(Gradient):
@@ -120,9 +152,9 @@ class _Metered(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net(x)
-        self._spend("forwards", len(x))
+        self._spend("forwards", len(x) * self._meter.passes)
         if logits.requires_grad:
-            logits.register_hook(lambda _: self._spend("backwards", len(x)))
+            logits.register_hook(lambda _: self._spend("backwards", len(x) * self._meter.passes))
         return logits
 
     def _spend(self, what: str, rows: int) -> None:

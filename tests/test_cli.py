@@ -225,7 +225,7 @@ def test_ctrl_c_keeps_what_was_finished(there: Path, command: str) -> None:
     )
     assert process.stderr is not None
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not [*there.rglob("state.pt"), *there.rglob("*-grid-*.safetensors")]:
+    while time.monotonic() < deadline and not [*there.rglob("state.pt"), *there.rglob("*-round-*.safetensors")]:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -234,7 +234,7 @@ def test_ctrl_c_keeps_what_was_finished(there: Path, command: str) -> None:
     assert "Traceback" not in err
     assert not list(there.rglob("card.json"))
     assert not list(there.rglob("*.part"))
-    assert [*there.rglob("state.pt"), *there.rglob("*-grid-*.safetensors")]
+    assert [*there.rglob("state.pt"), *there.rglob("*-round-*.safetensors")]
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_file(there: Path) -> None:

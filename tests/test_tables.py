@@ -11,7 +11,7 @@ import pytest
 from bench.card import Card, read_card
 from bench.errors import BadInput, GauntletError
 from bench.jobs import skip
-from bench.plan import PLANS, load
+from bench.plans import PLANS, load
 from bench.stats import wilson
 from bench.tables import FORMATS, leaderboard, read_cards, render, write_leaderboard
 from bench.threat import ThreatModel
@@ -181,7 +181,8 @@ def test_a_plan_knows_what_it_cannot_do() -> None:
 def test_built_in_plans_resolve_and_their_digest_is_of_what_runs(name: str) -> None:
     resolved = PLANS[name].resolved(LINF)
     assert resolved.digest == PLANS[name].resolved(LINF).digest
-    assert all(spec.parameters or spec.attack == "fgsm" for spec in resolved.attacks)
+    attacks = [arm for spec in resolved.attacks for arm in getattr(spec, "arms", [spec])]
+    assert all(arm.parameters or arm.attack == "fgsm" for arm in attacks)
     changed = resolved.model_copy(update={"attacks": resolved.attacks[:1]})
     assert (changed.digest == resolved.digest) == (len(resolved.attacks) == 1)
     assert resolved.model_copy(update={"about": "other words"}).digest == resolved.digest

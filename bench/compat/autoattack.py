@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bench.compat.library import frozen
 from bench.errors import BadInput
 from bench.rng import isolated
 from bench.threat import ThreatModel
 
-Version = Literal["standard", "plus", "rand"]
+Version = Literal["standard", "plus", "rand", "l1"]
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 _UNTARGETED = {"apgd-t": "apgd-dlr", "fab-t": "fab"}
 
@@ -24,17 +25,20 @@ def run_autoattack(
     net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, version: Version, seed: int, batch_size: int
 ) -> tuple[Tensor, list[str]]:
     """Candidates [N, C, H, W] of the reference, bit for bit what it gives alone, with what it warns of."""
+    own = _own_version(version, threat)
     if not len(x):
         return x.clone(), []
     x = x.contiguous(memory_format=torch.contiguous_format)
-    with isolated(seed, "autoattack"), _frozen(net), _quiet() as notes:
+    with isolated(seed, "autoattack"), frozen(net), _quiet() as notes:
         from pyautoattack import AutoAttack
 
-        reference = AutoAttack(net, norm=_NORMS[threat.norm], eps=threat.radius, seed=seed, version=version, device=x.device)
+        reference = AutoAttack(net, norm=_NORMS[threat.norm], eps=threat.radius, seed=seed, version=own, device=x.device)
         with torch.no_grad():
             classes = net(x[:1]).shape[1]
         for part in (reference.apgd_targeted, reference.fab):
             part.n_target_classes = min(part.n_target_classes, classes - 1)
+        if threat.norm == "l1" and own != "standard":
+            notes.append(f"AutoAttack {version} is not made for l1; version 'l1' searches larger balls first")
         wanted = reference.attacks_to_run
         reference.attacks_to_run = _existing(wanted, classes)
         if reference.attacks_to_run != wanted:
@@ -50,25 +54,21 @@ def run_autoattack(
     return candidates, list(dict.fromkeys(notes))
 
 
+def _own_version(version: Version, threat: ThreatModel) -> str:
+    """The reference's name for a version; in l1 its standard one starts from larger balls, and is called l1 here."""
+    if version != "l1":
+        return version
+    if threat.norm != "l1":
+        raise BadInput(f"AutoAttack version 'l1' is for l1, and the threat is {threat}; use 'standard'")
+    return "standard"
+
+
 def _existing(attacks: list[str], classes: int) -> list[str]:
     """The attacks whose loss exists: the targeted DLR needs 4 classes, the DLR needs 3."""
     if classes >= 4:
         return attacks
     untargeted = dict.fromkeys(_UNTARGETED.get(name, name) for name in attacks)
     return [name for name in untargeted if classes == 3 or name != "apgd-dlr"]
-
-
-@contextmanager
-def _frozen(net: nn.Module) -> Iterator[None]:
-    """FAB calls `backward`, which would pile up gradients in the network's parameters."""
-    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    try:
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 class _Collector(logging.Handler):

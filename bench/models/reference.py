@@ -1,4 +1,4 @@
-"""Where a model comes from: a run folder, a checkpoint or a Python file, written as one line of text."""
+"""Where a model comes from: a run folder, a checkpoint, a Python file or a zoo, written as one line of text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from bench.models.factory import call_factory
 from bench.models.layers import Normalize, Normalized
 from bench.userfile import user_code
 
-FORMS = "a run folder, run:FOLDER?weights=best, a weights file, ckpt:FILE?arch=preact_resnet18, or py:FILE.py:factory"
+FORMS = (
+    "a run folder, run:FOLDER?weights=best, a weights file, ckpt:FILE?arch=preact_resnet18, py:FILE.py:factory, "
+    "or robustbench:NAME?dataset=cifar10&threat=Linf"
+)
 _SUFFIXES = (".safetensors", ".pt", ".pth")
 _WEIGHTS = re.compile(r"best|last|ensemble|snapshot-\d+")
 
@@ -62,6 +65,8 @@ def _resolve(reference: str, shape: tuple[int, int, int], classes: int, at_least
         return _from_checkpoint(reference, rest, shape, classes, at_least)
     if colon and kind == "py":
         return _from_file(reference, rest)
+    if colon and kind == "robustbench":
+        return _from_zoo(reference, rest, classes)
     path = Path(reference.partition("?")[0])
     if reference and path.is_dir():
         return _from_run(reference, reference, shape, classes, at_least)
@@ -138,6 +143,13 @@ def _from_file(reference: str, rest: str) -> Model:
     # Two files may differ in what they compute and share every weight, or have none.
     both = hashlib.sha256(model.digest.encode() + path.read_bytes()).hexdigest()
     return Model(reference, model.name, model.net, model.arch, both, None)
+
+
+def _from_zoo(reference: str, rest: str, classes: int) -> Model:
+    from bench.compat.robustbench import load
+
+    name, net = load(reference, rest, classes)
+    return _model(reference, name, net, type(net).__name__, None)
 
 
 def _model(reference: str, name: str, net: nn.Module, arch: str, run: Path | None) -> Model:

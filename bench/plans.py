@@ -1,0 +1,131 @@
+"""The built-in plans, and plans from TOML files."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import BadInput, UnknownName
+from bench.plan import Arm, AttackSpec, Plan, Portfolio
+
+_STEPS: Mapping[str, list[Any]] = {"step": [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]}
+"""Steps as fractions of eps; smaller ones cannot cross the ball in 100 iterations (methods of Liu et al. 2020, review 1)."""
+
+
+def load(name_or_path: str) -> Plan:
+    """A built-in plan by name, or a TOML file."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return _read(path)
+    if name_or_path not in PLANS:
+        raise UnknownName("plan", name_or_path, [*PLANS, "or a .toml file"])
+    return PLANS[name_or_path]
+
+
+def _read(path: Path) -> Plan:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot read plan {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"plan {path} is not TOML: {error}") from None
+    try:
+        return Plan.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        # A misspelt key also leaves its right spelling missing: name the misspelling.
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        where = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            raise UnknownName(f"key in plan {path}:", where[-1], _record(where).model_fields) from None
+        raise BadInput(f"plan {path}: {'.'.join(where)}: {first['msg']}") from None
+
+
+def _record(where: list[str]) -> type[BaseModel]:
+    """What kind of table this place of a plan is in."""
+    if "opening" in where or "arms" in where:
+        return Arm
+    if "portfolio" in where:
+        return Portfolio
+    return AttackSpec if "attacks" in where else Plan
+
+
+def _spec(attack: str, name: str = "", **rest: Any) -> AttackSpec:
+    fields = {key: rest.pop(key) for key in ("grid", "restarts", "on", "samples", "probe") if key in rest}
+    return AttackSpec(attack=attack, name=name, parameters=rest, **fields)
+
+
+def _arm(name: str, attack: str, **parameters: Any) -> Arm:
+    return Arm(attack=attack, name=name, parameters=parameters)
+
+
+_FAST = Portfolio(
+    name="fast",
+    opening=(
+        _arm("margin-20", "pgd", steps=20, step=1.0, decay="cosine", loss="margin"),
+        _arm("ce-40", "pgd", steps=40, step=2.0, decay="cosine", loss="ce"),
+    ),
+    arms=(
+        _arm("ce", "pgd", steps=50, step=2.0, decay="cosine", loss="ce"),
+        _arm("margin", "pgd", steps=50, step=2.0, decay="cosine", loss="margin"),
+        _arm("pm", "pgd", steps=50, step=1.0, decay="cosine", loss="pm"),
+        _arm("margin-known", "pgd", steps=30, step=0.5, decay="cosine", loss="margin", start="known"),
+        _arm("ce-corner-small", "pgd", steps=50, step=0.05, loss="ce", start="corner"),
+        _arm("apgd-ce", "apgd", steps=50),
+        _arm("malt-targeted", "apgd", steps=40, targets=2, order="malt"),
+        _arm("square", "square", queries=300),
+        _arm("square-known", "square", queries=300, start="known", first=500),
+    ),
+)  # fmt: skip
+
+PLANS: dict[str, Plan] = {
+    plan.name: plan
+    for plan in (
+        Plan(
+            name="smoke",
+            about="seconds: a margin PGD-20 and 200 queries of Square; for continuous integration and first looks",
+            attacks=(
+                _spec("pgd", "pgd-20", steps=20, loss="margin", on="all"),
+                _spec("square", queries=200),
+            ),
+        ),
+        Plan(
+            name="fast",
+            about="minutes: a portfolio that finds out what hurts this model, and spends its time on the closest samples",
+            attacks=(_FAST,),
+        ),
+        Plan(
+            name="standard",
+            about="the leaderboard's: fast, PGD-100 x 10 with searched steps, Square, SimBA and RayS, and reference AutoAttack",
+            attacks=(
+                _FAST,
+                _spec("pgd", "pgd-100x10", steps=100, grid=dict(_STEPS), restarts=10, on="all"),
+                _spec("square", queries=5000),
+                _spec("simba", queries=1000, samples=1000),
+                _spec("rays", queries=1000, samples=1000),
+                _spec("autoattack", on="all"),
+            ),
+        ),
+        Plan(
+            name="full",
+            about="standard with 100 restarts and a DLR run",
+            attacks=(
+                _FAST,
+                _spec("pgd", "pgd-100x100", steps=100, grid=dict(_STEPS), restarts=100, on="all"),
+                _spec("pgd", "pgd-margin", steps=100, loss="margin", grid=dict(_STEPS), restarts=20),
+                _spec("pgd", "pgd-dlr", steps=100, loss="dlr", grid=dict(_STEPS), restarts=20),
+                _spec("autoattack", on="all"),
+                _spec("square", queries=10000),
+                _spec("simba", queries=5000, samples=1000),
+            ),
+        ),
+        Plan(
+            name="autoattack",
+            about="the reference AutoAttack, standard version, alone",
+            attacks=(_spec("autoattack", on="all"),),
+        ),
+    )
+}

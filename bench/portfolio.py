@@ -1,0 +1,230 @@
+"""A portfolio of attacks on one model: a pilot finds out which of them hurt it, and effort goes to the samples that are
+closest to falling.
+
+Samples are ranked by the highest margin that any candidate has reached on them. Every round says how deep in that ranking
+it still broke samples, and the next rounds reach twice as deep and no deeper (after the statistics-based discarding of Liu
+et al. 2022): on a smooth model that is a few per cent of the survivors, where margins mean nothing it is all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.card import AttackResult, Round
+from bench.engine import Evaluation, Run
+from bench.plan import Arm, Portfolio
+from bench.registry import get_attack
+from bench.restarts import totals
+from bench.rng import shuffled
+from bench.stats import wilson
+from bench.units import Unit
+
+POOL = 512
+"""The fixed samples, drawn with the seed, that the pilot is taken from."""
+FEWEST, SHARE = 32, 12
+"""A round takes on at least so many samples, and one in so many of the opening's survivors."""
+ESCALATION = 4
+"""Times the targets, queries or steps when the arms have run dry."""
+FINALISTS = 4
+"""Arms that are still worth running then."""
+MASKED = 10
+"""Times the budget where the gradient is masked."""
+
+
+def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> AttackResult:
+    """Carry out one portfolio of a plan."""
+    first, size = len(evaluation.units), len(evaluation.data)
+    attempted = int((~evaluation.broken).sum())
+    evaluation.report.say(f"{spec.label}: {attempted} of {size} samples to attack")
+    search = _Search(evaluation, number, spec)
+    search.open()
+    search.sweep(search.pilot())
+    search.effort = ESCALATION
+    search.sweep(search.finalists())
+    if search.rough:
+        search.rough, search.effort = False, 1
+        search.sweep(search.finalists())
+    evaluation.report.advance(1.0, f"{spec.label}: {search.standing():.1%} stand")
+    left = size - int(evaluation.broken.sum())
+    return AttackResult(
+        name=spec.label, attack=spec.attack, parameters={}, on="survivors", n=size, attempted=attempted,
+        broken=attempted - left, robust_accuracy=left / size, interval=wilson(left, size), grid=None, restarts=(),
+        rounds=tuple(search.rounds), masked=search.masked, **totals(evaluation.units[first:], attempted),
+    )  # fmt: skip
+
+
+@dataclass
+class _Trial:
+    """What an arm did in one round."""
+
+    arm: Arm
+    units: list[Unit]
+    progress: Tensor
+    """Of each sample of the round: 1 where it broke, else up to one half for the part of the way its margin came."""
+
+    @property
+    def cost(self) -> int:
+        return sum(unit.cost for unit in self.units)
+
+    @property
+    def fooled(self) -> Tensor:
+        return torch.cat([unit.fooled for unit in self.units]) if self.units else torch.zeros(0, dtype=torch.bool)
+
+
+@dataclass
+class _Search:
+    evaluation: Evaluation
+    number: int
+    spec: Portfolio
+    rounds: list[Round] = field(default_factory=list)
+    masked: str = ""
+    """Why the gradient is believed to be masked; empty where it is not."""
+
+    def __post_init__(self) -> None:
+        self.rough = self.spec.rough and self.evaluation.rough is not None
+        self.reach = len(self.evaluation.data)
+        """How many of the closest survivors a round takes on."""
+        self.fewest = FEWEST
+        self.left = 0
+        """Forward-equivalents that may still be spent."""
+        self.effort = 1
+        self.achieved: dict[str, tuple[float, int]] = {}
+        """What each arm has achieved on how much cost, all rounds after the opening together."""
+
+    def standing(self) -> float:
+        return 1 - float(self.evaluation.broken.double().mean())
+
+    def closest(self, among: Tensor | None = None) -> Tensor:
+        """The survivors, or some of them, those with the highest margin first."""
+        index = (~self.evaluation.broken).nonzero().squeeze(1) if among is None else among[~self.evaluation.broken[among]]
+        return index[self.evaluation.margin[index].argsort(descending=True, stable=True)]
+
+    def open(self) -> None:
+        """The cheap attacks, on everything."""
+        for arm in self.spec.opening:
+            self.round(arm, "opening", self.closest())
+        self.fewest = max(FEWEST, len(self.closest()) // SHARE)
+        self.left = self.spec.budget * len(self.closest())
+        self.achieved.clear()
+
+    def pilot(self) -> list[Arm]:
+        """Every arm on the same few survivors; the arms in the order in which they are worth running."""
+        pool = shuffled(len(self.evaluation.data), self.evaluation.seed, "pilot", self.number)[:POOL]
+        ranked = self.closest(pool)
+        size = min(self.spec.pilot, max(len(ranked) // 6, FEWEST // 2))
+        near = ranked[: size - size // 4]
+        others = pool[~torch.isin(pool, near) & ~self.evaluation.broken[pool]][: size // 4]
+        samples = torch.cat([near, others])
+        trials = [self.launch(arm, samples) for arm in self.spec.arms]
+        self.suspect(trials, len(near))
+        for trial in trials:
+            self.absorb(trial, "pilot", samples)
+        arms = _by_worth(trials)
+        if not any(bool(trial.fooled.any()) for trial in trials):
+            # Many attacks on the closest samples, and none fell: the frontier has been found.
+            self.reach, arms = self.fewest, arms[:FINALISTS]
+        return arms
+
+    def sweep(self, arms: Sequence[Arm]) -> None:
+        """Round after round over the arms; those that get nowhere any more are dropped."""
+        while arms and len(self.closest()):
+            going: list[tuple[float, Arm]] = []
+            for arm in arms:
+                if self.left <= 0 or not len(self.closest()):
+                    return
+                trial = self.round(arm, "sweep", self.closest()[: self.reach])
+                if float(trial.progress.sum()) >= 1:
+                    going.append((float(trial.progress.sum()) / trial.cost, arm))
+            arms = [arm for _, arm in sorted(going, key=lambda pair: -pair[0])]
+
+    def finalists(self) -> list[Arm]:
+        """The arms that achieved most for their cost."""
+        worth = {label: progress / max(cost, 1) for label, (progress, cost) in self.achieved.items()}
+        return sorted(self.spec.arms, key=lambda arm: -worth.get(arm.label, 0.0))[:FINALISTS]
+
+    def round(self, arm: Arm, stage: str, samples: Tensor) -> _Trial:
+        """One arm on these samples, closest first; how deep it still broke some decides how deep the next round reaches."""
+        trial = self.launch(arm, samples)
+        depths = trial.fooled.nonzero().squeeze(1).double()
+        deep = 2 * int(depths.quantile(0.95) + 1) if len(depths) else len(samples) // 2
+        self.reach = max(deep, self.fewest)
+        self.absorb(trial, stage, samples)
+        return trial
+
+    def launch(self, arm: Arm, samples: Tensor) -> _Trial:
+        name = f"round {self.evaluation.launched}: {arm.label}"
+        stream = ("round", self.evaluation.launched)
+        parameters = _stronger(arm.parameters, self.effort)
+        run = Run(self.number, self.spec.label, get_attack(arm.attack), parameters, name, stream, self.rough, keep=True)
+        before = self.evaluation.margin[samples].clamp_max(-1e-9)
+        units = self.evaluation.launch(run, samples, absorb=False)
+        if not units:
+            return _Trial(arm, [], torch.zeros(0))
+        fooled, margin = (torch.cat([getattr(unit, key) for unit in units]) for key in ("fooled", "margin"))
+        way = (1 - margin.clamp_max(0) / before).nan_to_num(0.0).clamp(0, 1) / 2
+        trial = _Trial(arm, units, torch.where(fooled, 1.0, way))
+        self.left -= trial.cost
+        progress, cost = self.achieved.get(arm.label, (0.0, 0))
+        self.achieved[arm.label] = (progress + float(trial.progress.sum()), cost + trial.cost)
+        return trial
+
+    def absorb(self, trial: _Trial, stage: str, samples: Tensor) -> None:
+        self.evaluation.absorb(trial.units)
+        self.rounds.append(
+            Round(
+                stage=stage,
+                arm=trial.arm.label,
+                effort=self.effort,
+                rough=self.rough,
+                samples=len(samples),
+                broken=int(trial.fooled.sum()),
+                progress=round(float(trial.progress.sum()), 3),
+                cost=round(trial.cost / max(len(samples), 1), 1),
+                reach=self.reach,
+            )
+        )
+        told = f"{self.spec.label}: {stage} {trial.arm.label}: {int(trial.fooled.sum())} of {len(samples)} fell"
+        self.evaluation.report.advance(0.0, f"{told}, {self.standing():.1%} stand")
+
+    def suspect(self, trials: Sequence[_Trial], near: int) -> None:
+        """Compare searches that see no gradient, and start from no gradient's candidate, with everything that does."""
+        blind = [t for t in trials if get_attack(t.arm.attack).access in ("score", "decision") and not _goes_on(t.arm)]
+        seeing = [t for t in trials if get_attack(t.arm.attack).access == "gradient"]
+        if not blind or not seeing or not len(trials[0].progress):
+            return
+        without, best = (torch.stack([t.progress for t in group]).amax(0) for group in (blind, seeing))
+        alone = int(((without == 1) & (best < 1)).sum())
+        ahead = int((without > best)[near:].sum())
+        if alone > 0.1 * len(best):
+            self.masked = f"black-box search broke {alone} of {len(best)} pilot samples that no gradient attack broke"
+        elif ahead > 0.5 * (len(best) - near):
+            self.masked = f"black-box search came closer than every gradient attack on {ahead} of {len(best) - near} samples"
+        if self.masked:
+            self.left *= MASKED
+            self.reach = len(self.evaluation.data)
+
+
+def _goes_on(arm: Arm) -> bool:
+    return arm.parameters.get("start") == "known"
+
+
+def _stronger(parameters: Mapping[str, Any], effort: int) -> dict[str, Any]:
+    grows = "targets" if parameters.get("targets") else "queries" if "queries" in parameters else "steps"
+    return {key: value * effort if key == grows else value for key, value in parameters.items()}
+
+
+def _by_worth(trials: Sequence[_Trial]) -> list[Arm]:
+    """Greedily, the arm that adds most to what the chosen ones achieve, per forward-equivalent."""
+    waiting, chosen = list(trials), []
+    reached = torch.zeros_like(trials[0].progress)
+    while waiting:
+        best = max(waiting, key=lambda t: float((t.progress - reached).clamp_min(0).sum()) / max(t.cost, 1))
+        reached = torch.maximum(reached, best.progress)
+        chosen.append(best.arm)
+        waiting.remove(best)
+    return chosen

@@ -1,0 +1,133 @@
+"""What an evaluation leaves behind: its card, a row per sample and attempt, and the examples that prove the broken ones."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bench import archive
+from bench.card import AttackResult, Card, CurvePoint, DataInfo, FileInfo, ModelInfo, Threat
+from bench.engine import Evaluation
+from bench.models import Model
+from bench.registry import get_defense
+from bench.stats import wilson
+
+_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "pyautoattack")
+
+
+class About(NamedTuple):
+    """What the card says beside the numbers."""
+
+    model: Model
+    trained: dict[str, Any]
+    """The record of its training; empty for a model from elsewhere."""
+    dataset: str
+    label: str
+    seconds: float
+    device: str
+    search: str
+    """The precision of the search, and why."""
+
+
+def make_card(
+    run: Evaluation, attacks: Sequence[AttackResult], curve: Sequence[CurvePoint], about: About, folder: Path
+) -> Card:
+    """Write the records and the archive of an evaluation into a folder; the card that names them."""
+    size = len(run.data)
+    model, trained = about.model, about.trained
+    clean, robust = int(run.clean.sum()), size - int(run.broken.sum())
+    proves = {
+        "dataset": about.dataset,
+        "split": run.data.split,
+        "data_digest": run.data.digest,
+        "model_digest": model.digest,
+        "norm": run.threat.norm,
+        "eps": run.threat.eps_text,
+    }
+    return Card(
+        name=about.label,
+        dataset=about.dataset,
+        threat=Threat(norm=run.threat.norm, eps=run.threat.eps_text),
+        n=size,
+        clean_accuracy=clean / size,
+        clean_interval=wilson(clean, size),
+        robust_accuracy=robust / size,
+        interval=wilson(robust, size),
+        attacks=tuple(attacks),
+        curve=tuple(curve),
+        plan=run.plan,
+        plan_digest=run.plan.digest,
+        seed=run.seed,
+        search=about.search,
+        eot=run.eot,
+        model=ModelInfo(
+            reference=_portable(model),
+            arch=model.arch,
+            digest=model.digest,
+            defense=trained.get("defense"),
+            settings=trained.get("settings", {}),
+            training=_training(trained),
+        ),
+        data=DataInfo(split=run.data.split, digest=run.data.digest, source=run.data.source),
+        records=_records(run, folder),
+        archive=_archive(run, folder, proves),
+        seconds=about.seconds,
+        device=about.device,
+        versions=_versions(),
+        notes=tuple(f"{attack.name}: {note}" for attack in attacks for note in attack.notes),
+    )
+
+
+def _training(trained: dict[str, Any]) -> dict[str, Any]:
+    """Cost and outcome of the training, with how far FGSM overestimates the epoch that was kept."""
+    if not trained:
+        return {}
+    kept = trained["history"][trained["training"]["best_epoch"] - 1]
+    robust = get_defense(trained["defense"]).selects == "pgd"
+    return {**trained["training"], "single_step_gap": round(kept["fgsm"] - kept["pgd"], 4) if robust else 0.0}
+
+
+def _portable(model: Model) -> str:
+    """A run by the name of its folder, so that the same run evaluated elsewhere gives the same card."""
+    if model.run is None:
+        return model.reference
+    query = model.reference.partition("?")[2]
+    return f"run:{model.run.resolve().name}" + (f"?{query}" if query else "")
+
+
+def _records(run: Evaluation, folder: Path) -> FileInfo:
+    ids, labels = run.data.ids.cpu(), run.data.y.cpu()
+    clean = pd.DataFrame({
+        "id": ids, "label": labels, "attack": "clean", "run": "", "broken": (~run.clean), "margin": float("nan"),
+        "distance": 0.0, "forwards": 1, "backwards": 0,
+    })  # fmt: skip
+    tables = [clean] + [
+        pd.DataFrame({
+            "id": ids[unit.index], "label": labels[unit.index], "attack": unit.label, "run": unit.run,
+            "broken": unit.fooled, "margin": unit.margin, "distance": unit.distance, "forwards": unit.forwards,
+            "backwards": unit.backwards,
+        })
+        for unit in run.units
+    ]  # fmt: skip
+    return archive.write_records(folder / "samples.parquet", pd.concat(tables, ignore_index=True))
+
+
+def _archive(run: Evaluation, folder: Path, about: dict[str, Any]) -> FileInfo:
+    proven = run.broken & run.clean
+    ids = run.data.ids.cpu()[proven]
+    return archive.write_archive(folder / "archive.safetensors", ids, run.closest[proven], about)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("gauntlet-bench", *_PACKAGES):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
