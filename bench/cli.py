@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bench.errors import BadInput, GauntletError, Skipped, UnknownName
-
-if TYPE_CHECKING:
-    from bench.card import Card
 
 app = typer.Typer(
     name="gauntlet",
@@ -21,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+plans = typer.Typer(help="Which attacks are run, and how.", no_args_is_help=True)
+app.add_typer(plans, name="plan")
 
 DatasetOption = Annotated[
     str | None,
@@ -96,9 +95,13 @@ def evaluate(
     dataset: DatasetOption = None,
     norm: Annotated[str | None, typer.Option("--norm", help="linf, l2 or l1.")] = None,
     eps: EpsOption = None,
+    eps_sweep: Annotated[str | None, typer.Option("--eps-sweep", help="Radii, one after the other: 2/255,4/255,8/255.")] = None,
     plan: PlanOption = "fast",
     n: CountOption = None,
     seed: SeedOption = 0,
+    eot: Annotated[
+        int | None, typer.Option("--eot", help="Answers of a randomised model that attacks see the mean of [default: 20].")
+    ] = None,
     name: NameOption = None,
     plugin: PluginOption = None,
     results: ResultsOption = Path("results"),
@@ -109,13 +112,15 @@ def evaluate(
 ) -> None:
     """Attack a model with a plan and write its card, records and adversarial examples."""
     from bench.evaluation import evaluate as run_evaluate
+    from bench.tables import summary
 
     _load(plugin)
     card, path = run_evaluate(
-        model, dataset=dataset, norm=norm, eps=eps, plan_name=plan, n=n, seed=seed, results=results, name=name,
-        device_name=device, batch_size=batch_size, quiet=quiet or (as_json and not sys.stderr.isatty()),
+        model, dataset=dataset, norm=norm, eps=eps, eps_sweep=[part.strip() for part in (eps_sweep or "").split(",") if part],
+        plan_name=plan, n=n, seed=seed, eot=eot, results=results, name=name, device_name=device, batch_size=batch_size,
+        quiet=quiet or (as_json and not sys.stderr.isatty()),
     )  # fmt: skip
-    typer.echo(card.to_json().rstrip() if as_json else _summary([(card, path)]))
+    typer.echo(card.to_json().rstrip() if as_json else summary([(card, path)]))
 
 
 @app.command()
@@ -141,6 +146,7 @@ def run(
     """Train a defense, evaluate it, record it. Idempotent: run it again and it does only what is missing."""
     from bench.jobs import run as run_all
     from bench.jobs import skip
+    from bench.tables import summary
 
     _load(plugin)
     chosen = dataset or "digits"
@@ -165,7 +171,7 @@ def run(
     except Skipped as reason:
         typer.echo(f"skipped: {reason}; noted for the leaderboard in {skip(str(reason), defense, chosen, norm, eps, results)}")
         return
-    typer.echo(_summary(rows))
+    typer.echo(summary(rows))
 
 
 @app.command()
@@ -183,6 +189,17 @@ def leaderboard(
         typer.echo(f"left out: {sentence}", err=True)
     for path in written:
         typer.echo(path)
+
+
+@plans.command("show")
+def show_plan(
+    name: Annotated[str, typer.Argument(help="A built-in plan or a .toml file.")], plugin: PluginOption = None
+) -> None:
+    """Print a plan as a TOML file, to read or to edit."""
+    from bench.plans import load, show
+
+    _load(plugin)
+    typer.echo(show(load(name)).rstrip())
 
 
 @app.command("list")
@@ -213,13 +230,6 @@ def _settings(pairs: list[str] | None, epochs: int | None) -> dict[str, str]:
             raise BadInput(f"--set {pair!r}: write key=value, as in --set epochs=5")
         settings[key] = value
     return settings | ({} if epochs is None else {"epochs": str(epochs)})
-
-
-def _summary(rows: list[tuple[Card, Path]]) -> str:
-    from bench.tables import render
-
-    paths = "\n".join(f"card: {path}" for _, path in rows)
-    return f"{render([card for card, _ in rows], 'text')}\n{paths}"
 
 
 def main() -> None:

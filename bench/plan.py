@@ -57,7 +57,7 @@ class Portfolio(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    attack: Literal["portfolio"] = "portfolio"
+    attack: Literal["portfolio"]
     name: str = ""
     opening: Annotated[tuple[Arm, ...], Field(min_length=1)]
     """Run on every sample, in this order, before anything is chosen."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BadInput, UnknownName
@@ -24,6 +25,11 @@ def load(name_or_path: str) -> Plan:
     if name_or_path not in PLANS:
         raise UnknownName("plan", name_or_path, [*PLANS, "or a .toml file"])
     return PLANS[name_or_path]
+
+
+def show(plan: Plan) -> str:
+    """A plan as the TOML file that `load` reads back; what is left at its default is left out."""
+    return tomli_w.dumps(plan.model_dump(mode="json", exclude_defaults=True))
 
 
 def _read(path: Path) -> Plan:
@@ -63,6 +69,7 @@ def _arm(name: str, attack: str, **parameters: Any) -> Arm:
 
 
 _FAST = Portfolio(
+    attack="portfolio",
     name="fast",
     opening=(
         _arm("margin-20", "pgd", steps=20, step=1.0, decay="cosine", loss="margin"),

@@ -44,8 +44,9 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
     search = _Search(evaluation, number, spec)
     search.open()
     search.sweep(search.pilot())
-    search.effort = ESCALATION
-    search.sweep(search.finalists())
+    if any(round.broken for round in search.rounds if round.stage != "opening"):
+        search.effort = ESCALATION
+        search.sweep(search.finalists())
     if search.rough:
         search.rough, search.effort = False, 1
         search.sweep(search.finalists())

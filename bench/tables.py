@@ -125,6 +125,20 @@ LEGEND = (
 )
 
 
+def summary(rows: Sequence[tuple[Card, Path]]) -> str:
+    """What an evaluation prints: the rows, what the reader must know about them, and where the cards are."""
+    lines = []
+    for card, _ in rows:
+        if card.curve:
+            points = (f"{point.eps} {point.robust_accuracy:.1%}" for point in card.curve)
+            lines.append(f"robust accuracy over eps: {', '.join(points)}")
+        lines += [f"note: {a.name}: the gradient looks masked: {a.masked}" for a in card.attacks if a.masked]
+        if card.eot > 1:
+            lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")
+    lines += [f"card: {path}" for _, path in rows]
+    return "\n".join([render([card for card, _ in rows], "text"), *lines])
+
+
 def _table(frame: pd.DataFrame, style: str) -> str:
     return str(tabulate(frame.to_dict("list"), headers="keys", tablefmt=style, floatfmt=".1f", missingval="-"))
 
