@@ -77,6 +77,15 @@ class Round(Record):
     """How many of the closest survivors the next round may take on."""
 
 
+class CurvePoint(Record):
+    """Robust accuracy in a ball of this radius."""
+
+    eps: str
+    robust_accuracy: float
+    interval: tuple[float, float]
+    """95 % Wilson interval."""
+
+
 class AttackResult(Record):
     """What one attack of the plan did."""
 
@@ -107,15 +116,10 @@ class AttackResult(Record):
     backwards: float
     seconds: float
     notes: tuple[str, ...]
-
-
-class CurvePoint(Record):
-    """Robust accuracy in a ball of this radius."""
-
-    eps: str
-    robust_accuracy: float
-    interval: tuple[float, float]
-    """95 % Wilson interval."""
+    curve: tuple[CurvePoint, ...] = ()
+    """Of an attack that looked for the closest example anywhere: what the distances it found leave standing at other radii,
+    smallest first. A sample that it was not run on counts as broken from 0 on where the clean image failed, and from this eps
+    on where an earlier attack had broken it."""
 
 
 class ModelInfo(Record):

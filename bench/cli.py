@@ -191,6 +191,31 @@ def leaderboard(
         typer.echo(path)
 
 
+@app.command()
+def transfer(
+    model: Annotated[list[str], typer.Argument(help="Two or more: run folders, ckpt:FILE?arch=NAME or py:FILE.py:factory.")],
+    dataset: DatasetOption = None,
+    norm: Annotated[str | None, typer.Option("--norm", help="linf, l2 or l1.")] = None,
+    eps: EpsOption = None,
+    n: CountOption = None,
+    seed: SeedOption = 0,
+    plugin: PluginOption = None,
+    device: DeviceOption = "auto",
+    batch_size: BatchOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the matrix and the flags as JSON and nothing else.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Try the adversarial examples of every model on every other; tell whose own gradient finds less than another's."""
+    from bench.transfer import render, to_json, transfer_matrix
+
+    _load(plugin)
+    found = transfer_matrix(
+        model, dataset=dataset, norm=norm, eps=eps, n=n, seed=seed, device_name=device, batch_size=batch_size,
+        quiet=quiet or (as_json and not sys.stderr.isatty()),
+    )  # fmt: skip
+    typer.echo(to_json(found) if as_json else render(found))
+
+
 @plans.command("show")
 def show_plan(
     name: Annotated[str, typer.Argument(help="A built-in plan or a .toml file.")], plugin: PluginOption = None

@@ -45,6 +45,9 @@ class AttackSpec(Arm):
     """Attack only the first so many samples of the evaluation."""
     on: Literal["all", "survivors"] = "survivors"
     """Every correctly classified sample, or those that no earlier attack has broken."""
+    optional: bool = False
+    """Left out where the attack does not exist in the norm; and where it cannot use the model (too few classes) or a file,
+    that is a note on the card, and the evaluation goes on."""
 
     def combinations(self) -> Iterator[dict[str, Any]]:
         """Every point of the grid, in order; a single empty one without a grid."""
@@ -65,7 +68,7 @@ class Portfolio(BaseModel):
     """Ranked by the pilot."""
     pilot: Annotated[int, Field(ge=2)] = 64
     """How many samples every arm is tried on, at most."""
-    budget: Annotated[int, Field(ge=1)] = 1000
+    budget: Annotated[int, Field(ge=1)] = 1500
     """Forward-equivalents per sample that survives the opening, on average, after which no round is begun; where the
     gradient is masked, ten times as many."""
     rough: bool = True
@@ -97,7 +100,7 @@ class Plan(BaseModel):
     @property
     def digest(self) -> str:
         """sha256 of the attacks as they will run; names and descriptions do not count."""
-        content = [spec.model_dump(exclude={"name"}) for spec in self.attacks]
+        content = [spec.model_dump(exclude={"name", "optional"}) for spec in self.attacks]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def extended(self, specs: Sequence[Mapping[str, Any]]) -> Plan:
@@ -106,7 +109,13 @@ class Plan(BaseModel):
 
     def resolved(self, threat: ThreatModel) -> Plan:
         """The same plan with every parameter written out, checked against the attacks and the threat model."""
-        return self.model_copy(update={"attacks": tuple(_resolve(spec, threat) for spec in self.attacks)})
+        there = [spec for spec in self.attacks if not (isinstance(spec, AttackSpec) and _absent(spec, threat))]
+        # An empty plan would call every model robust.
+        return self.model_copy(update={"attacks": tuple(_resolve(spec, threat) for spec in there or self.attacks)})
+
+
+def _absent(spec: AttackSpec, threat: ThreatModel) -> bool:
+    return spec.optional and threat.norm not in get_attack(spec.attack).norms
 
 
 def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | Portfolio:

@@ -60,7 +60,7 @@ def _record(where: list[str]) -> type[BaseModel]:
 
 
 def _spec(attack: str, name: str = "", **rest: Any) -> AttackSpec:
-    fields = {key: rest.pop(key) for key in ("grid", "restarts", "on", "samples", "probe") if key in rest}
+    fields = {key: rest.pop(key) for key in ("grid", "restarts", "on", "samples", "probe", "optional") if key in rest}
     return AttackSpec(attack=attack, name=name, parameters=rest, **fields)
 
 
@@ -96,7 +96,7 @@ PLANS: dict[str, Plan] = {
             about="seconds: a margin PGD-20 and 200 queries of Square; for continuous integration and first looks",
             attacks=(
                 _spec("pgd", "pgd-20", steps=20, loss="margin", on="all"),
-                _spec("square", queries=200),
+                _spec("square", queries=200, optional=True),
             ),
         ),
         Plan(
@@ -110,23 +110,28 @@ PLANS: dict[str, Plan] = {
             attacks=(
                 _FAST,
                 _spec("pgd", "pgd-100x10", steps=100, grid=dict(_STEPS), restarts=10, on="all"),
-                _spec("square", queries=5000),
-                _spec("simba", queries=1000, samples=1000),
-                _spec("rays", queries=1000, samples=1000),
+                _spec("square", queries=5000, optional=True),
+                _spec("simba", queries=1000, samples=1000, optional=True),
+                _spec("rays", queries=1000, samples=1000, optional=True),
                 _spec("autoattack", on="all"),
             ),
         ),
         Plan(
             name="full",
-            about="standard with 100 restarts and a DLR run",
+            about="standard with 100 restarts, PGD on the margin and the DLR, longer searches, examples of every archive below "
+            "results/, and the distances of FMN and FAB",
             attacks=(
                 _FAST,
                 _spec("pgd", "pgd-100x100", steps=100, grid=dict(_STEPS), restarts=100, on="all"),
                 _spec("pgd", "pgd-margin", steps=100, loss="margin", grid=dict(_STEPS), restarts=20),
-                _spec("pgd", "pgd-dlr", steps=100, loss="dlr", grid=dict(_STEPS), restarts=20),
+                _spec("pgd", "pgd-dlr", steps=100, loss="dlr", grid=dict(_STEPS), restarts=20, optional=True),
                 _spec("autoattack", on="all"),
-                _spec("square", queries=10000),
-                _spec("simba", queries=5000, samples=1000),
+                _spec("square", queries=10000, optional=True),
+                _spec("simba", queries=5000, samples=1000, optional=True),
+                _spec("rays", queries=5000, samples=1000, optional=True),
+                _spec("transfer", sources=["results"], optional=True),
+                _spec("fmn", beyond=True, on="all"),
+                _spec("fab", beyond=True, targets=9, on="all", samples=1000, optional=True),
             ),
         ),
         Plan(

@@ -26,12 +26,14 @@ from bench.units import Unit
 
 POOL = 512
 """The fixed samples, drawn with the seed, that the pilot is taken from."""
-FEWEST, SHARE = 32, 12
+FEWEST, SHARE = 32, 8
 """A round takes on at least so many samples, and one in so many of the opening's survivors."""
 ESCALATION = 4
 """Times the targets, queries or steps when the arms have run dry."""
 FINALISTS = 4
-"""Arms that are still worth running then."""
+"""Arms that are still worth running then, or after a pilot in which none got anywhere."""
+IDLE = 0.5
+"""Progress in the pilot below which an arm got nowhere."""
 MASKED = 10
 """Times the budget where the gradient is masked."""
 
@@ -43,12 +45,15 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
     evaluation.report.say(f"{spec.label}: {attempted} of {size} samples to attack")
     search = _Search(evaluation, number, spec)
     search.open()
-    search.sweep(search.pilot())
-    if any(round.broken for round in search.rounds if round.stage != "opening"):
-        search.effort = ESCALATION
-        search.sweep(search.finalists())
+    search.ranked = search.pilot()
+    search.sweep(search.ranked)
+    # Worth more effort only as far as the sweeps still got somewhere.
+    fell = sum(round.broken for round in search.rounds if round.stage == "sweep")
+    search.effort = ESCALATION
+    search.sweep(search.finalists()[:fell])
     if search.rough:
         search.rough, search.effort = False, 1
+        search.left = spec.budget * len(search.closest()) // 4
         search.sweep(search.finalists())
     evaluation.report.advance(1.0, f"{spec.label}: {search.standing():.1%} stand")
     left = size - int(evaluation.broken.sum())
@@ -94,8 +99,10 @@ class _Search:
         self.left = 0
         """Forward-equivalents that may still be spent."""
         self.effort = 1
+        self.ranked: list[Arm] = []
+        """The arms worth running, in the pilot's order."""
         self.achieved: dict[str, tuple[float, int]] = {}
-        """What each arm has achieved on how much cost, all rounds after the opening together."""
+        """Each arm's progress in the sweeps, and what it cost."""
 
     def standing(self) -> float:
         return 1 - float(self.evaluation.broken.double().mean())
@@ -111,7 +118,6 @@ class _Search:
             self.round(arm, "opening", self.closest())
         self.fewest = max(FEWEST, len(self.closest()) // SHARE)
         self.left = self.spec.budget * len(self.closest())
-        self.achieved.clear()
 
     def pilot(self) -> list[Arm]:
         """Every arm on the same few survivors; the arms in the order in which they are worth running."""
@@ -125,11 +131,12 @@ class _Search:
         self.suspect(trials, len(near))
         for trial in trials:
             self.absorb(trial, "pilot", samples)
-        arms = _by_worth(trials)
         if not any(bool(trial.fooled.any()) for trial in trials):
             # Many attacks on the closest samples, and none fell: the frontier has been found.
-            self.reach, arms = self.fewest, arms[:FINALISTS]
-        return arms
+            self.reach = self.fewest
+        arms = _by_worth(trials)
+        idle = {trial.arm.label for trial in trials if float(trial.progress.sum()) < IDLE}
+        return [*arms[:FINALISTS], *(arm for arm in arms[FINALISTS:] if self.masked or arm.label not in idle)]
 
     def sweep(self, arms: Sequence[Arm]) -> None:
         """Round after round over the arms; those that get nowhere any more are dropped."""
@@ -139,6 +146,8 @@ class _Search:
                 if self.left <= 0 or not len(self.closest()):
                     return
                 trial = self.round(arm, "sweep", self.closest()[: self.reach])
+                progress, cost = self.achieved.get(arm.label, (0.0, 0))
+                self.achieved[arm.label] = (progress + float(trial.progress.sum()), cost + trial.cost)
                 if float(trial.progress.sum()) >= 1:
                     going.append((float(trial.progress.sum()) / trial.cost, arm))
             arms = [arm for _, arm in sorted(going, key=lambda pair: -pair[0])]
@@ -146,7 +155,7 @@ class _Search:
     def finalists(self) -> list[Arm]:
         """The arms that achieved most for their cost."""
         worth = {label: progress / max(cost, 1) for label, (progress, cost) in self.achieved.items()}
-        return sorted(self.spec.arms, key=lambda arm: -worth.get(arm.label, 0.0))[:FINALISTS]
+        return sorted(self.ranked, key=lambda arm: -worth.get(arm.label, 0.0))[:FINALISTS]
 
     def round(self, arm: Arm, stage: str, samples: Tensor) -> _Trial:
         """One arm on these samples, closest first; how deep it still broke some decides how deep the next round reaches."""
@@ -170,8 +179,6 @@ class _Search:
         way = (1 - margin.clamp_max(0) / before).nan_to_num(0.0).clamp(0, 1) / 2
         trial = _Trial(arm, units, torch.where(fooled, 1.0, way))
         self.left -= trial.cost
-        progress, cost = self.achieved.get(arm.label, (0.0, 0))
-        self.achieved[arm.label] = (progress + float(trial.progress.sum()), cost + trial.cost)
         return trial
 
     def absorb(self, trial: _Trial, stage: str, samples: Tensor) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.card import AttackResult, Grid, GridPoint, RestartPoint
+from bench.card import AttackResult, CurvePoint, Grid, GridPoint, RestartPoint
 from bench.engine import Evaluation, Run, share
+from bench.errors import BadInput
 from bench.plan import AttackSpec
 from bench.registry import Attack, get_attack
 from bench.stats import wilson
+from bench.threat import TOLERANCE
 from bench.units import Unit
 
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+RADII = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4)
+"""Of the curve that distances make, as multiples of eps."""
 
 
 def run_attack(evaluation: Evaluation, number: int, spec: AttackSpec) -> AttackResult:
-    """Carry out one attack of a plan."""
+    """Carry out one attack of a plan; an optional one that refuses the model or a file leaves a note."""
     attack = get_attack(spec.attack)
     size = min(spec.samples or len(evaluation.data), len(evaluation.data))
     start = evaluation.broken if spec.on == "survivors" else ~evaluation.clean | evaluation.settled
@@ -26,22 +31,65 @@ def run_attack(evaluation: Evaluation, number: int, spec: AttackSpec) -> AttackR
     targets = standing.nonzero().squeeze(1)
     first = len(evaluation.units)
     evaluation.report.say(f"{spec.label}: {len(targets)} of {size} samples to attack")
-    grid, parameters = _grid(evaluation, number, spec, attack, targets, standing)
-    curve = []
+    grid, parameters, points, refusal = None, spec.parameters, [], []
+    try:
+        grid, parameters = _grid(evaluation, number, spec, attack, targets, standing)
+        points = _restarts(evaluation, number, spec, attack, parameters, targets, standing)
+    except BadInput as error:
+        if not spec.optional:
+            raise
+        refusal = [f"left out: {error}"]
+        evaluation.report.advance(0.0, f"{spec.label} {refusal[0]}")
+    units = evaluation.units[first:]
+    left, attempted = int(standing.sum()), 0 if refusal and not units else len(targets)
+    known = totals(units, attempted)
+    return AttackResult(
+        name=spec.label, attack=spec.attack, parameters=parameters, on=spec.on, n=size, attempted=attempted,
+        broken=len(targets) - left, robust_accuracy=left / size, interval=wilson(left, size), grid=grid,
+        restarts=tuple(points), curve=_curve(evaluation, units, targets, size) if parameters.get("beyond") else (),
+        **{**known, "notes": (*known["notes"], *refusal)},
+    )  # fmt: skip
+
+
+def _restarts(
+    evaluation: Evaluation,
+    number: int,
+    spec: AttackSpec,
+    attack: Attack,
+    parameters: dict[str, Any],
+    targets: Tensor,
+    standing: Tensor,
+) -> list[RestartPoint]:
+    """Restart after restart on what still stands."""
+    points = []
     for restart in range(spec.restarts):
         run = Run(number, spec.label, attack, parameters, f"restart {restart}", ("restart", str(restart)))
         _fell(standing, evaluation.launch(run, targets[standing[targets]]))
         if restart + 1 in CURVE or restart + 1 == spec.restarts:
-            curve.append(RestartPoint(restarts=restart + 1, robust_accuracy=share(standing)))
+            points.append(RestartPoint(restarts=restart + 1, robust_accuracy=share(standing)))
         note = f"restart {restart + 1}/{spec.restarts}: {share(standing):.1%} stand"
         _advance(evaluation, spec, len(targets), len(targets), note)
-    units = evaluation.units[first:]
-    left = int(standing.sum())
-    return AttackResult(
-        name=spec.label, attack=spec.attack, parameters=parameters, on=spec.on, n=size, attempted=len(targets),
-        broken=len(targets) - left, robust_accuracy=left / size, interval=wilson(left, size),
-        grid=grid, restarts=tuple(curve), **totals(units, len(targets)),
-    )  # fmt: skip
+    return points
+
+
+def _curve(evaluation: Evaluation, units: list[Unit], targets: Tensor, size: int) -> tuple[CurvePoint, ...]:
+    """Robust accuracy at several radii by the smallest distance that these units found for each of the first samples."""
+    threat = evaluation.threat
+    # What was not run on has an example in this ball, nobody knows how deep inside it.
+    reach = torch.full((size,), threat.radius, dtype=torch.float64)
+    reach[targets] = torch.inf
+    for unit in units:
+        distance = unit.distance.double()
+        distance = torch.where(unit.fooled, distance.clamp_max(threat.radius), distance)
+        reach[unit.index] = torch.minimum(reach[unit.index], distance)
+    reach[~evaluation.clean[:size]] = 0
+    inside = [factor for factor in RADII if threat.norm != "linf" or Fraction(factor) * threat.eps <= 1]
+    balls = dict.fromkeys(threat.scaled(factor) for factor in inside)
+    left = [int((reach > ball.radius + TOLERANCE).sum()) for ball in balls]
+    return tuple(
+        CurvePoint(eps=ball.eps_text, robust_accuracy=count / size, interval=wilson(count, size))
+        for ball, count in zip(balls, left, strict=True)
+    )
 
 
 def totals(units: list[Unit], attempted: int) -> dict[str, Any]:

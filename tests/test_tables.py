@@ -11,7 +11,9 @@ import pytest
 from bench.card import Card, read_card
 from bench.errors import BadInput, GauntletError
 from bench.jobs import skip
+from bench.plan import Plan
 from bench.plans import PLANS, load
+from bench.registry import get_attack
 from bench.stats import wilson
 from bench.tables import FORMATS, leaderboard, read_cards, render, write_leaderboard
 from bench.threat import ThreatModel
@@ -172,9 +174,34 @@ def test_bad_plans_are_told(tmp_path: Path, text: str, message: str) -> None:
         load(str(path)).resolved(LINF)
 
 
-def test_a_plan_knows_what_it_cannot_do() -> None:
-    with pytest.raises(BadInput, match="works in l2, linf, not in l1"):
-        PLANS["smoke"].resolved(ThreatModel.parse("l1", "5"))
+@pytest.mark.parametrize("optional", ["", "optional = true"])
+def test_a_plan_knows_what_it_cannot_do(tmp_path: Path, optional: str) -> None:
+    """Not even an optional attack is left out where nothing else is there."""
+    (tmp_path / "mine.toml").write_text(f'[[attacks]]\nattack = "rays"\n{optional}')
+    with pytest.raises(BadInput, match="works in linf, not in l1"):
+        load(str(tmp_path / "mine.toml")).resolved(ThreatModel.parse("l1", "5"))
+
+
+def test_an_optional_attack_is_left_out_where_it_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[[attacks]]\nattack = "pgd"\n[[attacks]]\nattack = "rays"\noptional = true')
+    (tmp_path / "strict.toml").write_text('[[attacks]]\nattack = "pgd"\n[[attacks]]\nattack = "rays"')
+    mine, strict = (load(str(tmp_path / f"{name}.toml")) for name in ("mine", "strict"))
+    assert [spec.attack for spec in mine.resolved(ThreatModel.parse("l1", "5")).attacks] == ["pgd"]
+    with pytest.raises(BadInput, match="works in linf, not in l1"):
+        strict.resolved(ThreatModel.parse("l1", "5"))
+    # Where both run the same attacks, they are the same evaluation.
+    assert mine.resolved(LINF).digest == strict.resolved(LINF).digest
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("name", PLANS)
+def test_built_in_plans_leave_out_only_what_does_not_exist(name: str, norm: str) -> None:
+    resolved = PLANS[name].resolved(ThreatModel.parse(norm, "0.3"))
+    left = [spec.label for spec in resolved.attacks]
+    assert left == [
+        spec.label for spec in PLANS[name].attacks if spec.attack == "portfolio" or norm in get_attack(spec.attack).norms
+    ]
+    assert Plan.model_validate_json(resolved.model_dump_json()) == resolved
 
 
 @pytest.mark.parametrize("name", PLANS)

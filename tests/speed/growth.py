@@ -1,0 +1,63 @@
+"""How the cost of an evaluation grows: with the number of samples and with the number of restarts; and its peak memory.
+
+Each line is a process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tabulate import tabulate
+
+CASES = [("fast", n, 0) for n in (100, 1000, 10000)] + [("pgd", n, 10) for n in (100, 1000, 10000)]
+CASES += [("pgd", 1000, restarts) for restarts in (1, 100)]
+
+
+def worker(model: str, plan: str, n: int, restarts: int) -> None:
+    """Evaluate, and print what it took as JSON."""
+    from bench import evaluate
+
+    with tempfile.TemporaryDirectory() as folder:
+        if restarts:
+            file = Path(folder, "restarts.toml")
+            parameters = 'parameters = { steps = 20, loss = "margin" }'
+            file.write_text(f'[[attacks]]\nattack = "pgd"\nrestarts = {restarts}\non = "all"\n{parameters}\n')
+            plan = str(file)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began = time.perf_counter()
+        card, _ = evaluate(model, plan_name=plan, n=n, results=Path(folder), quiet=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        spent = sum(attack.forwards + 2 * attack.backwards for attack in card.attacks)
+        told = {"robust": card.robust_accuracy, "seconds": time.perf_counter() - began, "passes": spent}
+        print(json.dumps({**told, "start": before / 1024, "peak": peak / 1024}))  # noqa: T201
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--worker", nargs=3, metavar=("PLAN", "N", "RESTARTS"))
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.model, options.worker[0], int(options.worker[1]), int(options.worker[2]))
+        return
+    rows = []
+    for plan, n, restarts in CASES:
+        command = [sys.executable, __file__, options.model, "--worker", plan, str(n), str(restarts)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        rows.append((
+            plan, n, restarts or "", f"{100 * found['robust']:.1f}", f"{found['seconds']:.1f}",
+            f"{1000 * found['seconds'] / n:.1f}", round(found["passes"]), f"{found['start']:.0f}", f"{found['peak']:.0f}",
+        ))  # fmt: skip
+    headers = ("plan", "n", "restarts", "robust %", "s", "ms / sample", "passes / sample", "MiB before", "MiB peak")
+    print(tabulate(rows, headers=headers, disable_numparse=True))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
