@@ -186,7 +186,7 @@ class _Sparse(_Climb):
     def begin(self, z: Tensor, threat: ThreatModel, steps: int) -> None:
         super().begin(z, threat, steps)
         self.size, self.period = torch.full_like(self.best_loss, threat.radius), max(int(0.04 * steps), 1)
-        self.changed, self.most = torch.full_like(self.y, z[0].numel()), ceil(0.2 * z[0].numel())
+        self.changed, self.most = torch.full_like(self.y, z.shape[1:].numel()), ceil(0.2 * z.shape[1:].numel())
         self.count = torch.full_like(self.y, self.most)
 
     def advance(self, step: int, loss: Tensor, grad: Tensor, best: Tensor) -> None:

@@ -39,15 +39,15 @@ def run_attack(evaluation: Evaluation, number: int, spec: AttackSpec) -> AttackR
         if not spec.optional:
             raise
         refusal = [f"left out: {error}"]
-        evaluation.report.advance(0.0, f"{spec.label} {refusal[0]}")
+        evaluation.report.advance(1.0, f"{spec.label} {refusal[0]}")
     units = evaluation.units[first:]
     left, attempted = int(standing.sum()), 0 if refusal and not units else len(targets)
+    curve = _curve(evaluation, units, targets, size) if parameters.get("beyond") and not refusal else ()
     known = totals(units, attempted)
     return AttackResult(
         name=spec.label, attack=spec.attack, parameters=parameters, on=spec.on, n=size, attempted=attempted,
         broken=len(targets) - left, robust_accuracy=left / size, interval=wilson(left, size), grid=grid,
-        restarts=tuple(points), curve=_curve(evaluation, units, targets, size) if parameters.get("beyond") else (),
-        **{**known, "notes": (*known["notes"], *refusal)},
+        restarts=tuple(points), curve=curve, **{**known, "notes": (*known["notes"], *refusal)},
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ def autoattack(reference: str, options: argparse.Namespace) -> tuple[float, floa
         x, y = x[correct], y[correct]
         norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm]
         began = time.perf_counter()
-        attack = AutoAttack(net, norm=norm, eps=threat.radius, seed=0, version="standard", device=device, verbose=False)
+        attack = AutoAttack(net, norm=norm, eps=threat.radius, seed=0, version="standard", device=device)
         z, _ = attack.run_standard_evaluation(x, y, batch_size=250)
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -31,7 +31,7 @@ def attacked(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
     view = VIEWS["gradient"](net, Meter(len(x), x.device))
     rng = Rng(0, torch.arange(len(x), device=x.device))
     pgd = get_attack("pgd")
-    pgd.run(view, x, y, ThreatModel.parse("linf", "0"), rng, **pgd.configure({"steps": steps}))
+    pgd.run(view, x, y, ThreatModel.parse("linf", "0"), rng, **pgd.configure({"steps": steps, "cycles": False}))
 
 
 def main() -> None:
