@@ -340,11 +340,9 @@ def test_hop_skip_jump_asks_what_the_paper_asks(norm: str) -> None:
     """Query by query, also where leaps fall short or go too far."""
     leaps = []
     for problem in (linear(3, 1, 6, 6), beside_a_slab()):
-        for row in range(2):
-            _, images, wrong, _ = recorded("hop_skip_jump", problem, norm, row, queries=700)
-            stages = follow_hop_skip_jump(images, wrong.tolist(), problem[1][row], ThreatModel.parse(norm, 0))
-            leaps += stages[3::3]
-    assert len(leaps) >= 12
+        _, images, wrong, _ = recorded("hop_skip_jump", problem, norm, 0, queries=800)
+        leaps += follow_hop_skip_jump(images, wrong.tolist(), problem[1][0], ThreatModel.parse(norm, 0))[3::3]
+    assert len(leaps) >= 6
     assert max(leaps) > 1
 
 

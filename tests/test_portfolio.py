@@ -311,7 +311,10 @@ def test_few_classes_and_every_norm(tmp_path: Path, classes: int, norm: str, eps
     assert blind == (norm != "l1")
 
 
-LINEAR = "import torch\nfrom torch import nn\n\ndef net():\n    torch.manual_seed(0)\n    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))\n"
+LINEAR = (
+    "import torch\nfrom torch import nn\n\n"
+    "def net():\n    torch.manual_seed(0)\n    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))\n"
+)
 
 
 @pytest.mark.parametrize(("eps", "shift", "robust"), [("0.4", 0, 0.0), ("0.01", 1, 0.0), ("0", 0, 1.0)])
@@ -360,7 +363,7 @@ ARM = '[[attacks.arms]]\nattack = "pgd"\n'
         (HEAD + OPENING + ARM + "parameters = { steps = 0 }\n", "attack 'pgd': steps = 0"),
         (HEAD + OPENING + ARM + "restarts = 3\n", r"key in plan .*: 'restarts'.*known are attack, name, parameters"),
         (HEAD.replace("{extra}", "budgets = 3\n") + OPENING + ARM, r"key in plan .*: 'budgets': did you mean 'budget'"),
-        (HEAD.replace("{extra}", "budget = 0\n") + OPENING + ARM, r"attacks\.0\.portfolio\.budget: .*greater than or equal to 1"),
+        (HEAD.replace("{extra}", "budget = 0\n") + OPENING + ARM, r"attacks\.0\.portfolio\.budget: .*greater than or equal"),
         (HEAD + OPENING, r"attacks\.0\.portfolio\.arms: Field required"),
         (HEAD + ARM, r"attacks\.0\.portfolio\.opening: Field required"),
         (HEAD.replace('"portfolio"', '"pgd"') + ARM, r"key in plan .*: 'arms'.*known are attack, .*restarts"),

@@ -137,6 +137,26 @@ def test_samples_are_matched_by_their_ids(fast: Any, archive: Path) -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_what_lies_in_the_ball_keeps_its_bits(tmp_path: Path, norm: Norm) -> None:
+    """Examples on the sphere, where rounding decides; a network that answers 0 whatever it sees is fooled by all of them."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).requires_grad_(False)
+    net[1].weight.zero_()
+    net[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    x = 0.3 + 0.4 * Rng(0, torch.arange(50)).uniform((1, 8, 8))
+    y = torch.ones(50, dtype=torch.int64)
+    threat = ThreatModel.parse(norm, {"linf": "0.1", "l2": "0.5", "l1": "3"}[norm])
+    z = threat.random_start(x, Rng(1, torch.arange(50)), corner=True)
+    assert threat.contains(z, x).all()
+    assert norm == "linf" or not torch.equal(threat.project(z, x), z)
+    path = tmp_path / "archive.safetensors"
+    write_archive(path, torch.arange(50), z, {})
+    assert torch.equal(attacked(net, x, y, threat, [path]).z, z)
+    # But a ball of no radius holds the clean image only, whatever the judge's tolerance lets through.
+    write_archive(path, torch.arange(50), x + 5e-7, {})
+    assert torch.equal(attacked(net, x, y, ThreatModel.parse(norm, 0), [path]).z, x)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_a_sample_does_not_see_its_batch(periodic: Any, fast_run: Path, archive: Path, norm: Norm) -> None:
     net, x, y = periodic
     threat = ThreatModel.parse(norm, {"linf": "0.15", "l2": "0.7", "l1": "3"}[norm])

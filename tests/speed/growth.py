@@ -6,6 +6,7 @@ Each line is a process of its own, so that its peak memory is its own.
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,13 @@ def worker(model: str, plan: str, n: int, restarts: int) -> None:
     from bench import evaluate
 
     with tempfile.TemporaryDirectory() as folder:
+        # A run keeps its evaluations; a copy of it has none.
+        home, fresh = Path(model.removeprefix("run:")), Path(folder, "model")
+        if home.is_dir():
+            fresh.mkdir()
+            for name in ("train.json", "best.safetensors"):
+                shutil.copy(home / name, fresh)
+            model = str(fresh)
         if restarts:
             file = Path(folder, "restarts.toml")
             parameters = 'parameters = { steps = 20, loss = "margin" }'
