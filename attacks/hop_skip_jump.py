@@ -46,7 +46,7 @@ def hop_skip_jump(
     for query in range(queries):
         noise = rng.at("query", query)
         drawn = 2 * noise.uniform(x.shape[1:]) - 1 if threat.norm == "linf" else noise.normal(x.shape[1:])
-        # Networks tend to give all fine noise one label, so every other start is coarser.
+        # Networks tend to give all fine noise one label, so the starts take turns at being coarse.
         z = walk.candidate(x, drawn, cell=2 ** (query % 4))
         wrong = model.labels(z) != y
         walk.advance(z, wrong, closest.offer(z, x, wrong))

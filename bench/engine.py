@@ -85,6 +85,8 @@ class Evaluation:
             correct, margin = self.judge.correct(x, y)
             self.clean[index], self.margin[index], self.closest[index] = correct.cpu(), margin.cpu(), x.cpu()
         self.broken = ~self.clean
+        self.proven = torch.zeros(size, dtype=torch.bool)
+        """Samples whose closest candidate fooled the network."""
         self.settled = torch.zeros(size, dtype=torch.bool)
         """Samples that fell in a smaller ball, and are attacked no more."""
 
@@ -119,9 +121,11 @@ class Evaluation:
         for unit in units:
             self.broken[unit.index[unit.fooled]] = True
             rows, margin = unit.index[unit.kept], unit.margin[unit.kept].nan_to_num(torch.inf)
-            # A candidate that fooled beats any that did not, also where its logits are not numbers.
-            better = (margin > self.margin[rows]) | (unit.fooled[unit.kept] & (self.margin[rows] <= 0))
+            # A candidate that fooled beats any that did not, whatever the margins say.
+            fooled, proven = unit.fooled[unit.kept], self.proven[rows]
+            better = (fooled & ~proven) | ((margin > self.margin[rows]) & (fooled == proven))
             self.margin[rows[better]], self.closest[rows[better]] = margin[better], unit.z[better]
+            self.proven[rows[fooled]] = True
 
     def _unit(self, run: Run, index: Tensor) -> Unit:
         began = time.monotonic()

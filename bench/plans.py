@@ -46,7 +46,7 @@ def _read(path: Path) -> Plan:
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         where = [str(part) for part in first["loc"]]
         if first["type"] == "extra_forbidden":
-            raise UnknownName(f"key in plan {path}:", where[-1], _record(where).model_fields) from None
+            raise UnknownName(f"key in plan {path}:", where[-1], _record(where[:-1]).model_fields) from None
         raise BadInput(f"plan {path}: {'.'.join(where)}: {first['msg']}") from None
 
 

@@ -30,6 +30,8 @@ FEWEST, SHARE = 32, 8
 """A round takes on at least so many samples, and one in so many of the opening's survivors."""
 ESCALATION = 4
 """Times the targets, queries or steps when the arms have run dry."""
+EXHAUSTIVE = 16
+"""Times the queries of black-box searches where the gradient is masked: about AutoAttack's."""
 FINALISTS = 4
 """Arms that are still worth running then, or after a pilot in which none got anywhere."""
 IDLE = 0.5
@@ -47,6 +49,8 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
     search.open()
     search.ranked = search.pilot()
     search.sweep(search.ranked)
+    if search.masked:
+        search.exhaust()
     # Worth more effort only as far as the sweeps still got somewhere.
     fell = sum(round.broken for round in search.rounds if round.stage == "sweep")
     search.effort = ESCALATION
@@ -149,8 +153,13 @@ class _Search:
                 progress, cost = self.achieved.get(arm.label, (0.0, 0))
                 self.achieved[arm.label] = (progress + float(trial.progress.sum()), cost + trial.cost)
                 if float(trial.progress.sum()) >= 1:
-                    going.append((float(trial.progress.sum()) / trial.cost, arm))
+                    going.append((float(trial.progress.sum()) / max(trial.cost, 1), arm))
             arms = [arm for _, arm in sorted(going, key=lambda pair: -pair[0])]
+
+    def exhaust(self) -> None:
+        """Long black-box searches on everything that stands; margins say little where the gradient is masked."""
+        self.reach, self.effort = len(self.evaluation.data), EXHAUSTIVE
+        self.sweep([arm for arm in self.spec.arms if _blind(arm)])
 
     def finalists(self) -> list[Arm]:
         """The arms that achieved most for their cost."""
@@ -201,7 +210,7 @@ class _Search:
 
     def suspect(self, trials: Sequence[_Trial], near: int) -> None:
         """Compare searches that see no gradient, and start from no gradient's candidate, with everything that does."""
-        blind = [t for t in trials if get_attack(t.arm.attack).access in ("score", "decision") and not _goes_on(t.arm)]
+        blind = [t for t in trials if _blind(t.arm)]
         seeing = [t for t in trials if get_attack(t.arm.attack).access == "gradient"]
         if not blind or not seeing or not len(trials[0].progress):
             return
@@ -213,12 +222,13 @@ class _Search:
         elif ahead > 0.5 * (len(best) - near):
             self.masked = f"black-box search came closer than every gradient attack on {ahead} of {len(best) - near} samples"
         if self.masked:
-            self.left *= MASKED
+            self.left += (MASKED - 1) * self.spec.budget * len(self.closest())
             self.reach = len(self.evaluation.data)
 
 
-def _goes_on(arm: Arm) -> bool:
-    return arm.parameters.get("start") == "known"
+def _blind(arm: Arm) -> bool:
+    """Whether it sees no gradient, nor goes on from what one found."""
+    return get_attack(arm.attack).access in ("score", "decision") and arm.parameters.get("start") != "known"
 
 
 def _stronger(parameters: Mapping[str, Any], effort: int) -> dict[str, Any]:

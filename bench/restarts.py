@@ -80,6 +80,7 @@ def _curve(evaluation: Evaluation, units: list[Unit], targets: Tensor, size: int
     reach[targets] = torch.inf
     for unit in units:
         distance = unit.distance.double()
+        # Whether a candidate lies in the ball was judged in float64, its distance measured in float32.
         distance = torch.where(unit.fooled, distance.clamp_max(threat.radius), distance)
         reach[unit.index] = torch.minimum(reach[unit.index], distance)
     reach[~evaluation.clean[:size]] = 0

@@ -123,11 +123,11 @@ class Gradient(Score):
             logits = forward(self._rough or self._net, z)
             value = loss(logits, y)
             (grad,) = torch.autograd.grad(value.sum(), z)
-        grad, value, logits = grad.nan_to_num_(0.0), value.detach(), logits.detach()
+        grad, value, logits = grad.nan_to_num(0.0), value.detach(), logits.detach()
         if self._rough is not None:
             claimed = (logits.argmax(1) != y).nonzero().squeeze(1)
             if len(claimed):
-                logits[claimed] = self[claimed]._logits(z.detach()[claimed])
+                logits = logits.index_put((claimed,), self[claimed]._logits(z.detach()[claimed]))
                 value = loss(logits, y)
         return Ascent(grad, value, logits)
 

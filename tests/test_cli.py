@@ -209,7 +209,9 @@ def test_help_answers_at_once_and_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["train pgd_at --epochs 400 --set steps=1", "evaluate py:slow.py:net --plan fast --n 200"])
+@pytest.mark.parametrize(
+    "command", ["train pgd_at --epochs 400 --set steps=1", "evaluate py:slow.py:net --plan fast --eps 0.01 --n 200"]
+)
 def test_ctrl_c_keeps_what_was_finished(there: Path, command: str) -> None:
     slow = "class Slow(nn.Linear):\n    def forward(self, x):\n        time.sleep(0.05)\n        return super().forward(x)\n"
     (there / "slow.py").write_text(

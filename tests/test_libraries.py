@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,12 +55,12 @@ def test_unknown_libraries_are_told_beside_the_attacks() -> None:
             get_attack(name)
 
 
-def test_adapters_are_imported_when_asked_for_and_not_before() -> None:
+def test_adapters_are_imported_when_asked_for_and_not_before(tmp_path: Path) -> None:
     code = (
         "import sys, bench.registry as r, bench.models; r.attack_names(); "
         "print([m for m in sys.modules if m.startswith('bench.compat.') and not m.endswith('.autoattack')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
     for package in LIBRARIES:
         assert importlib.util.find_spec(f"bench.compat.{package}") is not None

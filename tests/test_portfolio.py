@@ -246,7 +246,7 @@ def stepped(n: int) -> tuple[Steps, Dataset]:
 
 def test_everything_in_reach_falls_behind_a_masked_gradient(tmp_path: Path) -> None:
     net, data = stepped(120)
-    threat = ThreatModel.parse("linf", "0.12")
+    threat = ThreatModel.parse("linf", "0.04")
     made = searched(net, data, tmp_path, load_plan("fast").attacks[0].model_dump(), threat=threat)
     within = net.reached(data.x, data.y, threat.radius)
     assert 20 < within.sum() < 100
@@ -297,7 +297,7 @@ def test_few_classes_and_every_norm(tmp_path: Path, classes: int, norm: str, eps
     net = nn.Sequential(nn.Flatten(), linear).requires_grad_(False)
     linear.bias -= net(x).mean(0)
     logits = net(x)
-    y, threat = logits.argmax(1), ThreatModel.parse(norm, eps)
+    y, threat = logits.argmax(1), ThreatModel.parse(norm, eps).scaled(2 / classes)
     dual = {"linf": 1, "l2": 2, "l1": torch.inf}[norm]
     reach = (linear.weight - linear.weight[y].unsqueeze(1)).norm(dual, dim=2)
     best = (logits - logits.gather(1, y[:, None]) + threat.radius * reach).scatter(1, y[:, None], -torch.inf).amax(1)
