@@ -52,7 +52,9 @@ def test_nothing_in_the_ball_and_the_box_is_nearer(seed: int, radius: float, rea
         )  # fmt: skip
         assert best.status == 0
         gain = -best.fun - normal @ (found - centre)
-        assert gain <= 1e-5 * (1 + abs(normal).max())
+        # The threshold is as fine as float32 is at the largest change, and each unit of it is worth the largest normal.
+        largest = abs(normal).max()
+        assert gain <= 1e-5 * (1 + largest) + 2.0**-23 * largest**2
 
 
 @given(SEEDS, REACHES)
