@@ -63,6 +63,8 @@ class Evaluation:
     report: Reporter
     rough: nn.Module | None = None
     """The network in a faster precision, where there is one."""
+    randomised: bool = False
+    """Whether the network answers the same images differently."""
     eot: int = 1
     """Answers of a randomised network that an attack sees the mean of."""
     units: list[Unit] = field(default_factory=list)
@@ -74,7 +76,7 @@ class Evaluation:
         size = len(self.data)
         self.seen = self.net if self.eot == 1 else Expectation(self.net, self.eot)
         """What attacks are shown."""
-        self.judge = Judge(self.net, self.threat, 1 if self.eot == 1 else VOTES, self.seed)
+        self.judge = Judge(self.net, self.threat, VOTES if self.randomised else 1, self.seed)
         self.margin = torch.full((size,), -torch.inf)
         """The highest margin that any candidate reached, [n]."""
         self.closest = torch.zeros(size, *self.data.shape)
@@ -163,7 +165,7 @@ class Evaluation:
         if run.rough and isinstance(view, Gradient):
             view.roughen(self.rough)
         rng = Rng(self.seed, self.data.ids[index.to(x.device)]).at(run.number, *run.stream)
-        with isolated(self.seed, *run.stream, int(index[0])) if self.eot > 1 else nullcontext():
+        with isolated(self.seed, *run.stream, int(index[0])) if self.randomised else nullcontext():
             z = attack.run(view, x, y, self.threat, rng, **parameters).detach().float()
         fooled, margin, legal, distance = self.judge.verdict(z, x, y)
         # A minimum-norm attack that was asked for the closest example anywhere may well answer from outside.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
 
 from bench import data, device, models, plans
 from bench.card import SCHEMA, AttackResult, Card, CurvePoint, read_card
@@ -83,8 +82,10 @@ def evaluate(
         chosen = chosen.extended(defense.adaptive())
     chosen = chosen.resolved(balls[-1])
     first, labels = samples.batch(torch.arange(min(len(samples), 64)))
-    models.check_outputs(model.net, first, samples.classes, reference, at_least=open_ended)
-    draws = _draws(model.net, first, seed, eot)
+    with isolated(seed):
+        models.check_outputs(model.net, first, samples.classes, reference, at_least=open_ended)
+    noisy = randomised(model.net, first, seed)
+    draws = _draws(noisy, eot)
     label = name or trained.get("name") or model.name
     folder = _folder(results, dataset, balls, model, chosen, samples, seed, draws)
     if card := _finished(folder):
@@ -92,7 +93,7 @@ def evaluate(
     with Reporter(f"evaluate {label}", len(chosen.attacks) * len(balls), quiet=quiet) as report, device.exact_float32():
         began = time.monotonic()
         net = model.net.to(where)
-        rough, search = roughen(net, first.to(where), labels.to(where)) if draws == 1 else (None, "float32: it is randomised")
+        rough, search = roughen(net, first.to(where), labels.to(where)) if not noisy else (None, "float32: it is randomised")
         run = Evaluation(
             net=net,
             data=samples.to(where),
@@ -103,6 +104,7 @@ def evaluate(
             folder=folder / "units",
             report=report,
             rough=rough,
+            randomised=noisy,
             eot=draws,
         )
         attacks, curve = carry_out(run, balls)
@@ -130,11 +132,11 @@ def carry_out(run: Evaluation, balls: Sequence[ThreatModel] = ()) -> tuple[list[
     return attacks, curve if len(balls) > 1 else []
 
 
-def _draws(net: nn.Module, x: Tensor, seed: int, eot: int | None) -> int:
+def _draws(noisy: bool, eot: int | None) -> int:
     """How many answers attacks see the mean of."""
     if eot is not None and eot < 1:
         raise BadInput(f"eot {eot}: an expectation needs at least one answer")
-    return (DRAWS if eot is None else eot) if randomised(net, x, seed) else 1
+    return (DRAWS if eot is None else eot) if noisy else 1
 
 
 def choose_threat(norm: str | None, eps: str | None, trained: dict[str, str], family: str) -> ThreatModel:

@@ -41,10 +41,9 @@ class Judge:
     @torch.no_grad()
     def correct(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Which images are classified correctly, bool [N], and their margins [N], means over the draws."""
-        right, lead = self._once(x, y)
         if self.draws == 1:
-            return right, lead
-        votes, total = torch.zeros_like(y), torch.zeros_like(lead)
+            return self._once(x, y)
+        votes, total = torch.zeros_like(y), x.new_zeros(len(x))
         for draw in range(self.draws):
             with isolated(self.seed, "judge", draw):
                 right, lead = self._once(x, y)

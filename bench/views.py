@@ -77,7 +77,7 @@ class Decision:
     def _count_forward(self) -> None:
         meter = self._meter
         meter.forwards[self._index] += meter.passes
-        if meter.limit is not None and (meter.forwards > meter.limit).any():
+        if meter.limit is not None and (meter.forwards > meter.limit * meter.passes).any():
             raise AccessError(f"this attack spent more than its {meter.limit} queries on a sample")
 
 
