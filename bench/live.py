@@ -30,9 +30,9 @@ class Live:
 
     def keep(self, z: Tensor, loss: Tensor, fooled: Tensor) -> None:
         """Record iterates z with their losses; a sample's first fooling iterate is never replaced."""
-        better = (fooled | (loss > self._loss)) & ~self._hit
+        better = (fooled | (loss > self._loss)) & ~(self._hit | self._over)
         self._loss = torch.where(better, loss, self._loss)
-        self._hit = self._hit | fooled
+        self._hit = self._hit | (fooled & better)
         self.best = torch.where(better.view(-1, *[1] * (z.dim() - 1)), z, self.best)
 
     def stop(self, over: Tensor) -> None:

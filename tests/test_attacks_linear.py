@@ -21,7 +21,10 @@ EXACT = [
     ("fgsm", "linf", {}),
     ("fgsm", "l2", {}),
     ("fgsm", "l1", {}),
-    *[("pgd", norm, {"loss": loss}) for norm in ("linf", "l2") for loss in ("ce", "margin", "dlr")],
+    *[("pgd", norm, {"loss": loss}) for norm in ("linf", "l2", "l1") for loss in ("ce", "margin", "dlr", "pm")],
+    *[("pgd", norm, {"start": start}) for norm in ("linf", "l2", "l1") for start in ("corner", "clean", "known")],
+    *[("pgd", norm, {"step": 1.0, "decay": decay}) for norm in ("linf", "l2", "l1") for decay in ("cosine", "halving")],
+    *[("pgd", norm, {"momentum": 1.0}) for norm in ("linf", "l2", "l1")],
     ("simba", "linf", {"queries": 2 * SIDE**2 + 1}),
     ("square", "linf", {"queries": SQUARE_QUERIES}),
 ]
