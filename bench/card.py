@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import BadInput
 from bench.files import write_text
 from bench.plan import Plan
 
-SCHEMA = 2
-READS = (1, 2)
-"""Version 1 had no rounds, curves, distances or search precision; they read as absent."""
+SCHEMA = 3
+READS = (1, 2, 3)
+"""Version 1 had no rounds, curves, distances or search precision, version 2 no diagnosis, additions or 8-bit accuracy; they
+read as absent."""
+
+Verdict = Literal["ok", "suspicious", "broken"]
 
 
 class Record(BaseModel):
@@ -164,11 +167,45 @@ class DataInfo(Record):
 
 
 class FileInfo(Record):
-    """A file that belongs to the card."""
+    """A file that belongs to the card and lies beside it."""
 
-    file: str
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
+    """A plain name: a card from elsewhere must not lead a reader out of its folder."""
     sha256: str
-    rows: int
+    rows: Annotated[int, Field(ge=0)]
+
+
+class Finding(Record):
+    """One check of a diagnosis."""
+
+    check: str
+    value: float | None
+    """What was measured; None where the check does not apply."""
+    threshold: float | None
+    """Up to which the value is sound."""
+    verdict: Verdict
+    told: str
+    """What it means, and what to do next."""
+
+
+class Diagnosis(Record):
+    """Whether the card's number can be trusted."""
+
+    verdict: Verdict
+    """The worst of the findings."""
+    n: int
+    """Samples that the checks were made on."""
+    findings: tuple[Finding, ...]
+    seconds: float
+
+
+class Addition(Record):
+    """Adversarial examples that somebody handed in later, each checked, which lowered the row."""
+
+    by: str
+    broken: int
+    """Samples that had stood until then."""
+    archive: FileInfo
 
 
 class Card(Record):
@@ -200,6 +237,11 @@ class Card(Record):
     data: DataInfo
     records: FileInfo
     archive: FileInfo
+    additions: tuple[Addition, ...] = ()
+    """Their samples count as broken in robust_accuracy; the attacks of the plan keep their own numbers."""
+    eight_bit_accuracy: float | None = None
+    """Robust accuracy if adversarial examples had to be images of 8 bits: those that rounding undoes do not count."""
+    diagnosis: Diagnosis | None = None
     seconds: float
     device: str
     versions: dict[str, str]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from bench import device, plans
-from bench.card import SCHEMA, AttackResult, Card, CurvePoint, read_card
+from bench.card import AttackResult, Card, CurvePoint, read_card
 from bench.certify import certify
 from bench.data import Dataset
 from bench.engine import Evaluation
@@ -31,6 +31,8 @@ from bench.threat import Norm, ThreatModel
 
 DEFAULT_EPS = {"digits": "0.2", "mnist": "0.3", "cifar": "8/255"}
 """linf budgets for each family of data sets."""
+PROTOCOL = 2
+"""Part of an evaluation's key; raised when the same plan would find something else."""
 
 
 def evaluate(
@@ -155,7 +157,7 @@ def _folder(
     rest: Sequence[object],
 ) -> Path:
     threats = " ".join(map(str, balls))
-    key = json.dumps([SCHEMA, model.digest, samples.digest, threats, chosen.digest, len(samples), *rest])
+    key = json.dumps([PROTOCOL, model.digest, samples.digest, threats, chosen.digest, len(samples), *rest])
     digest = hashlib.sha256(key.encode()).hexdigest()[:8]
     home = model.run or results / Path(dataset).stem / folder_name(balls[-1]) / f"{model.name}-{model.digest[:8]}"
     return home / f"{chosen.name}-{digest}"
