@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(
 BIN := .venv/bin
 SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py')
 
-.PHONY: demo test lint types wheel extras bench study clean
+.PHONY: demo test lint types wheel extras bench fuzz catch-rate study clean
 
 demo: .venv/installed
 	$(BIN)/gauntlet demo
@@ -29,6 +29,14 @@ bench: .venv/installed
 	$(BIN)/python tests/speed/overhead.py
 	$(BIN)/python tests/speed/libraries.py
 	$(BIN)/python tests/speed/training.py
+
+# Which broken defenses the diagnosis exposes, and which sound ones it wrongs; goes on where it was interrupted.
+catch-rate: .venv/installed
+	$(BIN)/python tests/catch_rate.py --results runs/catch-rate
+
+# Every reader with 10,000 inputs; `make fuzz READERS=card INPUTS=100000` for more of one.
+fuzz: .venv/installed
+	cd tests && ../$(BIN)/python -m fuzz --inputs $(or $(INPUTS),10000) $(READERS)
 
 # Needs GAUNTLET_DATA; goes on where it was interrupted.
 study: .venv/installed

@@ -31,7 +31,7 @@ def pgd(
     *,
     steps: Annotated[int, Field(ge=1)] = 50,
     step: Annotated[float, Field(gt=0)] = 0.25,
-    loss: Literal["ce", "margin", "dlr", "pm"] = "ce",
+    loss: Literal["ce", "raw-ce", "margin", "dlr", "pm"] = "ce",
     start: Literal["ball", "corner", "clean", "known"] = "ball",
     decay: Literal["none", "cosine", "halving"] = "none",
     momentum: Annotated[float, Field(ge=0)] = 0.0,
@@ -40,9 +40,9 @@ def pgd(
     """Steepest ascent from a random start, projected after every step; step is a fraction of eps.
 
     start: anywhere in the ball, on its far points only (corners of linf, the sphere of l2 and l1), the clean image, or the
-    closest candidate of earlier attacks. decay: of the step, over the run. momentum: of the l1-normalised gradient (Dong et
-    al. 2018). cycles: leave a sample alone once it repeats itself, which changes the cost and nothing else (Brent's algorithm
-    on exact iterates).
+    closest candidate of earlier attacks. loss: raw-ce is the cross-entropy that a script without care climbs. decay: of the
+    step, over the run. momentum: of the l1-normalised gradient (Dong et al. 2018). cycles: leave a sample alone once it repeats
+    itself, which changes the cost and nothing else (Brent's algorithm on exact iterates).
     """
     live = Live(x)
     z = _start(start, model, x, threat, rng)

@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.archive import read_tensors
+from bench.archive import read_archive
+from bench.card import MOST
 from bench.errors import AttackWarning, BadInput
 from bench.live import Live
 from bench.models import check_outputs, resolve
@@ -77,7 +78,7 @@ def _finders(sources: Sequence[str], x: Tensor, classes: int) -> list[Finder]:
         if not paths:
             _warn(f"transfer: there is no archive.safetensors below {source}; evaluations of other models write them")
         for path in paths:
-            ids, examples = _read(path)
+            ids, examples, _ = read_archive(path, None, MOST)
             if examples.shape[1:] != x.shape[1:]:
                 foreign.append(f"{path} ({_dims(examples)})")
             elif len(ids):
@@ -97,19 +98,6 @@ def _archives(source: str) -> list[Path] | None:
     if ":" not in source and not Path(source.partition("?")[0]).exists():
         raise BadInput(f"transfer: there is no {source!r}; a source is an archive.safetensors, a folder of them or a model")
     return None
-
-
-def _read(path: Path) -> tuple[Tensor, Tensor]:
-    """Ids [M] and examples [M, C, H, W], mapped from the file: rows that nobody asks for are never read."""
-    tensors, _ = read_tensors(path)
-    if not {"ids", "z"} <= tensors.keys():
-        raise BadInput(f"{path} has no ids and z, so it is no archive of examples; if it holds weights, name it ckpt:{path}")
-    ids, z = tensors["ids"], tensors["z"]
-    types = ids.dtype == torch.int64 and z.dtype == torch.float32
-    if not types or ids.dim() != 1 or z.dim() != 4 or len(ids) != len(z):
-        found = " and ".join(f"{name} {t.dtype} {list(t.shape)}" for name, t in (("ids", ids), ("z", z))).replace("torch.", "")
-        raise BadInput(f"{path} holds {found}, not ids int64 [M] and z float32 [M, C, H, W]; evaluate that model again")
-    return ids, z
 
 
 def _archived(

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from bench.errors import BadInput
-from bench.files import write_text
+from bench.errors import BadInput, GauntletError
+from bench.files import read_text, regular, write_text
 from bench.plan import Plan
+from bench.threat import LONGEST, ThreatModel
 
 SCHEMA = 3
 READS = (1, 2, 3)
 """Version 1 had no rounds, curves, distances or search precision, version 2 no diagnosis, additions or 8-bit accuracy; they
 read as absent."""
 
+CARD_BYTES, DEEPEST, VALUES = 2**22, 32, 50_000
+"""What a card has at most: bytes, tables in one another, and values in all of them."""
+MOST = 10_000_000
+"""Samples of an evaluation."""
+
 Verdict = Literal["ok", "suspicious", "broken"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Eps = Annotated[str, Field(max_length=LONGEST)]
+
+
+def signature(text: str) -> str:
+    """Who hands in examples, as a card can hold it; ValueError for what it cannot."""
+    if not (0 < len(text.strip()) <= 80 and len(text) <= 80 and text.isprintable()):
+        raise ValueError("a name is 1 to 80 printable characters")
+    return text
 
 
 class Record(BaseModel):
@@ -29,8 +47,8 @@ class Record(BaseModel):
 class Threat(Record):
     """The threat model of the numbers."""
 
-    norm: str
-    eps: str
+    norm: Annotated[str, Field(max_length=16)]
+    eps: Eps
     """An exact fraction in input units, such as "8/255"."""
 
 
@@ -83,9 +101,9 @@ class Round(Record):
 class CurvePoint(Record):
     """Robust accuracy in a ball of this radius."""
 
-    eps: str
-    robust_accuracy: float
-    interval: tuple[float, float]
+    eps: Eps
+    robust_accuracy: Share
+    interval: tuple[Share, Share]
     """95 % Wilson interval."""
 
 
@@ -97,13 +115,13 @@ class AttackResult(Record):
     parameters: dict[str, Any]
     """As they ran: the grid's winner is written in."""
     on: Literal["all", "survivors"]
-    n: int
+    n: Annotated[Count, Field(ge=1)]
     """Samples its accuracy is over."""
-    attempted: int
+    attempted: Count
     """Samples it was run on."""
-    broken: int
+    broken: Count
     """Samples it fooled."""
-    robust_accuracy: float
+    robust_accuracy: Share
     """Share of its n samples that it leaves standing. A sample that it was never run on, because the clean image or (on
     survivors) an earlier attack had already failed, counts as broken."""
     interval: tuple[float, float]
@@ -172,7 +190,7 @@ class FileInfo(Record):
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
     """A plain name: a card from elsewhere must not lead a reader out of its folder."""
     sha256: str
-    rows: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=0, le=2**31)]
 
 
 class Finding(Record):
@@ -202,8 +220,8 @@ class Diagnosis(Record):
 class Addition(Record):
     """Adversarial examples that somebody handed in later, each checked, which lowered the row."""
 
-    by: str
-    broken: int
+    by: Annotated[str, AfterValidator(signature)]
+    broken: Annotated[Count, Field(ge=1)]
     """Samples that had stood until then."""
     archive: FileInfo
 
@@ -215,12 +233,12 @@ class Card(Record):
     name: str
     dataset: str
     threat: Threat
-    n: int
-    clean_accuracy: float
-    clean_interval: tuple[float, float]
-    robust_accuracy: float
+    n: Annotated[Count, Field(ge=1)]
+    clean_accuracy: Share
+    clean_interval: tuple[Share, Share]
+    robust_accuracy: Share
     """Share of the n samples that are classified correctly and that no attack broke: the worst case per sample."""
-    interval: tuple[float, float]
+    interval: tuple[Share, Share]
     """95 % Wilson interval of the robust accuracy."""
     attacks: tuple[AttackResult, ...]
     curve: tuple[CurvePoint, ...] = ()
@@ -239,7 +257,7 @@ class Card(Record):
     archive: FileInfo
     additions: tuple[Addition, ...] = ()
     """Their samples count as broken in robust_accuracy; the attacks of the plan keep their own numbers."""
-    eight_bit_accuracy: float | None = None
+    eight_bit_accuracy: Share | None = None
     """Robust accuracy if adversarial examples had to be images of 8 bits: those that rounding undoes do not count."""
     diagnosis: Diagnosis | None = None
     seconds: float
@@ -257,19 +275,49 @@ class Card(Record):
 
 
 def read_card(path: Path) -> Card:
-    """A stored card; BadInput where it is missing, damaged or of another schema version."""
+    """A stored card; BadInput where it is missing, damaged, absurd or of another schema version. It may be a stranger's."""
+    regular(path, CARD_BYTES)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, CARD_BYTES), parse_constant=_finite, parse_float=_finite)
     except OSError as error:
         raise BadInput(f"cannot read card {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"card {path} is not JSON: {error}") from None
+    if not _modest(content):
+        raise BadInput(f"card {path} is nested more than {DEEPEST} deep or holds more than {VALUES} values; no card does")
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version not in READS:
-        known = " and ".join(map(str, READS))
-        raise BadInput(f"card {path} has schema version {version!r}, this release reads {known}; evaluate the model again")
+    if type(version) is not int or version not in READS:
+        known, told = " and ".join(map(str, READS)), repr(version)[:80]
+        raise BadInput(f"card {path} has schema version {told}, this release reads {known}; evaluate the model again")
     try:
-        return Card.model_validate(content)
+        card = Card.model_validate(content)
+        ThreatModel.parse(card.threat.norm, card.threat.eps)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"card {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"]))[:200]
+        raise BadInput(f"card {path}: {where}: {first['msg'][:200]}") from None
+    except GauntletError as error:
+        raise BadInput(f"card {path}: threat: {error}") from None
+    return card
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text} is no number that a card holds")
+    return value
+
+
+def _modest(content: Any) -> bool:
+    """Whether its tables lie in one another no deeper, and hold no more values, than those of a card."""
+    level, left = [content], VALUES
+    for _ in range(DEEPEST):
+        level = [part for value in level for part in _inside(value)]
+        left -= len(level)
+        if not level or left < 0:
+            break
+    return not level and left >= 0
+
+
+def _inside(value: Any) -> Collection[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

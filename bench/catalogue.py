@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from tabulate import tabulate
 
 from bench import data, plans, registry
+from bench.defense import Defense
 from bench.errors import UnknownName
 from bench.models import architectures
 
@@ -17,11 +18,18 @@ def _table(rows: Sequence[tuple[object, ...]], *headers: str) -> str:
 
 
 def _defenses() -> str:
-    rows = []
-    for name in registry.defense_names():
-        cls = registry.get_defense(name)
-        rows.append((name, cls.paper, cls.passes, (inspect.getdoc(cls) or "").split("\n")[0]))
+    known = [registry.get_defense(name) for name in registry.defense_names()]
+    rows = [(cls.name, cls.paper, cls.passes, _first_line(cls)) for cls in known]
     return _table(rows, "defense", "paper", "passes per step", "what it is")
+
+
+def _broken() -> str:
+    known = [registry.get_defense(name) for name in registry.broken_names()]
+    return _table([(cls.name, cls.paper, _first_line(cls)) for cls in known], "broken on purpose", "after", "what it is")
+
+
+def _first_line(cls: type[Defense]) -> str:
+    return (inspect.getdoc(cls) or "").split("\n")[0]
 
 
 def _attacks() -> str:
@@ -54,9 +62,10 @@ _TABLES: dict[str, Callable[[], str]] = {
 
 
 def catalogue(what: str) -> str:
-    """The table of one kind of thing, or all of them."""
+    """The table of one kind of thing, or all of them; "broken" is shown alone."""
     if what == "all":
         return "\n\n".join(table() for table in _TABLES.values())
-    if what not in _TABLES:
-        raise UnknownName("kind", what, [*_TABLES, "all"])
-    return _TABLES[what]()
+    tables = {**_TABLES, "broken": _broken}
+    if what not in tables:
+        raise UnknownName("kind", what, [*tables, "all"])
+    return tables[what]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bench import options as opt
-from bench.errors import GauntletError, Skipped, UnknownName
+from bench.errors import BadInput, GauntletError, Skipped, UnknownName, out_of_memory
 from bench.userfile import PluginWarning
 
 app = typer.Typer(
@@ -57,36 +58,30 @@ def train(training: opt.Training) -> None:
 
 
 @app.command()
-def evaluate(
-    model: opt.Model,
-    dataset: opt.Dataset = None,
-    norm: opt.Norm = None,
-    eps: opt.Eps = None,
-    eps_sweep: opt.Sweep = None,
-    plan: opt.Plan = "fast",
-    n: opt.Count = None,
-    seed: opt.Seed = 0,
-    eot: opt.Eot = None,
-    test_time: opt.TestTime = "",
-    name: opt.Name = None,
-    plugin: opt.Plugin = None,
-    results: opt.Results = Path("results"),
-    device: opt.Device = "auto",
-    batch_size: opt.Batch = None,
-    as_json: opt.Json = False,
-    quiet: opt.Quiet = False,
-) -> None:
+@opt.unfold
+def evaluate(evaluating: opt.Evaluating) -> None:
     """Attack a model with a plan and write its card, records and adversarial examples."""
     from bench.evaluation import evaluate as run_evaluate
     from bench.tables import summary
 
-    opt.load(plugin)
-    card, path = run_evaluate(
-        model, dataset=dataset, norm=norm, eps=eps, eps_sweep=[part.strip() for part in (eps_sweep or "").split(",") if part],
-        plan_name=plan, n=n, seed=seed, eot=eot, test_time=test_time, results=results, name=name, device_name=device,
-        batch_size=batch_size, quiet=quiet or (as_json and not sys.stderr.isatty()),
-    )  # fmt: skip
-    typer.echo(card.to_json().rstrip() if as_json else summary([(card, path)]))
+    opt.load(evaluating.plugin)
+    card, path = run_evaluate(**evaluating.arguments())
+    typer.echo(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)]))
+
+
+@app.command()
+@opt.unfold
+def diagnose(
+    evaluating: opt.Evaluating,
+    active: Annotated[bool, typer.Option("--active", help="Plant adversarial examples, and see whether they are found.")] = False,
+) -> None:
+    """Say whether a model's number can be trusted, and why not; evaluates it first where that is not done."""
+    from bench.diagnose.report import render, to_json
+    from bench.evaluation import evaluate as run_evaluate
+
+    opt.load(evaluating.plugin)
+    card, path = run_evaluate(diagnosed=True, active=active, **evaluating.arguments())
+    typer.echo(to_json(card, path) if evaluating.as_json else render(card, path))
 
 
 @app.command()
@@ -154,6 +149,87 @@ def transfer(
     typer.echo(to_json(found) if as_json else render(found))
 
 
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A card, its folder, or a folder or pattern with cards that differ in the seed.")],
+    b: Annotated[str, typer.Argument(help="What it is compared with.")],
+    metric: Annotated[str, typer.Option("--metric", help="robust or clean.")] = "robust",
+    as_json: opt.Json = False,
+) -> None:
+    """Say who wins, by how much and with what certainty, and how many samples would settle it."""
+    from bench.compare import compare as run_compare
+    from bench.compare import render
+
+    found = run_compare(a, b, metric)
+    typer.echo(found.to_json() if as_json else render(found))
+
+
+@app.command()
+def check(
+    baseline: Annotated[str, typer.Option("--baseline", help="The card, or its folder, that must not be undercut.")],
+    candidate: Annotated[str, typer.Option("--candidate", help="The card, or its folder, that is checked.")],
+    alpha: Annotated[float, typer.Option("--alpha", help="How often a drop may be seen where there is none.")] = 0.025,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Tolerated drop: 0.01 is one point; of seconds 0.5 is half as many again.")
+    ] = 0.0,
+    metric: Annotated[str, typer.Option("--metric", help="robust, clean or seconds.")] = "robust",
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")] = None,
+    summary: Annotated[Path | None, typer.Option("--summary", help="Write a summary in Markdown.")] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Gate a change: exit code 1 for a regression, 2 where nothing was measured or the two do not compare."""
+    from bench.gate import check as run_check
+    from bench.gate_report import publish, render
+
+    try:
+        found = run_check(baseline, candidate, metric, alpha, tolerance)
+    except GauntletError as error:
+        publish(error, metric, junit, summary)
+        raise
+    for sentence in publish(found, metric, junit, summary):
+        typer.echo(f"warning: {sentence}", err=True)
+    typer.echo(found.to_json() if as_json else render(found))
+    if found.regression:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    cards: Annotated[list[Path] | None, typer.Argument(help="Cards, or folders that hold some [default: results].")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The model, if the card's reference leads nowhere.")] = None,
+    dataset: opt.Dataset = None,
+    plugin: opt.Plugin = None,
+    device: opt.Device = "auto",
+    batch_size: opt.Batch = None,
+    add: Annotated[
+        Path | None, typer.Option("--add", help="Examples (ids, z; .safetensors or .npz) that lower one card's row.")
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="Whose examples these are.")] = "",
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Check cards against their files, the data and the model; runs no attack. Exit code 1 where anything does not hold."""
+    from bench.stand import Given
+    from bench.verify import exit_code, render, to_json
+    from bench.verify import verify as run_verify
+
+    opt.load(plugin)
+    places, given = cards or [Path("results")], Given(model, dataset, device, batch_size)
+    quiet = quiet or (as_json and not sys.stderr.isatty())
+    if add is None:
+        rows = run_verify(places, given, quiet=quiet)
+        typer.echo(to_json(rows) if as_json else render(rows))
+        raise typer.Exit(exit_code(rows))
+    from bench.additions import add as run_add
+    from bench.additions import render as told
+
+    if len(places) > 1 or not by:
+        raise BadInput("--add takes one card, and --by NAME, which the card will say")
+    added = run_add(places[0], add, by, given, quiet=quiet)
+    typer.echo(told(added, as_json=as_json))
+    raise typer.Exit(0 if added.card else exit_code([added.before]) or 1)
+
+
 @plans.command("show")
 def show_plan(name: Annotated[str, typer.Argument(help="A built-in plan or a .toml file.")], plugin: opt.Plugin = None) -> None:
     """Print a plan as a TOML file, to read or to edit."""
@@ -204,7 +280,8 @@ def list_names(
 
 
 def main() -> None:
-    """Run the command line: 0 when all is well, 1 when a check failed, 2 for misuse, 130 when interrupted."""
+    """Run the command line: 0 when all is well, 1 when a check failed, 2 for misuse, 130 or 143 when interrupted."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plain = warnings.formatwarning
     warnings.formatwarning = lambda message, category, *place, **line: (
         f"warning: {message}\n" if issubclass(category, PluginWarning) else plain(message, category, *place, **line)
@@ -216,6 +293,8 @@ def main() -> None:
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except SystemExit as stop:
+        code = stop.code
     except OSError as error:
         named = f": {error.filename}" if error.filename else ""
         typer.echo(f"error: {error.strerror or error}{named}; everything finished is kept", err=True)
@@ -225,15 +304,14 @@ def main() -> None:
         if told is None:
             raise
         code = told
-    if code == 130:
+    if code in (130, 143):
         typer.echo("interrupted; everything finished is kept, and the same command goes on from there", err=True)
     sys.exit(code)
 
 
 def _told(error: Exception) -> int | None:
     """Tell misuse of the command line and a lack of memory; anything else is a bug and keeps its traceback."""
-    # By name: what went wrong before torch was needed should not import it.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+    if out_of_memory(error):
         hint = "try a smaller --batch-size, for a training --set batch_size=..., or --device cpu"
         typer.echo(f"error: out of memory; everything finished is kept: {hint}", err=True)
         return 2

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.data import Dataset
-from bench.errors import AttackWarning
+from bench.errors import AttackWarning, out_of_memory
 from bench.expectation import Expectation
-from bench.judge import Judge
+from bench.judge import VOTES, Judge
 from bench.plan import Plan
 from bench.progress import Reporter
 from bench.registry import Attack
@@ -27,8 +27,6 @@ from bench.views import VIEWS, Gradient, Meter
 
 SHARD = 1024
 """Samples in one unit of work: what a kill can lose."""
-VOTES = 11
-"""Fresh draws of a randomised network that every candidate is judged by."""
 
 
 class Run(NamedTuple):
@@ -108,7 +106,7 @@ class Evaluation:
         for shard, index in enumerate(targets.split(len(targets) if run.attack.whole else SHARD) if len(targets) else ()):
             name = run.name.partition(":")[0].replace(" ", "-")
             path = self.folder / f"{run.number:02d}-{name}-{shard:03d}.safetensors"
-            unit = load_unit(path, run.number, run.label + self.suffix, run.name, index)
+            unit = load_unit(path, run.number, run.label + self.suffix, run.name, index, self.data.shape, self.report.say)
             if unit is None:
                 unit = self._unit(run, index)
                 unit.save(path)
@@ -140,8 +138,8 @@ class Evaluation:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", AttackWarning)
                     parts.append(self._batch(run, index[position : position + batch]))
-            except torch.OutOfMemoryError:
-                if batch == 1 or run.attack.whole:
+            except (RuntimeError, MemoryError) as error:
+                if batch == 1 or run.attack.whole or not out_of_memory(error):
                     raise
                 batch = self.batch_size = max(batch // 2, 1)
                 self.report.say(f"out of memory: going on with batches of {batch}")

@@ -32,3 +32,10 @@ class AccessError(GauntletError):
 
 class AttackWarning(UserWarning):
     """What an attack wants the reader of its number to know."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the machine; by name, because this must not import torch."""
+    told = str(error)
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "DefaultCPUAllocator" in told or "bad_alloc" in told

@@ -8,25 +8,30 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
+
+import torch
 
 from bench import device, plans
 from bench.card import AttackResult, Card, CurvePoint, read_card
 from bench.certify import certify
-from bench.data import Dataset
+from bench.data import Dataset, has_own_split, load
+from bench.diagnose import ACTIVE, CHECKS, choose, examine
 from bench.engine import Evaluation
 from bench.errors import BadInput, UnknownName
 from bench.expectation import DRAWS
 from bench.files import sha256
+from bench.judge import VOTES, Judge
+from bench.lock import LOCK, alone, bury
 from bench.models import Model
 from bench.plan import Plan, Portfolio
 from bench.portfolio import run_portfolio
 from bench.progress import Reporter
-from bench.record import About, make_card
+from bench.record import About, broken_ids, make_card
 from bench.restarts import run_attack
 from bench.rough import roughen
 from bench.stats import wilson
-from bench.subject import samples_of, subject, training_record
+from bench.subject import Subject, samples_of, subject, training_record
 from bench.threat import Norm, ThreatModel
 
 DEFAULT_EPS = {"digits": "0.2", "mnist": "0.3", "cifar": "8/255"}
@@ -47,6 +52,8 @@ def evaluate(
     seed: int = 0,
     eot: int | None = None,
     test_time: str = "",
+    diagnosed: bool = False,
+    active: bool = False,
     results: Path = Path("results"),
     name: str | None = None,
     device_name: str = "auto",
@@ -59,7 +66,8 @@ def evaluate(
     default to those the model was trained with. eps_sweep: radii to attack one after the other, each going on from what the
     smaller ones broke; the card is that of the largest. n: the first n test samples (default 1000, or all where there are
     fewer). eot: the answers of a randomised model that attacks see the mean of (default 20, and 1 for any other model).
-    test_time: a defense to add without training, such as "rfi" or "smoothing?sigma=0.25".
+    test_time: a defense to add without training, such as "rfi" or "smoothing?sigma=0.25". diagnosed: say whether the number can
+    be trusted, as plans may ask for themselves; active: with the binarization test among the checks.
     Returns the card and the path it was written to.
     """
     trained = training_record(reference)
@@ -78,38 +86,100 @@ def evaluate(
         chosen = chosen.extended(defense.adaptive())
     chosen = chosen.resolved(balls[-1])
     draws = _draws(under.noisy, eot)
-    label = name or under.label
     folder = _folder(results, dataset, balls, under.model, chosen, samples, [seed, draws, *filter(None, [test_time])])
-    if card := _finished(folder):
-        return card, folder / "card.json"
-    with Reporter(f"evaluate {label}", len(chosen.attacks) * len(balls), quiet=quiet) as report, device.exact_float32():
+    size = max((batch_size or (256 if where.type == "cpu" else 1024)) // draws, 1)
+    task = _Task(
+        under,
+        dataset,
+        samples.to(where),
+        balls,
+        chosen,
+        seed,
+        draws,
+        test_time,
+        name or under.label,
+        folder,
+        where,
+        size,
+        quiet,
+    )
+    card = _finished(folder) or _attacked(task)
+    if diagnosed or active or chosen.diagnose:
+        card = _diagnosed(task, card, active)
+    return card, folder / "card.json"
+
+
+class _Task(NamedTuple):
+    """One evaluation, everything about it decided."""
+
+    under: Subject
+    dataset: str
+    data: Dataset
+    balls: Sequence[ThreatModel]
+    plan: Plan
+    seed: int
+    draws: int
+    test_time: str
+    label: str
+    folder: Path
+    where: torch.device
+    batch_size: int
+    quiet: bool
+
+
+def _attacked(task: _Task) -> Card:
+    """Carry out the plan and write the card; where another process is at it, wait for its card instead."""
+    under, folder = task.under, task.folder
+    title, steps = f"evaluate {task.label}", len(task.plan.attacks) * len(task.balls)
+    with Reporter(title, steps, quiet=task.quiet) as report, alone(folder, report.tell), device.exact_float32():
+        if card := _finished(folder):
+            return card
         began = time.monotonic()
-        net = under.model.net.to(where)
+        net = under.model.net.to(task.where)
         rough, search = None, "float32: it is randomised"
         if not under.noisy:
-            rough, search = roughen(net, *(part.to(where) for part in under.first))
+            rough, search = roughen(net, *(part.to(task.where) for part in under.first))
         run = Evaluation(
-            net=net,
-            data=samples.to(where),
-            threat=balls[0],
-            plan=chosen,
-            seed=seed,
-            batch_size=max((batch_size or (256 if where.type == "cpu" else 1024)) // draws, 1),
-            folder=folder / "units",
-            report=report,
-            rough=rough,
-            randomised=under.noisy,
-            eot=draws,
-        )
-        attacks, curve = carry_out(run, balls)
+            net=net, data=task.data, threat=task.balls[0], plan=task.plan, seed=task.seed, batch_size=task.batch_size,
+            folder=folder / "units", report=report, rough=rough, randomised=under.noisy, eot=task.draws,
+        )  # fmt: skip
+        attacks, curve = carry_out(run, task.balls)
         # What the defense added last can prove, else what the one of the training can.
         certified = next((proof for defense in reversed(under.defenses) if (proof := certify(run, defense))), None)
-        seconds = time.monotonic() - began
-    about = About(under, dataset, label, test_time, round(seconds, 3), device.describe(where), search, certified)
-    card = make_card(run, attacks, curve, about, folder)
-    card.save(folder / "card.json")
-    shutil.rmtree(folder / "units", ignore_errors=True)
-    return card, folder / "card.json"
+        seconds = round(time.monotonic() - began, 3)
+        about = About(
+            under, task.dataset, task.label, task.test_time, seconds, device.describe(task.where), search, certified
+        )  # fmt: skip
+        card = make_card(run, attacks, curve, about, folder)
+        card.save(folder / "card.json")
+        shutil.rmtree(folder / "units", ignore_errors=True)
+    return card
+
+
+def _diagnosed(task: _Task, card: Card, active: bool) -> Card:
+    """The card with its diagnosis, which is made where it is not there yet."""
+    if card.diagnosis and (not active or any(finding.check == ACTIVE for finding in card.diagnosis.findings)):
+        return card
+    threat = ThreatModel.parse(card.threat.norm, card.threat.eps)
+    broken = torch.isin(task.data.ids.cpu(), broken_ids(card, task.folder))
+    with Reporter(f"diagnose {card.name}", len(CHECKS), quiet=task.quiet) as report, device.exact_float32():
+        net, noisy = task.under.model.net.to(task.where), task.under.noisy
+        judge = Judge(net, threat, VOTES if noisy else 1, card.seed)
+        probe = choose(
+            net, task.data, judge, broken, seed=card.seed, batch_size=task.batch_size, noisy=noisy,
+            pool=_pool(task), own=card.attacks,
+        )  # fmt: skip
+        diagnosis = examine(probe, report, active=active)
+        with alone(task.folder, report.tell):
+            # Somebody may have added examples in the meantime.
+            card = read_card(task.folder / "card.json").model_copy(update={"diagnosis": diagnosis})
+            card.save(task.folder / "card.json")
+    return card
+
+
+def _pool(task: _Task) -> Dataset:
+    """The training images where the data has a split of its own, else the samples themselves."""
+    return load(task.dataset, "train") if has_own_split(task.dataset) else task.data
 
 
 def carry_out(run: Evaluation, balls: Sequence[ThreatModel] = ()) -> tuple[list[AttackResult], list[CurvePoint]]:
@@ -172,7 +242,19 @@ def _finished(folder: Path) -> Card | None:
     """The card of an evaluation that is there with its records and archive, unharmed."""
     if not (folder / "card.json").exists():
         return None
-    card = read_card(folder / "card.json")
-    files = (card.records, card.archive)
-    whole = all((folder / file.file).exists() and sha256(folder / file.file) == file.sha256 for file in files)
-    return card if whole else None
+    try:
+        card = read_card(folder / "card.json")
+    except BadInput as error:
+        raise BadInput(f"{error}; delete {folder} before that") from None
+    files = (card.records, card.archive, *(addition.archive for addition in card.additions))
+    if not all((folder / file.file).exists() and sha256(folder / file.file) == file.sha256 for file in files):
+        if card.additions:
+            raise BadInput(
+                f"a file beside {folder / 'card.json'} is missing or changed, and evaluating anew would lose the examples that "
+                f"{card.additions[0].by} added; restore it (`gauntlet verify` names it), or move the folder away"
+            )
+        return None
+    # What a kill after the card was written has left behind.
+    shutil.rmtree(folder / "units", ignore_errors=True)
+    bury(folder / LOCK)
+    return card

@@ -13,11 +13,15 @@ from bench.errors import Skipped
 from bench.evaluation import choose_threat, evaluate, folder_name
 from bench.files import write_text
 from bench.job import Job
+from bench.lock import LOCK, alone, bury
 from bench.models import architectures
 from bench.progress import Reporter
 from bench.recipe import configure
 from bench.rng import isolated
-from bench.training import Trainer
+from bench.training import Trainer, finished
+
+SKIP_SCHEMA = 1
+"""Of the file that says why a defense has no row."""
 
 
 def train(
@@ -40,11 +44,13 @@ def train(
     """
     job = plan_job(defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, settings=settings, name=name)
     folder = job_folder(job, results)
-    # A clone has the records of the project's own rows, but not their weights.
-    if not all((folder / file).exists() for file in ("train.json", "best.safetensors", "last.safetensors")):
+    if not finished(folder):
         where = device.pick(device_name)
-        with Reporter(f"train {job.name} seed {seed}", job.recipe.epochs, quiet=quiet) as report:
-            Trainer(job, folder, where, report).run()
+        with Reporter(f"train {job.name} seed {seed}", job.recipe.epochs, quiet=quiet) as report, alone(folder, report.tell):
+            # Another process may have finished it while this one waited.
+            if not finished(folder):
+                Trainer(job, folder, where, report).run()
+    bury(folder / LOCK)
     return folder
 
 
@@ -88,9 +94,8 @@ def skip(reason: str, defense: str, dataset: str, norm: str, eps: str | None, re
     """Leave the reason why a defense has no row where the leaderboard finds it."""
     threat = choose_threat(norm, eps, {}, data.load(dataset, "train").family)
     path = results / Path(dataset).stem / folder_name(threat) / f"{defense}-skipped.json"
-    write_text(
-        path, json.dumps({"name": defense, "dataset": dataset, "threat": str(threat), "reason": reason}, indent=2) + "\n"
-    )
+    content = {"schema_version": SKIP_SCHEMA, "name": defense, "dataset": dataset, "threat": str(threat), "reason": reason}
+    write_text(path, json.dumps(content, indent=2) + "\n")
     return path
 
 

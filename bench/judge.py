@@ -14,6 +14,10 @@ from bench.threat import ThreatModel
 from bench.views import forward
 
 
+VOTES = 11
+"""Fresh draws of a randomised network that every candidate is judged by."""
+
+
 class Verdict(NamedTuple):
     """Per candidate: whether it counts as a success, the margin there (positive: misclassified), whether it was legal.
 

@@ -33,6 +33,11 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(_desaturated(logits, y), y, reduction="none")
 
 
+def raw_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy as it stands, whose gradient float32 loses on confident samples; for telling whom that deceives."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
 def probability_margin(logits: Tensor, y: Tensor) -> Tensor:
     """The best wrong probability minus the true one (Xie et al. 2025), with confident logits scaled as for cross-entropy."""
     return margin(_desaturated(logits, y).softmax(1), y)
@@ -69,5 +74,7 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return margin_targeted(logits, y, target) / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2).clamp_min(1e-12)
 
 
-LOSSES: dict[str, Loss] = {"ce": cross_entropy, "margin": margin, "dlr": dlr, "pm": probability_margin}
+LOSSES: dict[str, Loss] = {
+    "ce": cross_entropy, "raw-ce": raw_cross_entropy, "margin": margin, "dlr": dlr, "pm": probability_margin,
+}  # fmt: skip
 TARGETED: dict[str, TargetedLoss] = {"ce": cross_entropy_targeted, "margin": margin_targeted, "dlr": dlr_targeted}

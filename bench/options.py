@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,39 @@ class Training:
                 raise BadInput(f"--set {pair!r}: write key=value, as in --set epochs=5")
             settings[key] = value
         return settings | ({} if self.epochs is None else {"epochs": str(self.epochs)})
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """What to attack and how: the options that `evaluate` and `diagnose` have in common."""
+
+    model: Model
+    dataset: Dataset = None
+    norm: Norm = None
+    eps: Eps = None
+    eps_sweep: Sweep = None
+    plan: Plan = "fast"
+    n: Count = None
+    seed: Seed = 0
+    eot: Eot = None
+    test_time: TestTime = ""
+    name: Name = None
+    plugin: Plugin = None
+    results: Results = Path("results")
+    device: Device = "auto"
+    batch_size: Batch = None
+    as_json: Json = False
+    quiet: Quiet = False
+
+    def arguments(self) -> dict[str, Any]:
+        """As bench.evaluation takes them."""
+        sweep = [part.strip() for part in (self.eps_sweep or "").split(",") if part]
+        return {
+            "reference": self.model, "dataset": self.dataset, "norm": self.norm, "eps": self.eps, "eps_sweep": sweep,
+            "plan_name": self.plan, "n": self.n, "seed": self.seed, "eot": self.eot, "test_time": self.test_time,
+            "results": self.results, "name": self.name, "device_name": self.device, "batch_size": self.batch_size,
+            "quiet": self.quiet or (self.as_json and not sys.stderr.isatty()),
+        }  # fmt: skip
 
 
 def unfold(command: Callable[..., None]) -> Callable[..., None]:

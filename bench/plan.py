@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -14,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from bench.errors import BadInput
 from bench.registry import Attack, get_attack
 from bench.threat import ThreatModel
+
+MOST_POINTS = 10_000
+"""Of a grid: each is run on the probe."""
 
 
 class Arm(BaseModel):
@@ -95,6 +99,8 @@ class Plan(BaseModel):
 
     name: str
     about: str = ""
+    diagnose: bool = False
+    """Whether its evaluations say if the number can be trusted."""
     attacks: Annotated[tuple[Entry, ...], Field(min_length=1)]
 
     @property
@@ -129,6 +135,8 @@ def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | 
         raise BadInput(f"attack {attack.name!r} brings its own restarts; leave restarts at 1, not {spec.restarts}")
     if not attack.seeded and spec.restarts > 1:
         raise BadInput(f"attack {attack.name!r} makes the same run every time; leave restarts at 1, not {spec.restarts}")
+    if (points := math.prod(map(len, spec.grid.values()))) > MOST_POINTS:
+        raise BadInput(f"attack {spec.label!r}: its grid has {points} points; give at most {MOST_POINTS}")
     for point in spec.combinations():
         attack.configure({**spec.parameters, **point})
     fixed = attack.configure({key: value for key, value in spec.parameters.items() if key not in spec.grid})

@@ -11,10 +11,14 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BadInput, UnknownName
+from bench.files import read_text
 from bench.plan import Arm, AttackSpec, Plan, Portfolio
 
 _STEPS: Mapping[str, list[Any]] = {"step": [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]}
 """Steps as fractions of eps; smaller ones cannot cross the ball in 100 iterations (methods of Liu et al. 2020, review 1)."""
+
+LARGEST = 2**20
+"""Bytes of a plan, at most."""
 
 
 def load(name_or_path: str) -> Plan:
@@ -34,10 +38,10 @@ def show(plan: Plan) -> str:
 
 def _read(path: Path) -> Plan:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(path, LARGEST))
     except OSError as error:
         raise BadInput(f"cannot read plan {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"plan {path} is not TOML: {error}") from None
     try:
         return Plan.model_validate({"name": path.stem, **content})
@@ -107,6 +111,7 @@ PLANS: dict[str, Plan] = {
         Plan(
             name="standard",
             about="the leaderboard's: fast, PGD-100 x 10 with searched steps, Square, SimBA and RayS, and reference AutoAttack",
+            diagnose=True,
             attacks=(
                 _FAST,
                 _spec("pgd", "pgd-100x10", steps=100, grid=dict(_STEPS), restarts=10, on="all"),
@@ -120,6 +125,7 @@ PLANS: dict[str, Plan] = {
             name="full",
             about="standard with 100 restarts, PGD on the margin and the DLR, longer searches, examples of every archive below "
             "results/, and the distances of FMN and FAB",
+            diagnose=True,
             attacks=(
                 _FAST,
                 _spec("pgd", "pgd-100x100", steps=100, grid=dict(_STEPS), restarts=100, on="all"),

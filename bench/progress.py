@@ -56,6 +56,12 @@ class Reporter:
         self._said = now
         self.say(f"{self._title}: {note}{self._left(now)}")
 
+    def tell(self, text: str) -> None:
+        """One line that even the quiet must read, such as why nothing happens."""
+        quiet, self._quiet = self._quiet, False
+        self.say(text)
+        self._quiet = quiet
+
     def say(self, text: str) -> None:
         """One line, above the bar where there is one."""
         if self._bar:

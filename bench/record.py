@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from bench import archive
 from bench.card import AttackResult, Card, Certified, CurvePoint, DataInfo, FileInfo, ModelInfo, Threat
+from bench.eight_bit import survive
 from bench.engine import Evaluation
 from bench.models import Model
 from bench.registry import get_defense
@@ -83,6 +86,7 @@ def make_card(
         data=DataInfo(split=run.data.split, digest=run.data.digest, source=run.data.source),
         records=_records(run, folder),
         archive=_archive(run, folder, proves),
+        eight_bit_accuracy=(robust + _undone_by_rounding(run)) / size,
         seconds=about.seconds,
         device=about.device,
         versions=_versions(),
@@ -128,6 +132,21 @@ def _archive(run: Evaluation, folder: Path, about: dict[str, Any]) -> FileInfo:
     proven = run.broken & run.clean
     ids = run.data.ids.cpu()[proven]
     return archive.write_archive(folder / "archive.safetensors", ids, run.closest[proven], about)
+
+
+def _undone_by_rounding(run: Evaluation) -> int:
+    """How many of the broken samples stand once their examples are images of 8 bits."""
+    proven, lost = (run.broken & run.clean).nonzero().squeeze(1), 0
+    for index in proven.split(run.batch_size) if len(proven) else ():
+        x, y = run.data.batch(index)
+        lost += int((~survive(run.judge, run.closest[index].to(x.device), x, y)).sum())
+    return lost
+
+
+def broken_ids(card: Card, folder: Path) -> Tensor:
+    """The ids of the samples that the archives beside a card prove broken."""
+    files = (card.archive, *(addition.archive for addition in card.additions))
+    return torch.cat([archive.read_tensors(folder / file.file)[0]["ids"] for file in files])
 
 
 def _versions() -> dict[str, str]:

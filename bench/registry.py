@@ -26,6 +26,8 @@ Access = Literal["decision", "score", "gradient", "module"]
 LIBRARIES = ("foolbox", "torchattacks")
 """Packages whose attacks are named `package:Name`; each has an adapter in bench.compat, imported when it is asked for."""
 YOURS = "yours with --plugin FILE"
+BROKEN = "broken_"
+"""How the names of deliberately broken defenses begin; they are imported when one is asked for, and listed apart."""
 DefenseClass = TypeVar("DefenseClass", bound=type[Defense])
 AttackFunction = TypeVar("AttackFunction", bound=Callable[..., Any])
 
@@ -117,6 +119,8 @@ def get_attack(name: str) -> Attack:
 def get_defense(name: str) -> type[Defense]:
     """The defense of this name."""
     _load("defenses")
+    if name.startswith(BROKEN) and name not in _defenses:
+        _load("defenses.broken")
     if name not in _defenses:
         raise UnknownName("defense", name, [*_defenses, YOURS])
     return _defenses[name]
@@ -129,9 +133,16 @@ def attack_names() -> list[str]:
 
 
 def defense_names() -> list[str]:
-    """The names of all defenses."""
+    """The names of all defenses that are meant to hold."""
     _load("defenses")
-    return sorted(_defenses)
+    return sorted(name for name in _defenses if not name.startswith(BROKEN))
+
+
+def broken_names() -> list[str]:
+    """The names of the defenses that look robust and are not, which the diagnosis is tried on."""
+    _load("defenses")
+    _load("defenses.broken")
+    return sorted(name for name in _defenses if name.startswith(BROKEN))
 
 
 def owner(kind: Literal["attack", "defense"], name: str) -> str:
@@ -162,14 +173,15 @@ def load_plugin(path: str | Path) -> None:
 
 
 @cache
-def _load(collection: Literal["attacks", "defenses"]) -> None:
+def _load(collection: Literal["attacks", "defenses", "defenses.broken"]) -> None:
     try:
         package = importlib.import_module(f"bench.{collection}")
     except ModuleNotFoundError:
         where = Path(__file__).parent
         raise BadInput(f"bench is imported from the source folder {where}, not installed: run `pip install .` first") from None
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+        if not module.ispkg:
+            importlib.import_module(f"{package.__name__}.{module.name}")
     for entry in sorted(entry_points(group=f"gauntlet.{collection}"), key=str):
         _enter(entry)
 

@@ -179,6 +179,17 @@ def _keys(path: Path) -> list[str]:
     raise BadInput(f"{path} is not an npz file; make one with numpy.savez(path, x=images, y=labels)")
 
 
+def arrays(path: Path, limit: int) -> dict[str, Array]:
+    """The arrays of an npz file that hold no more than so many bytes together, by name."""
+    with readable(f"{path}"):
+        keys = _keys(path)
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        if size > limit:
+            raise BadInput(f"{path} unpacks to {size} bytes, and at most {limit} can be what it should hold; it is not read")
+    return {key: _array(path, key) for key in keys}
+
+
 def _array(path: Path, key: str) -> Array:
     """One array of an npz file, read only when its header promises exactly the bytes that the zip directory lists."""
     with readable(f"{path}"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from torch import Tensor
 
 from bench import batchnorm, data, models
@@ -15,11 +16,14 @@ from bench.data import Dataset
 from bench.defense import Defense
 from bench.errors import BadInput
 from bench.expectation import randomised
+from bench.files import read_text
 from bench.models import Model
 from bench.models.architectures import parse_query
 from bench.registry import get_defense, make_defense
 from bench.rng import isolated
 
+READS = (1, 2)
+"""Versions of the record of a training; what is read of it is the same in both."""
 DEFAULT_N = 1000
 """Test samples, where the user does not say how many."""
 
@@ -73,13 +77,58 @@ def training_record(reference: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            key: content[key]
-            for key in ("name", "defense", "settings", "dataset", "threat", "training", "data_digest", "history")
-        }
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise BadInput(f"{path} is not the record of a finished training; train again") from None
+        content = json.loads(read_text(path), parse_constant=_refuse)
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version not in READS:
+            known = " and ".join(map(str, READS))
+            raise BadInput(f"{path} has schema version {version!r}, this release reads {known}; train again")
+        _Record.model_validate(content)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
+        told = f" ({where})" if where else ""
+        raise BadInput(f"{path} is not the record of a finished training{told}; train again") from None
+    return {key: content[key] for key in _Record.model_fields}
+
+
+class _Threat(BaseModel):
+    norm: str
+    eps: str
+
+
+class _Training(BaseModel):
+    best_epoch: Annotated[int, Field(ge=1)]
+
+
+class _Settings(BaseModel):
+    validation: Annotated[int, Field(ge=1)]
+
+
+class _Record(BaseModel):
+    """What is read of the record of a training, which may come from anybody."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    defense: str
+    settings: _Settings
+    dataset: str
+    threat: _Threat
+    training: _Training
+    data_digest: str
+    history: Annotated[list[dict[str, FiniteFloat]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        last = self.training.best_epoch
+        if last > len(self.history) or not {"clean", "fgsm", "pgd"} <= self.history[last - 1].keys():
+            raise ValueError(f"there is no epoch {last} in its history")
+        return self
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
 
 
 def samples_of(dataset: str, trained: dict[str, Any], n: int | None) -> Dataset:

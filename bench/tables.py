@@ -11,10 +11,12 @@ from typing import NamedTuple
 import pandas as pd
 from tabulate import tabulate
 
+from bench.bands import known_outcomes, ranks, remarks
 from bench.card import Card, read_card
 from bench.collapse import GAP
 from bench.errors import BadInput, GauntletError, UnknownName
 from bench.files import write_text
+from bench.paired import Outcomes
 
 FORMATS = ("md", "csv", "tex", "html")
 
@@ -36,23 +38,35 @@ def read_skips(results: Path) -> list[Skip]:
 
 def read_cards(results: Path) -> tuple[list[Card], list[str]]:
     """Every readable card below a folder in the order of their paths, and a sentence for each that is not."""
+    rows, refused = read_rows(results)
+    return [card for card, _ in rows], refused
+
+
+def read_rows(results: Path) -> tuple[list[tuple[Card, Path]], list[str]]:
+    """The same, each card with its path."""
     if not results.is_dir():
         raise BadInput(f"no results folder at {results}; `gauntlet run` makes one")
-    cards, refused = [], []
+    rows, refused = [], []
     for path in sorted(results.rglob("card.json")):
         try:
-            cards.append(read_card(path))
+            rows.append((read_card(path), path))
         except GauntletError as error:
             refused.append(str(error))
-    return cards, refused
+    return rows, refused
 
 
-def leaderboard(cards: Iterable[Card]) -> pd.DataFrame:
-    """One row per card; most robust first within a data set, threat model and plan. Accuracies are in percent."""
+def leaderboard(cards: Iterable[Card], outcomes: Sequence[Outcomes | None] = ()) -> pd.DataFrame:
+    """One row per card; most robust first within a data set, threat model and plan. Accuracies are in percent.
+
+    outcomes: those of every card, as far as its records are there; without them ranks are wider (see bench.bands).
+    """
     cards = list(cards)
     if not cards:
         return pd.DataFrame()
     table = pd.DataFrame([_row(card) for card in cards])
+    table.insert(list(table.columns).index("plan") + 1, "rank", ranks(cards, outcomes or [None] * len(cards)))
+    if all(card.eight_bit_accuracy is None for card in cards):
+        table = table.drop(columns="8-bit")
     attacks = dict.fromkeys(attack.name for card in cards for attack in card.attacks)
     # Cards of other plans bring columns of their own, which would end up behind the rest.
     place = list(table.columns).index("clean") + 1
@@ -79,6 +93,7 @@ def _row(card: Card) -> dict[str, object]:
         **{attack.name: 100 * attack.robust_accuracy for attack in card.attacks},
         "robust": 100 * card.robust_accuracy,
         "95% interval": f"{100 * low:.1f}-{100 * high:.1f}",
+        "8-bit": "" if card.eight_bit_accuracy is None else 100 * card.eight_bit_accuracy,
         "certified": 100 * card.certified.accuracy if card.certified else "",
         "collapse": _collapse(card),
         "train passes": "" if passes is None else f"{passes:.0f}",
@@ -95,17 +110,26 @@ def _collapse(card: Card) -> str | int:
     return training.get("collapse_epoch") or ("masked" if training.get("single_step_gap", 0) > GAP else "no")
 
 
-def render(cards: Sequence[Card], form: str, skips: Sequence[Skip] = ()) -> str:
+def render(
+    cards: Sequence[Card],
+    form: str,
+    skips: Sequence[Skip] = (),
+    outcomes: Sequence[Outcomes | None] = (),
+    *,
+    ranked: bool = True,
+) -> str:
     """The leaderboard as md, csv, tex (booktabs), html or text; a section per data set, threat and plan."""
     if form not in (*FORMATS, "text"):
         raise UnknownName("format", form, [*FORMATS, "all"])
-    table = leaderboard(cards)
+    table = leaderboard(cards, outcomes)
+    remark = remarks(cards, outcomes or [None] * len(cards)) if ranked else {}
     if form == "csv":
         return str(table.to_csv(index=False, float_format="%.2f", lineterminator="\n"))
     sections = []
     if len(table):
         for (dataset, threat, plan), part in table.groupby(["dataset", "threat", "plan"], sort=True):
-            columns = [name for name in part.columns if name not in ("dataset", "threat", "plan")]
+            told = remark.get((str(dataset), str(threat), str(plan)))
+            columns = [name for name in part.columns if name not in ("dataset", "threat", "plan", *(() if told else ("rank",)))]
             shown = part[columns].dropna(axis="columns", how="all")
             shown = shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]
             left = [
@@ -113,6 +137,10 @@ def render(cards: Sequence[Card], form: str, skips: Sequence[Skip] = ()) -> str:
                 for skip in skips
                 if (skip["dataset"], skip["threat"]) == (dataset, threat)
             ]
+            if told:
+                left.append(told)
+            if "8-bit" in shown.columns:
+                left.append("8-bit: robust where an adversarial example has to survive rounding to 256 levels")
             if "certified" in shown.columns:
                 left.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
             sections.append(Section(f"{dataset} · {threat} · plan {plan}", shown, left))
@@ -144,7 +172,7 @@ def summary(rows: Sequence[tuple[Card, Path]]) -> str:
         if card.eot > 1:
             lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")
     lines += [f"card: {path}" for _, path in rows]
-    return "\n".join([render([card for card, _ in rows], "text"), *lines])
+    return "\n".join([render([card for card, _ in rows], "text", ranked=False), *lines])
 
 
 def _table(frame: pd.DataFrame, style: str) -> str:
@@ -206,12 +234,13 @@ tbody tr:hover {{ background: #f5f5f7; }}
 
 def write_leaderboard(results: Path, forms: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Write leaderboard.md, .csv, .tex or .html into the results folder; returns the files and what was refused."""
-    cards, refused = read_cards(results)
-    if not cards:
+    rows, refused = read_rows(results)
+    if not rows:
         raise BadInput(f"no cards below {results}; `gauntlet run` or `gauntlet evaluate` writes them")
     written, skips = [], read_skips(results)
+    cards, outcomes = [card for card, _ in rows], [known_outcomes(card, path) for card, path in rows]
     for form in forms:
-        text = render(cards, form, skips)
+        text = render(cards, form, skips, outcomes)
         path = results / f"leaderboard.{form}"
         write_text(path, text)
         written.append(path)

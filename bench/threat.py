@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
+from textwrap import shorten
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +19,9 @@ from bench.rng import Rng
 Norm = Literal["linf", "l2", "l1"]
 TOLERANCE = 1e-6
 """How far outside the ball or the box a float32 candidate may lie and still count, in input units."""
+LONGEST = 64
+"""Characters in which an eps can be written."""
+_PLAIN = re.compile(r"[-+0-9./_]+([eE][-+]?[0-9]{1,2})?")
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,12 @@ class ThreatModel:
     @classmethod
     def parse(cls, norm: str, eps: str | float | Fraction) -> ThreatModel:
         """Read a threat model from text: `parse("linf", "8/255")`."""
+        text = eps if isinstance(eps, Fraction) else str(eps).strip()
+        # Fraction("1e999999999") would write out every one of its digits.
+        if isinstance(text, str) and not (len(text) <= LONGEST and _PLAIN.fullmatch(text)):
+            raise BadInput(f"eps {shorten(repr(text), 80)} is not a number; write it like 8/255 or 0.3")
         try:
-            value = Fraction(str(eps).strip()) if not isinstance(eps, Fraction) else eps
+            value = Fraction(text)
         except (ValueError, ZeroDivisionError):
             raise BadInput(f"eps {eps!r} is not a number; write it like 8/255 or 0.3") from None
         return cls(norm, value)  # type: ignore[arg-type]

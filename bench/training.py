@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import math
 import platform
 import resource
 import time
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,30 +17,20 @@ from bench import batchnorm, data, device
 from bench.averages import EMA, SWA
 from bench.collapse import collapsed
 from bench.errors import BadInput
-from bench.files import atomic, write_text
+from bench.files import write_text
 from bench.job import SCHEMA, Job
 from bench.models import architectures
 from bench.models.checkpoint import load_weights, save_weights
 from bench.progress import Reporter
 from bench.rng import isolated, shuffled
+from bench.state import Progress, load_state, save_state
 from bench.step import TrainingNet
 from bench.update import Updates
 from bench.validate import validate
 
+RECORD, STATE = "train.json", "state.pt"
 STATISTICS_BATCHES = 64
 """Batches that kept statistics are recomputed on, at most."""
-
-
-@dataclass
-class Progress:
-    """What a kill must not lose, besides weights and optimiser."""
-
-    epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: int = -1
-    seconds: float = 0.0
-    forwards: int = 0
-    backwards: int = 0
 
 
 class Trainer:
@@ -185,36 +173,17 @@ class Trainer:
 
     def _save_state(self) -> None:
         self.done.forwards, self.done.backwards = self.net.forwards, self.net.backwards
-        state = {
-            "net": self.net.state_dict(),
-            "optimizer": self.updates.optimizer.state_dict(),
-            "averages": [None if average is None else average.state() for average in (self.ema, self.swa)],
-            "memory": self.updates.memory,
-            "done": asdict(self.done),
-        }
-        # Through memory, because torch hides a full disk behind an error of its own.
-        content = io.BytesIO()
-        torch.save(state, content)
-        with atomic(self.folder / "state.pt") as part:
-            part.write_bytes(content.getbuffer())
+        save_state(self.folder / STATE, self.job, self.updates, (self.ema, self.swa), self.done)
 
     def _resume(self) -> None:
-        path = self.folder / "state.pt"
-        if not path.exists():
-            return
-        try:
-            state = torch.load(path, map_location=self.where, weights_only=True)
-        except Exception:  # damaged archives raise nearly anything
-            raise BadInput(f"cannot go on from {path}: it is damaged; delete it to train from the start") from None
-        self.net.load_state_dict(state["net"])
-        self.updates.optimizer.load_state_dict(state["optimizer"])
-        for average, kept in zip((self.ema, self.swa), state["averages"], strict=True):
-            if average:
-                average.resume(kept)
-        self.updates.memory.update(state["memory"])
-        self.done = Progress(**state["done"])
-        self.net.forwards, self.net.backwards = self.done.forwards, self.done.backwards
-        self.report.advance(self.done.epoch, f"going on after epoch {self.done.epoch}", milestone=True)
+        path = self.folder / STATE
+        if path.exists():
+            self.done = load_state(path, self.job, self.updates, (self.ema, self.swa), self.where)
+            self.net.forwards, self.net.backwards = self.done.forwards, self.done.backwards
+            self.report.advance(self.done.epoch, f"going on after epoch {self.done.epoch}", milestone=True)
+        elif (self.folder / RECORD).exists():
+            # A record without its weights must not make those of a first epoch look finished.
+            self._save_state()
 
     def _finish(self) -> None:
         job, size = self.job, len(self.train_data)
@@ -248,8 +217,14 @@ class Trainer:
             "data_digest": self.train_data.digest,
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
-        write_text(self.folder / "train.json", json.dumps(record, indent=2) + "\n")
-        (self.folder / "state.pt").unlink(missing_ok=True)
+        write_text(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
+        (self.folder / STATE).unlink(missing_ok=True)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a folder holds a whole training; a clone has the records of the project's own rows, but not their weights."""
+    files = (RECORD, "best.safetensors", "last.safetensors")
+    return all((folder / file).exists() for file in files) and not (folder / STATE).exists()
 
 
 def _peak_memory() -> int:

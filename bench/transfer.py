@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from bench import device
 from bench.data import Dataset
-from bench.engine import VOTES
 from bench.errors import BadInput
 from bench.evaluation import choose_threat
 from bench.expectation import DRAWS, Expectation
-from bench.judge import Judge
+from bench.judge import VOTES, Judge
 from bench.progress import Reporter
 from bench.registry import get_attack
 from bench.rng import Rng, isolated

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.archive import read_tensors, write_tensors
+from bench.errors import BadInput
 
-_TENSORS = ("index", "fooled", "margin", "distance", "forwards", "backwards", "kept", "z")
+SCHEMA = 1
+_TYPES = {
+    "index": torch.int64, "fooled": torch.bool, "margin": torch.float32, "distance": torch.float32,
+    "forwards": torch.int64, "backwards": torch.int64, "kept": torch.bool, "z": torch.float32,
+}  # fmt: skip
+_HEADER = 2**20
+"""Bytes that a file may have beside its tensors."""
 
 
 @dataclass
@@ -45,15 +56,55 @@ class Unit:
 
     def save(self, path: Path) -> None:
         """Keep it, whole or not at all."""
-        about = {"seconds": self.seconds, "notes": self.notes, "label": self.label}
-        write_tensors(path, {name: getattr(self, name) for name in _TENSORS}, about)
+        tensors = {name: getattr(self, name) for name in _TYPES}
+        about = {"seconds": self.seconds, "notes": self.notes, "label": self.label, "run": self.run}
+        write_tensors(path, tensors, {"schema_version": SCHEMA, **about, "sha256": _digest(tensors)})
 
 
-def load_unit(path: Path, attack: int, label: str, run: str, index: Tensor) -> Unit | None:
-    """The unit of this attack, run and samples, if that is what the file holds."""
+def load_unit(
+    path: Path, attack: int, label: str, run: str, index: Tensor, shape: tuple[int, int, int], tell: Callable[[str], None]
+) -> Unit | None:
+    """The unit of this attack, run and samples; None, and a sentence, where the file is damaged or holds something else."""
     if not path.exists():
         return None
-    tensors, about = read_tensors(path)
-    if set(tensors) != set(_TENSORS) or about.get("label") != label or not torch.equal(tensors["index"], index):
+    try:
+        about, tensors = _read(path, index, shape)
+        if (about["label"], about["run"]) != (label, run):
+            raise BadInput(f"it is of {about['label']}, {about['run']}")
+    except BadInput as error:
+        tell(f"{path} cannot be used ({error}): doing that unit of work again")
         return None
     return Unit(attack, label, run, **tensors, seconds=about["seconds"], notes=about["notes"])
+
+
+def _read(path: Path, index: Tensor, shape: tuple[int, int, int]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a unit on these samples, every one of the type and shape it must have."""
+    largest = len(index) * (4 * math.prod(shape) + 64) + _HEADER
+    if (size := path.stat().st_size) > largest:
+        raise BadInput(f"it has {size} bytes, and these samples make {largest} at most")
+    tensors, about = read_tensors(path)
+    if (version := about.get("schema_version")) != SCHEMA:
+        raise BadInput(f"it has schema version {version!r}, this release reads {SCHEMA}")
+    kinds = {"label": str, "run": str, "notes": list, "seconds": float, "sha256": str}
+    whole = all(isinstance(about.get(key), kind) for key, kind in kinds.items())
+    if not whole or not 0 <= about["seconds"] < math.inf or not all(isinstance(note, str) for note in about["notes"]):
+        raise BadInput("its header is damaged")
+    if {name: tensor.dtype for name, tensor in tensors.items()} != _TYPES:
+        raise BadInput("its tensors are not those of a unit")
+    if not torch.equal(tensors["index"], index):
+        raise BadInput("it is of other samples")
+    rows = {name: tensor for name, tensor in tensors.items() if name != "z"}
+    if any(tensor.shape != index.shape for tensor in rows.values()):
+        raise BadInput("its tensors have other lengths than its samples")
+    if (tensors["fooled"] & ~tensors["kept"]).any() or tensors["z"].shape != (int(tensors["kept"].sum()), *shape):
+        raise BadInput("its candidates are not those that it says it kept")
+    if _digest(tensors) != about["sha256"]:
+        raise BadInput("its content is not what was written")
+    return about, tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in _TYPES:
+        total.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bench.errors import AccessError
+from bench.errors import AccessError, AttackWarning, out_of_memory
 from bench.losses import Loss
 
 _SMALLEST, _MULTIPLE = 16, 8
@@ -22,6 +25,34 @@ def forward(net: nn.Module, x: Tensor) -> Tensor:
     if len(x) == 0 or missing == 0:
         return net(x)  # type: ignore[no-any-return]
     return net(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))[: len(x)]  # type: ignore[no-any-return]
+
+
+def answer(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Logits [N, K] that can be differentiated whatever the network does: where it cannot be, the gradient is 0."""
+    try:
+        logits = net(x)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        # Code that leaves torch, such as .numpy(), refuses what requires a gradient.
+        with torch.no_grad():
+            logits = net(x.detach())
+    if logits.requires_grad:
+        return logits
+    warnings.warn("the network gives no gradient; attacks see one of 0", AttackWarning, stacklevel=2)
+    return logits + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def slope(value: Tensor, z: Tensor) -> Tensor:
+    """The gradient of a scalar at z, as it comes; 0 where there is none."""
+    try:
+        (grad,) = torch.autograd.grad(value, z, allow_unused=True)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        warnings.warn(f"the network's backward pass fails ({error}); attacks see a gradient of 0", AttackWarning, stacklevel=3)
+        grad = None
+    return torch.zeros_like(z) if grad is None else grad
 
 
 class Meter:
@@ -72,7 +103,11 @@ class Decision:
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
         self._count_forward()
-        return forward(self._net, x)
+        return self._read(forward(self._net, x))
+
+    def _read(self, answers: Tensor) -> Tensor:
+        """The logits in what the network answers, for views that show something else than a classifier."""
+        return answers
 
     def _count_forward(self) -> None:
         meter = self._meter
@@ -120,9 +155,9 @@ class Gradient(Score):
         self._meter.backwards[self._index] += self._meter.passes
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            logits = forward(self._rough or self._net, z)
+            logits = self._read(answer(partial(forward, self._rough or self._net), z))
             value = loss(logits, y)
-            (grad,) = torch.autograd.grad(value.sum(), z)
+            grad = slope(value.sum(), z)
         grad, value, logits = grad.nan_to_num(0.0), value.detach(), logits.detach()
         if self._rough is not None:
             claimed = (logits.argmax(1) != y).nonzero().squeeze(1)
@@ -152,7 +187,7 @@ class _Metered(nn.Module):
         self._meter = meter
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x)
+        logits = answer(self.net, x) if torch.is_grad_enabled() and x.requires_grad else self.net(x)
         self._spend("forwards", len(x) * self._meter.passes)
         if logits.requires_grad:
             logits.register_hook(lambda _: self._spend("backwards", len(x) * self._meter.passes))

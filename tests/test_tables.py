@@ -72,10 +72,13 @@ def test_the_same_cards_give_the_same_bytes(results: Path, tmp_path_factory: pyt
 def test_golden_markdown() -> None:
     assert render([card("weak", 0.1), card("strong", 0.8)], "md") == (
         "# Leaderboard\n\n## mnist · linf 0.3 · plan smoke\n\n"
-        "| defense   | model      |   seed |    n |   clean |   pgd-20 |   robust | 95% interval   | collapse   |   train passes |\n"
-        "|-----------|------------|--------|------|---------|----------|----------|----------------|------------|----------------|\n"
-        "| strong    | mnist_fast |      0 | 1000 |    98.0 |     81.0 |     80.0 | 77.4-82.4      | no         |             20 |\n"
-        "| weak      | mnist_fast |      0 | 1000 |    98.0 |     11.0 |     10.0 | 8.3-12.0       | no         |             20 |\n"
+        "|   rank | defense   | model      |   seed |    n |   clean |   pgd-20 |   robust | 95% interval   | collapse   |   train passes |\n"
+        "|--------|-----------|------------|--------|------|---------|----------|----------|----------------|------------|----------------|\n"
+        "|      1 | strong    | mnist_fast |      0 | 1000 |    98.0 |     81.0 |     80.0 | 77.4-82.4      | no         |             20 |\n"
+        "|      2 | weak      | mnist_fast |      0 | 1000 |    98.0 |     11.0 |     10.0 | 8.3-12.0       | no         |             20 |\n"
+        "\n"
+        "rank: the places that the samples leave open; exact McNemar for every pair, 5 % for all pairs together (Holm); "
+        "2 of 2 rows lack records on the samples of the others, so they count as independent samples there\n"
         "\n"
         "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
         "per sample; the interval is Wilson's. train passes: backward passes per training sample.\n"

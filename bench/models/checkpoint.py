@@ -18,12 +18,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BadInput
+from bench.errors import BadInput, out_of_memory
 from bench.files import atomic
 
 SCHEMA = "1"
 _METADATA = "gauntlet"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_DEEPEST = 8
+"""Wrappers around a state dict, at most."""
 _SAVE_PLAIN = "save the weights alone, torch.save(net.state_dict(), file), and use that file"
 
 
@@ -95,7 +97,11 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safetensors.safe_open(path, "pt") as file:
             metadata = _metadata(path, dict(file.metadata() or {}))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+    except OSError:
+        raise
+    except BadInput:
+        raise
+    except Exception as error:  # shapes that overflow and types that torch lacks raise errors of all kinds
         raise BadInput(f"{path} is a truncated or corrupt safetensors file ({error}); copy or download it again") from None
     if metadata.get("schema", SCHEMA) != SCHEMA:
         raise BadInput(f"{path} has schema {metadata['schema']}, and this version reads {SCHEMA}; update gauntlet-bench")
@@ -123,6 +129,7 @@ def _refuse_pretenders(path: Path, head: bytes) -> None:
 
 
 def _load_torch(path: Path) -> Any:
+    _refuse_bombs(path)
     file = path.open("rb")
     try:
         with file, warnings.catch_warnings():
@@ -130,6 +137,8 @@ def _load_torch(path: Path) -> Any:
             # Given a path, torch would judge the format by its suffix.
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged archives raise nearly anything: EOFError, IndexError, RuntimeError, ...
+        if out_of_memory(error):
+            raise BadInput(f"{path} asks for more memory than there is; it is too large for this machine, or damaged") from None
         if blocked := _blocked(path, error):
             raise BadInput(
                 f"{path} is a pickle that would run code: it asks for {blocked}, which was blocked and not executed; "
@@ -141,6 +150,17 @@ def _load_torch(path: Path) -> Any:
             f"{path} is truncated, corrupt or not a weights file at all ({type(error).__name__}); "
             "copy or download it again, as safetensors or a torch state dict"
         ) from None
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Refuse a zip whose entries unpack to more than the file itself; torch writes them as they are."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            promised = sum(entry.file_size for entry in archive.infolist())
+    except Exception:  # not a zip, or a damaged one, which torch will say
+        return
+    if promised > path.stat().st_size:
+        raise BadInput(f"{path} is compressed to unpack to {promised} bytes, as torch writes no file; {_SAVE_PLAIN}")
 
 
 def _blocked(path: Path, error: Exception) -> str | None:
@@ -179,20 +199,33 @@ def _pickle_of(path: Path) -> bytes:
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
     """The state dict inside what a file holds, without wrappers and without the "module." of DataParallel."""
-    while isinstance(content, Mapping):
+    # A bounded number of times, because a dict can be made to hold itself.
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
     if not isinstance(content, Mapping):
         raise BadInput(f"{path} holds a {type(content).__name__}, not a dict of tensors; {_SAVE_PLAIN}")
-    strange = [f"{key!s} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
-    strange += [f"{key!r} (not a name)" for key in content if not isinstance(key, str)]
+    names = [key if isinstance(key, str) else f"a {type(key).__name__} (not a name)" for key in content]
+    strange = [f"{name} ({_odd(value)})" for name, value in zip(names, content.values(), strict=True) if _odd(value)]
+    strange += [name for name, key in zip(names, content, strict=True) if not isinstance(key, str)]
     if strange or not content:
         told = f"also {_first_three(strange)}" if strange else "nothing"
         raise BadInput(f"{path} holds {told}, not a dict of tensors; {_SAVE_PLAIN}")
     bare = all(key.startswith("module.") for key in content)
     return {key.removeprefix("module.") if bare else key: value for key, value in content.items()}
+
+
+def _odd(value: Any) -> str:
+    """What a value is that is no plain tensor of real numbers; nothing for one that is."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_complex():
+        return f"a {value.layout} tensor of {value.dtype} on {value.device}".replace("torch.", "")
+    return ""
 
 
 def _first_three(names: list[str]) -> str:

@@ -1,0 +1,83 @@
+"""Whether the network has gradients, and whether they are those of what it answers."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bench.card import Finding
+from bench.diagnose.finding import graded, inapplicable
+from bench.diagnose.probe import Probe
+from bench.errors import AttackWarning
+from bench.losses import Loss, margin, margin_targeted, raw_cross_entropy
+from bench.views import answer, forward, slope
+
+REACH = 0.02
+"""Half the distance of finite differences, as a fraction of eps."""
+
+
+def unavailable(probe: Probe) -> Finding:
+    """Indicator 1 of Pintor et al. 2022: gradients of the margin that are exactly 0 or not finite."""
+    value = _dead(probe, margin)
+    return graded(
+        "gradients", value, (0.05, 0.5), "the gradient of the margin is finite and not zero",
+        f"for {value:.0%} of the images the gradient of the margin is zero or not finite: attack a differentiable "
+        "approximation (BPDA), declared in Defense.adaptive, and trust only black-box results until then",
+    )  # fmt: skip
+
+
+def saturated(probe: Probe) -> Finding:
+    """Whether float32 loses the gradient of the cross-entropy, as it does once logits are scaled up."""
+    value = _dead(probe, raw_cross_entropy)
+    return graded(
+        "logit scale", value, (0.1, 0.5), "the cross-entropy has a gradient at the scale of these logits",
+        f"for {value:.0%} of the images the cross-entropy has no gradient in float32: divide the logits, or attack the "
+        "margin; any published result of a cross-entropy attack on this model is void",
+    )  # fmt: skip
+
+
+def faithful(probe: Probe) -> Finding:
+    """Whether a small step along the gradient changes the margin as the gradient says."""
+    name, x = "finite differences", probe.threat.random_start(probe.x, probe.rng.at("differences"))
+    if probe.noisy:
+        return inapplicable(name, "the answers are random")
+    with torch.no_grad():
+        logits = forward(probe.net, x)
+    rival = logits.scatter(1, probe.y[:, None], -torch.inf).argmax(1)
+    grad = _slopes(probe, x, margin).nan_to_num(0.0)
+    along = probe.threat.steepest(grad) * REACH * probe.threat.radius
+    predicted = 2 * (grad.double() * along.double()).flatten(1).sum(1)
+    with torch.no_grad():
+        ahead, behind = (margin_targeted(forward(probe.net, z), probe.y, rival).double() for z in (x + along, x - along))
+    actual = ahead - behind
+    ratio = actual / predicted.where(predicted != 0, torch.nan)
+    value = float((~((ratio > 1 / 3) & (ratio < 3))).double().mean())
+    return graded(
+        name, value, (0.25, 0.6), "the margin changes along the gradient as the gradient says",
+        f"for {value:.0%} of the images the margin does not change along the gradient as the gradient says: the gradient "
+        "is not that of the answers; use gradients of a smooth twin, or searches that need none",
+    )  # fmt: skip
+
+
+def _dead(probe: Probe, loss: Loss) -> float:
+    """The share of images whose gradient is zero or not finite, at the image and elsewhere in its ball."""
+    found = []
+    for x in (probe.x, probe.threat.random_start(probe.x, probe.rng.at("gradients"))):
+        grad = _slopes(probe, x, loss).flatten(1)
+        found.append(~grad.isfinite().all(1) | (grad == 0).all(1))
+    return float(torch.cat(found).double().mean())
+
+
+def _slopes(probe: Probe, x: Tensor, loss: Loss) -> Tensor:
+    """Gradients as they come, [M, C, H, W]."""
+    found = []
+    for rows in torch.arange(len(x), device=x.device).split(probe.rows):
+        z = x[rows].detach().requires_grad_()
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", AttackWarning)
+            logits = answer(partial(forward, probe.seen), z)
+            found.append(slope(loss(logits, probe.y[rows]).sum(), z))
+    return torch.cat(found)

@@ -1,0 +1,79 @@
+"""What gradient attacks pass by, leave unfinished, or find on what they are shown alone (Pintor et al. 2022, 3 to 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from bench.card import Finding
+from bench.diagnose.finding import graded
+from bench.diagnose.probe import Probe
+from bench.diagnose.watch import Watch
+from bench.registry import get_attack
+
+OURS: Mapping[str, Any] = {"steps": 100, "step": 0.05, "loss": "margin", "start": "clean", "cycles": False}
+"""PGD whose steps stay the same, so that its path shows whether it has arrived."""
+WATCHED = 3
+"""The plan's own attacks that are watched, at most."""
+
+
+class Path(NamedTuple):
+    """What became of a watched attack; shares of the samples, with the attack they are of."""
+
+    silent: float
+    unfinished: float
+    seeming: float
+    name: str
+
+
+def paths(probe: Probe) -> list[Finding]:
+    """The three findings, each by the attack that is worst in it."""
+    watched = [_watch(probe, name, attack, parameters) for name, attack, parameters in _attacks(probe)]
+    silent, ending, seeming = (max(watched, key=lambda path: path[value]) for value in range(3))
+    return [
+        graded(
+            "silent success", silent.silent, (0.0, 0.05), "no attack passes an adversarial example by",
+            f"on {silent.silent:.1%} of the right images {silent.name} met an adversarial example and returned another point: "
+            "it should keep the best iterate (bench.live.Live does)",
+        ),
+        graded(
+            "path ends too early", ending.unfinished, (0.3, 0.6), "hardly a path still climbs at its end",
+            f"{ending.unfinished:.1%} of the paths of {ending.name} were still climbing in their last tenth: give it more or "
+            "larger steps",
+        ),
+        graded(
+            "same model for attack and judge", seeming.seeming, (0.05, 0.2), "attacks see the model that is judged",
+            f"{seeming.seeming:.1%} of the right images fall to {seeming.name} only on the model that it sees, which differs "
+            "from the one judged: attack that one, or take the mean over its answers",
+        ),
+    ]  # fmt: skip
+
+
+def _attacks(probe: Probe) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Names, attacks and parameters: ours, and what the plan has besides a portfolio."""
+    yield "pgd", "pgd", OURS
+    own = [result for result in probe.own if result.attack != "portfolio" and get_attack(result.attack).access == "gradient"]
+    for result in own[:WATCHED]:
+        yield result.name, result.attack, result.parameters
+
+
+def _watch(probe: Probe, name: str, attack: str, parameters: Mapping[str, Any]) -> Path:
+    watch = Watch(probe.x, probe.y, probe.threat)
+    fooled = probe.attack(attack, watch=watch, stream=f"path {name}", **parameters).fooled
+    passed = watch.hit & ~fooled
+    true = probe.judge.verdict(watch.first, probe.x, probe.y).fooled
+    silent, seeming = (float(part.double().mean()) for part in (passed & true, passed & ~true))
+    return Path(silent, _unfinished(watch, fooled), seeming, name)
+
+
+def _unfinished(watch: Watch, fooled: Tensor) -> float:
+    """The share of samples that stand and whose highest margin rose by over 5 % of its way in the last tenth of the steps."""
+    left = ~fooled & ~watch.hit
+    if len(watch.path) < 2 or not bool(left.any()):
+        return 0.0
+    last = max(len(watch.path) // 10, 1)
+    start, before, end = (watch.path[place][left] for place in (0, -1 - last, -1))
+    climbing = (end - before) > 0.05 * (end - start).clamp_min(1e-12)
+    return float(climbing.double().sum()) / len(left)

@@ -1,0 +1,149 @@
+"""The samples that a diagnosis works on, and what attacks do to them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.card import AttackResult
+from bench.data import Dataset
+from bench.diagnose.watch import Watch, Watched
+from bench.errors import AttackWarning
+from bench.expectation import DRAWS, Expectation
+from bench.judge import Judge
+from bench.registry import get_attack
+from bench.rng import Rng, isolated, shuffled
+from bench.threat import ThreatModel
+from bench.views import VIEWS, Meter
+
+SIZE, NOISY = 192, 64
+"""Correctly classified samples that every check is made on, at most; fewer of a randomised network, each of whose answers is
+the mean over many."""
+BLIND: Mapping[str, tuple[tuple[str, int], ...]] = {
+    "linf": (("square", 1000), ("rays", 500)),
+    "l2": (("square", 1000), ("hop_skip_jump", 500)),
+    "l1": (),
+}
+"""Searches that see no gradient, and their queries; none of ours works in l1."""
+PLAIN = (0.1, 0.25, 1.0)
+"""Step sizes of plain PGD, as fractions of eps."""
+
+
+class Outcome(NamedTuple):
+    """What an attack did to the samples of a probe; those that it was not run on count as not fooled."""
+
+    z: Tensor
+    fooled: Tensor
+    margin: Tensor
+    """Of the network at z; -inf where the attack was not run."""
+
+
+@dataclass
+class Probe:
+    """Correctly classified samples x [M, C, H, W], y [M] of an evaluation, and the network that is diagnosed."""
+
+    net: nn.Module
+    judge: Judge
+    x: Tensor
+    y: Tensor
+    broken: Tensor
+    """Which of them the evaluation has broken, bool [M]."""
+    rng: Rng
+    noisy: bool = False
+    """Whether the network answers the same images differently."""
+    batch_size: int = 256
+    pool: Dataset | None = None
+    """Images that a substitute may learn from."""
+    own: Sequence[AttackResult] = ()
+    """What the evaluation ran; its own gradient attacks are watched."""
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Of the evaluation."""
+        return self.judge.threat
+
+    @property
+    def rows(self) -> int:
+        """Samples that go through the network at once."""
+        return max(self.batch_size, 16)
+
+    @cached_property
+    def seen(self) -> nn.Module:
+        """What a fair attacker looks at: of a randomised network, the mean over its answers."""
+        return Expectation(self.net, DRAWS) if self.noisy else self.net
+
+    def attack(
+        self, name: str, *, among: Tensor | None = None, net: nn.Module | None = None, threat: ThreatModel | None = None,
+        watch: Watch | None = None, stream: str = "", **parameters: Any,
+    ) -> Outcome:  # fmt: skip
+        """Run an attack on the samples, or on some of them, and judge what it returns by the network itself."""
+        attack, threat = get_attack(name), threat or self.threat
+        chosen = attack.configure(parameters)
+        judge = replace(self.judge, threat=threat)
+        z, fooled = self.x.clone(), torch.zeros_like(self.y, dtype=torch.bool)
+        margin = self.x.new_full(self.y.shape, -torch.inf)
+        rows = torch.arange(len(self.y), device=self.y.device) if among is None else among.nonzero().squeeze(1)
+        for index in rows.split(self.rows) if len(rows) else ():
+            x, y, rng = self.x[index], self.y[index], self.rng[index].at(name, stream or "first")
+            shown, meter = net or self.seen, Meter(len(index), x.device)
+            view = Watched(shown, meter, watch, index) if watch else VIEWS[attack.access](shown, meter)
+            with warnings.catch_warnings(), isolated(self.rng.seed, name, stream, int(index[0])):
+                warnings.simplefilter("ignore", AttackWarning)
+                found = attack.run(view, x, y, threat, rng, **chosen).detach().float()
+            verdict = judge.verdict(found, x, y)
+            z[index], fooled[index], margin[index] = found, verdict.fooled, verdict.margin
+        return Outcome(z, fooled, margin)
+
+    @cached_property
+    def plain(self) -> Tensor:
+        """What falls to PGD as a script without care has it: bare cross-entropy, one answer, 40 steps of three sizes."""
+        fooled = torch.zeros_like(self.broken)
+        for step in PLAIN:
+            fooled |= self.attack("pgd", among=~fooled, net=self.net, steps=40, step=step, loss="raw-ce").fooled
+        return fooled
+
+    @cached_property
+    def white(self) -> Tensor:
+        """What falls to strong gradient attacks, from fresh starts."""
+        fooled = self.plain.clone()
+        for loss, step in (("margin", 1.0), ("ce", 2.0), ("margin", 0.1)):
+            decay = "cosine" if step >= 1 else "none"
+            found = self.attack("pgd", among=~fooled, steps=100, step=step, loss=loss, decay=decay, stream=f"white {step}")
+            fooled |= found.fooled
+        return fooled | self.attack("apgd", among=~fooled, steps=50).fooled
+
+    @cached_property
+    def black(self) -> Tensor:
+        """Which of those that gradient attacks leave fall to searches that see no gradient."""
+        fooled, left = torch.zeros_like(self.white), ~self.white
+        for name, queries in BLIND[self.threat.norm]:
+            fewer = queries // 4 if self.noisy else queries
+            fooled |= self.attack(name, among=left & ~fooled, queries=fewer).fooled
+        return fooled
+
+    @property
+    def best(self) -> Tensor:
+        """What falls to anything that was tried."""
+        return self.broken | self.white | self.black
+
+
+def choose(
+    net: nn.Module, data: Dataset, judge: Judge, broken: Tensor, *, seed: int, batch_size: int = 256, **rest: Any
+) -> Probe:  # fmt: skip
+    """A probe of an evaluation's samples; broken: which of them an attack has broken, bool [n]; rest: as Probe has it."""
+    order, size = shuffled(len(data), seed, "diagnose"), SIZE if judge.draws == 1 else NOISY
+    rows: list[Tensor] = []
+    for index in order.split(size):
+        if sum(map(len, rows)) < size:
+            correct, _ = judge.correct(*data.batch(index))
+            rows.append(index[correct.cpu()])
+    chosen = torch.cat(rows)[:size]
+    x, y = data.batch(chosen)
+    rng = Rng(seed, data.ids[chosen.to(data.ids.device)]).at("diagnose")
+    return Probe(net, judge, x, y, broken[chosen].to(y.device), rng, batch_size=batch_size, **rest)

@@ -1,0 +1,189 @@
+"""Whether the attacks behave as attacks on an honest gradient do."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.card import Finding
+from bench.diagnose.finding import graded, inapplicable
+from bench.diagnose.probe import Probe
+from bench.threat import ThreatModel
+
+NOISE = 200
+"""Random points that are tried on each sample."""
+
+
+def overestimate(probe: Probe) -> Finding:
+    """How far plain PGD, which a paper may have reported, lies above the best that is known."""
+    plain, best = _standing(probe.plain), _standing(probe.best)
+    return graded(
+        "plain PGD", plain - best, (0.2, 0.4), f"plain PGD leaves {plain:.1%} of the right images, everything else {best:.1%}",
+        f"plain PGD leaves {plain:.1%} of the right images and the best known attacks {best:.1%}: the defense hides from "
+        "gradients rather than resists; report the lower number and nothing that plain PGD says",
+    )  # fmt: skip
+
+
+def blind(probe: Probe) -> Finding:
+    """Whether searches without gradients break what gradient attacks leave."""
+    value = _share(probe.black & ~probe.white)
+    return graded(
+        "black-box against white-box", value, (0.05, 0.15), f"{value:.1%} of the right images fall to black-box attacks alone",
+        f"{value:.1%} of the right images fall to black-box attacks and to no gradient attack: the gradient is masked; run "
+        "--plan standard, declare a surrogate in Defense.adaptive, and trust black-box numbers only",
+    )  # fmt: skip
+
+
+def single_step(probe: Probe) -> Finding:
+    """Whether one step breaks what many do not."""
+    one = probe.attack("fgsm").fooled | probe.attack("pgd", steps=1, step=1.0, loss="ce").fooled
+    value = _share(one & ~probe.white)
+    return graded(
+        "single step against many", value, (0.02, 0.1), f"one step breaks {_share(one):.1%}, many break all of those",
+        f"{value:.1%} of the right images fall to one step and to no iterative attack: the loss surface is masked; try other "
+        "step sizes, more restarts and black-box attacks",
+    )  # fmt: skip
+
+
+def random_search(probe: Probe) -> Finding:
+    """Whether random points of the ball break what gradient attacks do not."""
+    found = torch.zeros_like(probe.white)
+    for draw in range(NOISE):
+        left = (~probe.white & ~found).nonzero().squeeze(1)
+        if not len(left):
+            break
+        z = probe.threat.random_start(probe.x[left], probe.rng[left].at("random", draw), corner=draw % 2 == 1)
+        found[left] = probe.judge.verdict(z, probe.x[left], probe.y[left]).fooled
+    value = _share(found)
+    return graded(
+        "random noise against gradients", value, (0.02, 0.1), f"{NOISE} random points break {value:.1%} more",
+        f"{value:.1%} of the right images fall to one of {NOISE} random points and to no gradient attack: the gradient leads "
+        "astray; the attack, or the model's gradient, is at fault",
+    )  # fmt: skip
+
+
+def converged(probe: Probe) -> Finding:
+    """Whether more steps and restarts break what the evaluation left."""
+    left = ~probe.broken
+    found = torch.zeros_like(left)
+    for restart in range(2):
+        for loss in ("margin", "ce"):
+            run: dict[str, Any] = {"steps": 100, "step": 2.0, "decay": "cosine", "loss": loss, "stream": f"more {restart}"}
+            found |= probe.attack("pgd", among=left & ~found, **run).fooled
+    value = _share(found)
+    return graded(
+        "more steps and restarts", value, (0.04, 0.15), f"four more runs of 100 steps break {value:.1%} more",
+        f"four more runs of 100 steps break {value:.1%} of the right images that the evaluation left: it has not converged; "
+        "run a stronger plan (--plan standard)",
+    )  # fmt: skip
+
+
+def searched(probe: Probe) -> Finding:
+    """Whether the searches made here, black-box ones among them, break what the evaluation left."""
+    value = _share((probe.white | probe.black) & ~probe.broken)
+    return graded(
+        "other attacks than the plan's", value, (0.04, 0.15), f"other attacks break {value:.1%} more than the evaluation",
+        f"{value:.1%} of the right images that the evaluation left fall to PGD of 100 steps, APGD, Square or RayS: the number "
+        "is too high by as much; run --plan standard",
+    )  # fmt: skip
+
+
+def larger_balls(probe: Probe) -> Finding:
+    """Whether accuracy falls as eps grows."""
+    accuracies = []
+    for ball in _balls(probe.threat, probe.x):
+        accuracies.append(_standing(_attack_at(probe, ball)))
+    rises = max((after - before for before, after in pairwise(accuracies)), default=0.0)
+    told = ", ".join(f"{accuracy:.0%}" for accuracy in accuracies)
+    return graded(
+        "accuracy over eps", max(rises, 0.0), (0.05, 0.15), f"accuracy falls as eps grows: {told}",
+        f"accuracy rises with eps ({told}): a larger ball holds the smaller one, so the attack is not working; the gradient is "
+        "masked or the step size wrong",
+    )  # fmt: skip
+
+
+def unbounded(probe: Probe) -> Finding:
+    """Indicator 6 of Pintor et al. 2022: what stands when an attack may do anything to the image."""
+    ball = _whole(probe.threat, probe.x)
+    fooled = _attack_at(probe, ball)
+    fooled |= probe.attack("pgd", among=~fooled, threat=ball, steps=100, step=0.1, loss="ce", stream="unbounded").fooled
+    value = _standing(fooled)
+    return graded(
+        "unbounded attack", value, (0.05, 0.3), f"an attack that may do anything leaves {value:.1%}",
+        f"an attack that may do anything to the image leaves {value:.1%} standing, where nothing can: attacks cannot find "
+        "their way on this model; look for a zero gradient, a detector or a wrong step size",
+    )  # fmt: skip
+
+
+def losses_apart(probe: Probe) -> Finding:
+    """How far attacks on the cross-entropy and on the margin lie apart."""
+    one, other = (
+        _standing(probe.attack("pgd", steps=40, step=1.0, decay="cosine", loss=loss, stream="apart").fooled)
+        for loss in ("ce", "margin")
+    )
+    return graded(
+        "cross-entropy against margin", abs(one - other), (0.15, 0.4), f"the one leaves {one:.1%}, the other {other:.1%}",
+        f"attacks on the cross-entropy leave {one:.1%}, on the margin {other:.1%}: the defense fits one loss; attack both "
+        "(fast and standard do) and distrust numbers of one",
+    )  # fmt: skip
+
+
+def exact(probe: Probe) -> Finding:
+    """Whether the same attack in float64 breaks more."""
+    name = "float64"
+    if probe.noisy:
+        return inapplicable(name, "the answers are random")
+    run: dict[str, Any] = {"steps": 20, "step": 0.25, "loss": "raw-ce", "stream": "float64"}
+    single = probe.attack("pgd", **run).fooled
+    try:
+        double = probe.attack("pgd", net=_Double(probe.net), **run).fooled
+    except (RuntimeError, TypeError) as error:
+        return inapplicable(name, f"the network does not run in float64 ({str(error).splitlines()[0]})")
+    value = abs(_standing(single) - _standing(double))
+    return graded(
+        name, value, (0.05, 0.25), "the same attack in float64 breaks as many",
+        f"the same attack with gradients in float64 differs by {value:.1%}: float32 saturates inside the network; scale its "
+        "logits down, or attack it in float64",
+    )  # fmt: skip
+
+
+class _Double(nn.Module):
+    """The network in float64; its logits stay so, and so does the loss."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = deepcopy(net).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x.double())
+        return logits
+
+
+def _attack_at(probe: Probe, ball: ThreatModel) -> Tensor:
+    fooled = probe.attack("pgd", threat=ball, steps=60, step=0.5, decay="cosine", loss="margin", start="clean").fooled
+    return fooled | probe.attack("pgd", among=~fooled, threat=ball, steps=60, step=1.0, decay="cosine", loss="ce").fooled
+
+
+def _balls(threat: ThreatModel, x: Tensor) -> list[ThreatModel]:
+    """The ball, the same with two and four times its radius, and the whole box."""
+    whole = _whole(threat, x)
+    larger = [threat, *(ThreatModel(threat.norm, min(factor * threat.eps, whole.eps)) for factor in (2, 4)), whole]
+    return list(dict.fromkeys(larger))
+
+
+def _whole(threat: ThreatModel, x: Tensor) -> ThreatModel:
+    """A ball that holds the whole box."""
+    size = x[0].numel()
+    return ThreatModel.parse(threat.norm, {"linf": 1, "l2": int(size**0.5) + 1, "l1": size}[threat.norm])
+
+
+def _standing(fooled: Tensor) -> float:
+    return 1 - _share(fooled)
+
+
+def _share(flags: Tensor) -> float:
+    return float(flags.double().mean())

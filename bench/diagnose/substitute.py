@@ -1,0 +1,62 @@
+"""Whether examples made on a substitute, a small network taught by the answers of the diagnosed one, beat its own gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.card import Finding
+from bench.data import Dataset
+from bench.diagnose.finding import graded, inapplicable
+from bench.diagnose.probe import Probe
+from bench.models import build
+from bench.rng import isolated, shuffled
+from bench.views import forward
+
+IMAGES, EPOCHS, BATCH = 4000, 8, 128
+"""Images that the substitute learns from, at most; a few seconds of training."""
+CHECK = "transfer against white-box"
+
+
+def transferred(probe: Probe) -> Finding:
+    """The share of samples that fall to a substitute's examples and not to its own gradient (Papernot et al. 2017)."""
+    if probe.pool is None or len(probe.pool) < BATCH:
+        return inapplicable(CHECK, f"there are fewer than {BATCH} images to teach a substitute with")
+    substitute = _taught(probe, probe.pool)
+    found = torch.zeros_like(probe.white)
+    for loss in ("margin", "ce"):
+        run: dict[str, Any] = {"net": substitute, "steps": 40, "step": 0.25, "loss": loss, "decay": "cosine"}
+        found |= probe.attack("pgd", among=~probe.white & ~found, stream=f"substitute {loss}", **run).fooled
+    value = float(found.double().mean())
+    return graded(
+        CHECK, value, (0.02, 0.1), f"{value:.1%} of the right images fall to a substitute's examples alone",
+        f"{value:.1%} of the right images fall to examples made on a substitute and to no gradient of the model's own: its "
+        "gradient is masked; evaluate by transfer from models like it (gauntlet transfer) and by black-box attacks",
+    )  # fmt: skip
+
+
+def _taught(probe: Probe, pool: Dataset) -> nn.Module:
+    """A substitute that answers as the network does on clean and on noisy images."""
+    seed, device = probe.rng.seed, probe.x.device
+    rows = shuffled(len(pool), seed, "substitute")[:IMAGES]
+    with torch.no_grad():
+        logits = torch.cat([forward(probe.net, pool.batch(part)[0].to(device)) for part in rows.split(probe.rows)])
+    labels = logits.argmax(1)
+    channels, height, width = probe.x.shape[1:]
+    spec = "mnist_fast" if min(height, width) >= 16 else "digits_cnn"
+    with isolated(seed, "substitute"):
+        net = build(spec, (channels, height, width), logits.shape[1]).to(device).train()
+        optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+        for epoch in range(EPOCHS):
+            for index in shuffled(len(rows), seed, "substitute", epoch).split(BATCH):
+                x = pool.batch(rows[index])[0].to(device)
+                noisy = probe.threat.project(x + probe.threat.radius * (2 * torch.rand_like(x) - 1), x)
+                with torch.enable_grad():
+                    loss = F.cross_entropy(net(torch.cat([x, noisy])), labels[index.to(device)].repeat(2))
+                    optimiser.zero_grad()
+                    loss.backward()
+                optimiser.step()
+    return net.eval().requires_grad_(False)

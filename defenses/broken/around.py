@@ -1,0 +1,24 @@
+"""What most of them are: a network, with something before it or after it."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+Step = Callable[[Tensor], Tensor]
+
+
+def unchanged(x: Tensor) -> Tensor:
+    """X itself."""
+    return x
+
+
+class Around(nn.Module):
+    """A network on what `before` makes of the images, [N, C, H, W]; `after` makes the answer of its logits, [N, K]."""
+
+    def __init__(self, net: nn.Module, before: Step = unchanged, after: Step = unchanged) -> None:
+        super().__init__()
+        self.net, self.before, self.after = net, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, K]."""
+        return self.after(self.net(self.before(x)))

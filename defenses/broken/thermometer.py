@@ -1,0 +1,36 @@
+"""Thermometer encoding (Buckman et al. 2018): a pixel becomes the thresholds it passes, and comparisons have no gradient."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.defense import Context
+from bench.defenses.standard import Standard
+from bench.registry import defense
+
+from .around import Around
+
+
+@defense("broken_thermometer")
+class Thermometer(Standard):
+    """Natural training on the share of thresholds that each pixel passes.
+
+    The source hands all comparisons to a network made for them; their mean is what one for images can take.
+    """
+
+    levels: Annotated[int, Field(ge=2)] = 10
+
+    paper = "Buckman et al. 2018"
+
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
+        return ctx.cross_entropy(net(self.encoded(x)), y)
+
+    def wrap(self, net: nn.Module) -> nn.Module:
+        return Around(net, before=self.encoded)
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """The share of the thresholds 1 / levels, 2 / levels, ... 1 that lie below, for every pixel."""
+        thresholds = torch.arange(1, self.levels + 1).to(x) / self.levels
+        return (x[..., None] >= thresholds).to(x.dtype).mean(-1)

@@ -1,0 +1,176 @@
+"""The catch rate: which of the deliberately broken defenses a diagnosis exposes, by what, and which sound ones it wrongs.
+
+    python tests/catch_rate.py --list
+    python tests/catch_rate.py --only broken_jpeg pgd_at
+
+Trainings and evaluations that are there already are read, so it can be interrupted. With GAUNTLET_DATA some sound defenses on
+MNIST belong to it; --mnist adds the broken ones there. Exit code 1 unless every broken defense is caught without a false alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import ThreatModel, evaluate, train
+from bench.card import Card
+from bench.evaluation import DEFAULT_EPS
+from bench.registry import broken_names, defense_names, make_defense
+from bench.rng import isolated
+from bench.subject import samples_of, subject, training_record
+
+VARIANTS: Mapping[str, Mapping[str, str]] = {"broken_quantiser": {"bits": "3"}, "broken_ripples": {"moving": "true"}}
+"""Broken defenses that are tried with these settings too."""
+ON_MNIST = {"standard": "3", "fast_at": "5", "pgd_at": "3", "trades": "3"}
+"""Sound ones that are tried on MNIST, and their epochs."""
+COLUMNS = "{:<34} {:>6} {:>9} {:>6} {:<10} {:>7}  {}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network to diagnose."""
+
+    defense: str
+    broken: bool
+    dataset: str = "digits"
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """As --only takes it."""
+        place = "" if self.dataset == "digits" else f"{self.dataset}:"
+        query = "&".join(f"{key}={value}" for key, value in self.settings.items() if key != "epochs")
+        return f"{place}{self.defense}{query and '?'}{query}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a case."""
+
+    case: Case
+    plain: float
+    """Accuracy under plain PGD."""
+    card: Card
+
+    @property
+    def caught(self) -> bool:
+        """Whether the diagnosis warns of the number."""
+        assert self.card.diagnosis is not None
+        return self.card.diagnosis.verdict != "ok"
+
+    def __str__(self) -> str:
+        card, found = self.card, self.card.diagnosis
+        assert found is not None
+        told = ", ".join(finding.check for finding in found.findings if finding.verdict != "ok")
+        seconds = card.model.training["seconds"] + card.seconds + found.seconds
+        accuracies = (f"{value:.1%}" for value in (card.clean_accuracy, self.plain, card.robust_accuracy))
+        return COLUMNS.format(self.case.label, *accuracies, found.verdict, f"{seconds:.0f}", told).rstrip()
+
+
+def cases(*, mnist: bool) -> list[Case]:
+    """Every network there is to diagnose; mnist: the broken ones on MNIST too."""
+    threat = ThreatModel.parse("linf", DEFAULT_EPS["digits"])
+    places = ["digits"] + ["mnist"] * mnist
+    found = [Case(name, True, place) for place in places for name in broken_names()]
+    found += [Case(name, True, place, settings) for place in places for name, settings in VARIANTS.items()]
+    found += [Case(name, False) for name in defense_names() if not make_defense(name, {}).skip("digits", threat)]
+    if mnist or os.environ.get("GAUNTLET_DATA"):
+        found += [Case(name, False, "mnist", {"epochs": epochs}) for name, epochs in ON_MNIST.items()]
+    return found
+
+
+def plain_pgd(net: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int = 20) -> Tensor:
+    """What PGD finds as a script without care has it: bare cross-entropy, plain autograd; a missing gradient is 0."""
+    z = (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+    for _ in range(steps):
+        z = z.detach().requires_grad_()
+        logits = net(z)
+        grad = None
+        if logits.requires_grad:
+            (grad,) = torch.autograd.grad(F.cross_entropy(logits, y), z, allow_unused=True)
+        step = 0 if grad is None else 2.5 * eps / steps * grad.nan_to_num(0.0).sign()
+        z = (x + (z.detach() + step - x).clamp(-eps, eps)).clamp(0, 1)
+    return z.detach()
+
+
+@torch.no_grad()
+def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The share of images whose label is right, all in one batch."""
+    return float((net(x).argmax(1) == y).double().mean())
+
+
+def examined(case: Case, results: Path, *, epochs: str | None, n: int | None) -> Row:
+    """Train, evaluate and diagnose, as far as that is not done yet."""
+    settings = {**case.settings, **({"epochs": epochs} if epochs else {})}
+    run = str(train(case.defense, dataset=case.dataset, settings=settings, results=results, quiet=True))
+    card, _ = evaluate(run, n=n, diagnosed=True, results=results, quiet=True)
+    samples = samples_of(case.dataset, training_record(run), min(card.n, 300))
+    net = subject(run, samples, case.dataset, 0).model.net
+    x, y = samples.batch(torch.arange(len(samples)))
+    with isolated(0):
+        z = plain_pgd(net, x, y, float(ThreatModel.parse("linf", card.threat.eps).radius))
+        return Row(case, accuracy(net, z, y), card)
+
+
+def summary(rows: Iterable[Row]) -> tuple[list[str], int]:
+    """The last lines, and the exit code."""
+    rows = list(rows)
+    broken = [row for row in rows if row.case.broken]
+    sound = [row for row in rows if not row.case.broken]
+    missed = [row.case.label for row in broken if not row.caught]
+    alarms = [row.case.label for row in sound if row.caught]
+    lines = [
+        f"caught {len(broken) - len(missed)} of {len(broken)} broken{named('missed', missed)}",
+        f"false alarms {len(alarms)} of {len(sound)} sound{named('wronged', alarms)}",
+    ]
+    return lines, int(bool(missed or alarms))
+
+
+def named(what: str, labels: list[str]) -> str:
+    """The labels in brackets, if there are any."""
+    return f" ({what}: {', '.join(labels)})" if labels else ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a row for each case, then the two counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="name the cases and do nothing")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these cases alone")
+    parser.add_argument("--mnist", action="store_true", help="the broken ones on MNIST too")
+    parser.add_argument("--epochs", help="of every training; as the defenses say unless given")
+    parser.add_argument("--n", type=int, help="test images of each evaluation, at most 1000 unless given")
+    parser.add_argument("--results", type=Path, help="folder to keep and to go on from; a temporary one unless given")
+    chosen = parser.parse_args(arguments)
+    known = {case.label: case for case in cases(mnist=chosen.mnist or any(":" in name for name in chosen.only or ()))}
+    if unknown := set(chosen.only or ()) - set(known):
+        parser.error(f"unknown {', '.join(sorted(unknown))}; --list names the cases")
+    if chosen.list:
+        show(*(f"{'broken' if case.broken else 'sound':<7} {label}" for label, case in known.items()))
+        return 0
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        show(COLUMNS.format("", "clean", "plain PGD", "robust", "verdict", "seconds", "told by"))
+        for label in chosen.only or known:
+            rows.append(examined(known[label], chosen.results or Path(scratch), epochs=chosen.epochs, n=chosen.n))
+            show(str(rows[-1]))
+    lines, code = summary(rows)
+    show(*lines)
+    return code
+
+
+def show(*lines: str) -> None:
+    """Print at once, whoever reads."""
+    print(*lines, sep="\n", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())
