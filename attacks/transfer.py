@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.archive import read_archive
 from bench.card import MOST
 from bench.errors import AttackWarning, BadInput
+from bench.files import below
 from bench.live import Live
 from bench.models import check_outputs, resolve
 from bench.registry import attack
@@ -94,7 +95,7 @@ def _archives(source: str) -> list[Path] | None:
     if path.suffix == ".safetensors" and path.is_file():
         return [path]
     if path.is_dir() and not (path / "train.json").is_file():
-        return sorted(path.rglob("archive.safetensors"))
+        return below(path, "archive.safetensors")
     if ":" not in source and not Path(source.partition("?")[0]).exists():
         raise BadInput(f"transfer: there is no {source!r}; a source is an archive.safetensors, a folder of them or a model")
     return None

@@ -26,6 +26,7 @@ MOST = 10_000_000
 """Samples of an evaluation."""
 
 Verdict = Literal["ok", "suspicious", "broken"]
+ORDER: tuple[Verdict, ...] = ("ok", "suspicious", "broken")
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Eps = Annotated[str, Field(max_length=LONGEST)]

@@ -73,7 +73,7 @@ def evaluate(evaluating: opt.Evaluating) -> None:
 @opt.unfold
 def diagnose(
     evaluating: opt.Evaluating,
-    active: Annotated[bool, typer.Option("--active", help="Plant adversarial examples, and see whether they are found.")] = False,
+    active: Annotated[bool, typer.Option("--active", help="Plant adversarial examples and see if they are found.")] = False,
 ) -> None:
     """Say whether a model's number can be trusted, and why not; evaluates it first where that is not done."""
     from bench.diagnose.report import render, to_json

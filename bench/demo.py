@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.bands import known_outcomes
 from bench.jobs import run
-from bench.tables import FORMATS, read_cards, render, write_leaderboard
+from bench.tables import FORMATS, read_rows, render, write_leaderboard
 
 DEFENSES = ("standard", "fast_at", "noise_fgsm", "clean_warmup", "periodic_budget", "pgd_at")
 
@@ -15,5 +16,6 @@ def demo(results: Path, *, quiet: bool = False) -> str:
     for name in DEFENSES:
         run(name, dataset="digits", plan_name="smoke", results=results, quiet=quiet)
     write_leaderboard(results, FORMATS)
-    cards, _ = read_cards(results)
-    return f"{render(cards, 'text')}\nwritten to {results}: cards, adversarial examples, leaderboard.md, .csv, .tex and .html"
+    rows, _ = read_rows(results)
+    table = render([card for card, _ in rows], "text", outcomes=[known_outcomes(*row) for row in rows])
+    return f"{table}\nwritten to {results}: cards, adversarial examples, leaderboard.md, .csv, .tex and .html"

@@ -165,9 +165,11 @@ def _diagnosed(task: _Task, card: Card, active: bool) -> Card:
     with Reporter(f"diagnose {card.name}", len(CHECKS), quiet=task.quiet) as report, device.exact_float32():
         net, noisy = task.under.model.net.to(task.where), task.under.noisy
         judge = Judge(net, threat, VOTES if noisy else 1, card.seed)
+        rough = None if noisy else roughen(net, *(part.to(task.where) for part in task.under.first))[0]
         probe = choose(
             net, task.data, judge, broken, seed=card.seed, batch_size=task.batch_size, noisy=noisy,
-            pool=_pool(task), own=card.attacks,
+            pool=_pool(task), rough=rough,
+            own=card.attacks,
         )  # fmt: skip
         diagnosis = examine(probe, report, active=active)
         with alone(task.folder, report.tell):

@@ -13,7 +13,6 @@ from bench.rng import isolated
 from bench.threat import ThreatModel
 from bench.views import forward
 
-
 VOTES = 11
 """Fresh draws of a randomised network that every candidate is judged by."""
 

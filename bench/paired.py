@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from bench.archive import read_archive, read_records
 from bench.card import Card, FileInfo, read_card
 from bench.errors import BadInput
-from bench.files import sha256
+from bench.files import below, sha256
 
 METRICS = ("robust", "clean")
 Flags = NDArray[np.bool_]
@@ -71,17 +70,14 @@ def find_cards(place: str | Path) -> list[Path]:
     elif (path / "card.json").is_file():
         found = [path / "card.json"]
     elif path.is_dir():
-        found = sorted(path.rglob("card.json"))
+        found = below(path, "card.json")
     elif "*" in str(path):
         start = Path(path.anchor)
-        found = sorted({card for match in start.glob(str(path.relative_to(start))) for card in _below(match)})
+        matches = list(start.glob(str(path.relative_to(start))))
+        found = sorted({card for match in matches for card in (below(match, "card.json") if match.is_dir() else [match])})
     if not found:
         raise BadInput(f"no card at {place}; `gauntlet evaluate` and `gauntlet run` write card.json and say where")
     return found
-
-
-def _below(path: Path) -> Iterator[Path]:
-    return path.rglob("card.json") if path.is_dir() else iter([path])
 
 
 def _handed_in(card: Card, path: Path) -> list[int]:

@@ -12,10 +12,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.bands import known_outcomes, ranks, remarks
-from bench.card import Card, read_card
+from bench.card import ORDER, Card, read_card
 from bench.collapse import GAP
 from bench.errors import BadInput, GauntletError, UnknownName
-from bench.files import write_text
+from bench.files import below, write_text
 from bench.paired import Outcomes
 
 FORMATS = ("md", "csv", "tex", "html")
@@ -27,11 +27,13 @@ Skip = dict[str, str]
 def read_skips(results: Path) -> list[Skip]:
     """Why some defenses have no row: name, dataset, threat and reason of each."""
     skips = []
-    for path in sorted(results.rglob("*-skipped.json")):
+    for path in below(results, "*-skipped.json"):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if content.get("schema_version", 1) != 1:
+                continue
             skips.append({key: str(content[key]) for key in ("name", "dataset", "threat", "reason")})
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return skips
 
@@ -47,7 +49,7 @@ def read_rows(results: Path) -> tuple[list[tuple[Card, Path]], list[str]]:
     if not results.is_dir():
         raise BadInput(f"no results folder at {results}; `gauntlet run` makes one")
     rows, refused = [], []
-    for path in sorted(results.rglob("card.json")):
+    for path in below(results, "card.json"):
         try:
             rows.append((read_card(path), path))
         except GauntletError as error:
@@ -72,9 +74,10 @@ def leaderboard(cards: Iterable[Card], outcomes: Sequence[Outcomes | None] = ())
     place = list(table.columns).index("clean") + 1
     others = [name for name in table.columns if name not in attacks]
     table = table[[*others[:place], *attacks, *others[place:]]]
-    order = ["dataset", "threat", "plan", "robust", "clean", "defense", "seed", "_key"]
-    rising = [True, True, True, False, False, True, True, True]
-    return table.sort_values(order, ascending=rising, kind="stable", ignore_index=True).drop(columns="_key")
+    # What cannot be trusted never stands above what can.
+    order = ["dataset", "threat", "plan", "_doubt", "robust", "clean", "defense", "seed", "_key"]
+    rising = [True, True, True, True, False, False, True, True, True]
+    return table.sort_values(order, ascending=rising, kind="stable", ignore_index=True).drop(columns=["_key", "_doubt"])
 
 
 def _row(card: Card) -> dict[str, object]:
@@ -96,9 +99,11 @@ def _row(card: Card) -> dict[str, object]:
         "8-bit": "" if card.eight_bit_accuracy is None else 100 * card.eight_bit_accuracy,
         "certified": 100 * card.certified.accuracy if card.certified else "",
         "collapse": _collapse(card),
+        "verdict": card.diagnosis.verdict if card.diagnosis else "",
         "train passes": "" if passes is None else f"{passes:.0f}",
         "notes": len(card.notes) or "",
         "_key": card.model.digest,
+        "_doubt": ORDER.index(card.diagnosis.verdict) if card.diagnosis else 0,
     }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench import evaluate
 from bench.card import Finding, read_card
+from bench.cli import main
 from bench.data import load
 from bench.diagnose import ACTIVE, Probe, answers, choose, gradients, searches
 from bench.diagnose.binarization import binarization
@@ -259,3 +260,40 @@ def test_a_diagnosis_repeats(net: nn.Module) -> None:
         [searches.overestimate(probe(net, batch_size=size)), transferred(probe(net, batch_size=size))] for size in (96, 20)
     )
     assert first == second
+
+
+def test_the_command_ends_with_the_verdict_and_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a network that gives no gradient and whose labels alone tell anything."""
+    (tmp_path / "model.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        return 3 * torch.eye(10)[self.layer(x.detach().flatten(1)).argmax(1)]\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    net = Net()\n"
+        "    from bench.data import load\n"
+        "    data = load('digits', 'train')\n"
+        "    x, y = data.batch(torch.arange(len(data)))\n"
+        "    solved = torch.linalg.lstsq(x.flatten(1), torch.eye(10)[y]).solution\n"
+        "    net.layer.weight.data, net.layer.bias.data = solved.T.contiguous(), torch.zeros(10)\n"
+        "    return net\n"
+    )
+    arguments = ["diagnose", f"py:{tmp_path}/model.py:make", "--plan", "smoke", "--n", "60", "--results", str(tmp_path)]
+    for more in ([], ["--json"]):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("sys.argv", ["gauntlet", *arguments, *more])
+            with pytest.raises(SystemExit) as stopped:
+                main()
+        assert stopped.value.code == 0
+        out = capsys.readouterr().out
+        if more:
+            told = json.loads(out)
+            assert told["verdict"] == "broken"
+            assert {"check", "value", "threshold", "verdict", "told"} == set(told["findings"][0])
+        else:
+            assert out.rstrip().splitlines()[-1] == "verdict: broken"
+            assert "broken: gradients: for 100% of the images" in out

@@ -238,3 +238,17 @@ def test_attacks_of_every_plan_stand_between_clean_and_robust() -> None:
     other = second.attacks[0].model_copy(update={"name": "square"})
     columns = list(leaderboard([first, second.model_copy(update={"attacks": (other,)})]).columns)
     assert columns[columns.index("clean") + 1 : columns.index("robust")] == ["pgd-20", "square"]
+
+
+def test_a_doubtful_row_never_stands_above_a_sound_one() -> None:
+    def diagnosed(verdict: str) -> dict[str, Any]:
+        return {"diagnosis": {"verdict": verdict, "n": 100, "findings": [], "seconds": 1.0}}
+
+    cards = [
+        card("broken", 0.9, **diagnosed("broken")), card("suspicious", 0.8, **diagnosed("suspicious")),
+        card("sound", 0.3, **diagnosed("ok")), card("undiagnosed", 0.5),
+    ]  # fmt: skip
+    table = leaderboard(cards)
+    assert list(table["defense"]) == ["undiagnosed", "sound", "suspicious", "broken"]
+    assert list(table["verdict"]) == ["", "ok", "suspicious", "broken"]
+    assert list(table["rank"]) == ["1", "2", "-", "-"]

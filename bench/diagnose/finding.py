@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bench.card import Finding, Verdict
-
-ORDER: tuple[Verdict, ...] = ("ok", "suspicious", "broken")
+from bench.card import ORDER, Finding, Verdict
 
 
 def graded(check: str, value: float, limits: tuple[float, float], fine: str, wrong: str) -> Finding:

@@ -20,14 +20,14 @@ from bench.judge import Judge
 from bench.registry import get_attack
 from bench.rng import Rng, isolated, shuffled
 from bench.threat import ThreatModel
-from bench.views import VIEWS, Meter
+from bench.views import VIEWS, Gradient, Meter
 
-SIZE, NOISY = 192, 64
+SIZE, NOISY = 128, 48
 """Correctly classified samples that every check is made on, at most; fewer of a randomised network, each of whose answers is
 the mean over many."""
 BLIND: Mapping[str, tuple[tuple[str, int], ...]] = {
-    "linf": (("square", 1000), ("rays", 500)),
-    "l2": (("square", 1000), ("hop_skip_jump", 500)),
+    "linf": (("square", 600), ("rays", 300)),
+    "l2": (("square", 600), ("hop_skip_jump", 400)),
     "l1": (),
 }
 """Searches that see no gradient, and their queries; none of ours works in l1."""
@@ -60,6 +60,8 @@ class Probe:
     batch_size: int = 256
     pool: Dataset | None = None
     """Images that a substitute may learn from."""
+    rough: nn.Module | None = None
+    """The network in a faster precision, for searches."""
     own: Sequence[AttackResult] = ()
     """What the evaluation ran; its own gradient attacks are watched."""
 
@@ -80,9 +82,12 @@ class Probe:
 
     def attack(
         self, name: str, *, among: Tensor | None = None, net: nn.Module | None = None, threat: ThreatModel | None = None,
-        watch: Watch | None = None, stream: str = "", **parameters: Any,
+        watch: Watch | None = None, rough: bool = False, stream: str = "", **parameters: Any,
     ) -> Outcome:  # fmt: skip
-        """Run an attack on the samples, or on some of them, and judge what it returns by the network itself."""
+        """Run an attack on the samples, or on some of them, and judge what it returns by the network itself.
+
+        rough: gradients may come from the faster precision, where there is one.
+        """
         attack, threat = get_attack(name), threat or self.threat
         chosen = attack.configure(parameters)
         judge = replace(self.judge, threat=threat)
@@ -93,6 +98,8 @@ class Probe:
             x, y, rng = self.x[index], self.y[index], self.rng[index].at(name, stream or "first")
             shown, meter = net or self.seen, Meter(len(index), x.device)
             view = Watched(shown, meter, watch, index) if watch else VIEWS[attack.access](shown, meter)
+            if rough and isinstance(view, Gradient):
+                view.roughen(self.rough)
             with warnings.catch_warnings(), isolated(self.rng.seed, name, stream, int(index[0])):
                 warnings.simplefilter("ignore", AttackWarning)
                 found = attack.run(view, x, y, threat, rng, **chosen).detach().float()
@@ -114,9 +121,9 @@ class Probe:
         fooled = self.plain.clone()
         for loss, step in (("margin", 1.0), ("ce", 2.0), ("margin", 0.1)):
             decay = "cosine" if step >= 1 else "none"
-            found = self.attack("pgd", among=~fooled, steps=100, step=step, loss=loss, decay=decay, stream=f"white {step}")
-            fooled |= found.fooled
-        return fooled | self.attack("apgd", among=~fooled, steps=50).fooled
+            run: dict[str, Any] = {"steps": 100, "step": step, "loss": loss, "decay": decay, "rough": True}
+            fooled |= self.attack("pgd", among=~fooled, stream=f"white {step}", **run).fooled
+        return fooled | self.attack("apgd", among=~fooled, steps=50, rough=True).fooled
 
     @cached_property
     def black(self) -> Tensor:

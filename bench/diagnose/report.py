@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from bench.card import Card, Diagnosis, Finding
-from bench.diagnose.finding import ORDER
+from bench.card import ORDER, Card, Diagnosis, Finding
 
 WIDTH = 110
 

@@ -72,7 +72,14 @@ def converged(probe: Probe) -> Finding:
     found = torch.zeros_like(left)
     for restart in range(2):
         for loss in ("margin", "ce"):
-            run: dict[str, Any] = {"steps": 100, "step": 2.0, "decay": "cosine", "loss": loss, "stream": f"more {restart}"}
+            run: dict[str, Any] = {
+                "steps": 100,
+                "step": 2.0,
+                "decay": "cosine",
+                "loss": loss,
+                "stream": f"more {restart}",
+                "rough": True,
+            }
             found |= probe.attack("pgd", among=left & ~found, **run).fooled
     value = _share(found)
     return graded(

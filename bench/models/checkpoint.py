@@ -47,6 +47,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise BadInput(f"no weights file at {path}; check the path")
         if path.is_dir():
             raise BadInput(f"{path} is a folder, not a weights file; name the file inside it")
+        if not path.is_file():
+            raise BadInput(f"{path} is a pipe or a device, not a weights file; name a file")
         with path.open("rb") as file:
             head = file.read(512)
         # Eight bytes of header length, which is far below 2^32, then JSON.

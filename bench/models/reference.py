@@ -112,9 +112,9 @@ def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: i
         raise BadInput(f"no run folder at {folder}; train a model first, or check the path")
     held = sorted(path.stem for path in folder.glob("*.safetensors") if _WEIGHTS.fullmatch(path.stem))
     there = f"its weights are {', '.join(held)}" if held else "it holds no weights"
-    if not (folder / "train.json").is_file():
+    if not (folder / "train.json").is_file() or (folder / "state.pt").exists():
         raise BadInput(
-            f"{folder} has no train.json: the training has not finished, or it is no run folder ({there}); "
+            f"{folder} has no train.json, or still a state.pt: the training has not finished, or it is no run folder ({there}); "
             "finish the training by running it again"
         )
     weights = options.get("weights") or ("ensemble" if "ensemble" in held else "best")
