@@ -70,6 +70,8 @@ class Portfolio(BaseModel):
     """Run on every sample, in this order, before anything is chosen."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
     """Ranked by the pilot."""
+    blind: tuple[Arm, ...] = ()
+    """Searches without gradients that join those among the arms once the gradient is masked."""
     pilot: Annotated[int, Field(ge=2)] = 64
     """How many samples every arm is tried on, at most."""
     budget: Annotated[int, Field(ge=1)] = 1500
@@ -126,7 +128,7 @@ def _absent(spec: AttackSpec, threat: ThreatModel) -> bool:
 
 def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | Portfolio:
     if isinstance(spec, Portfolio):
-        arms = {key: _fitting(getattr(spec, key), threat) for key in ("opening", "arms")}
+        arms = {key: _fitting(getattr(spec, key), threat, needed=key != "blind") for key in ("opening", "arms", "blind")}
         return spec.model_copy(update={"name": spec.label, **arms})
     attack = _attack(spec, threat)
     if empty := [key for key, values in spec.grid.items() if not values]:
@@ -144,9 +146,9 @@ def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | 
     return spec.model_copy(update={"name": spec.label, "parameters": kept})
 
 
-def _fitting(arms: Sequence[Arm], threat: ThreatModel) -> tuple[Arm, ...]:
-    """The arms that exist in this norm."""
-    chosen = [arm for arm in arms if threat.norm in get_attack(arm.attack).norms] or [*arms]
+def _fitting(arms: Sequence[Arm], threat: ThreatModel, *, needed: bool) -> tuple[Arm, ...]:
+    """The arms that exist in this norm; where none of needed ones does, the error of the first."""
+    chosen = [arm for arm in arms if threat.norm in get_attack(arm.attack).norms] or [*(arms if needed else ())]
     ready = [
         arm.model_copy(update={"name": arm.label, "parameters": _attack(arm, threat).configure(arm.parameters)})
         for arm in chosen

@@ -56,7 +56,7 @@ def _read(path: Path) -> Plan:
 
 def _record(where: list[str]) -> type[BaseModel]:
     """What kind of table this place of a plan is in."""
-    if "opening" in where or "arms" in where:
+    if {"opening", "arms", "blind"} & {*where}:
         return Arm
     if "portfolio" in where:
         return Portfolio
@@ -90,6 +90,7 @@ _FAST = Portfolio(
         _arm("square", "square", queries=300),
         _arm("square-known", "square", queries=300, start="known", first=500),
     ),
+    blind=(_arm("rays", "rays", queries=200), _arm("hop-skip-jump", "hop_skip_jump", queries=200)),
 )  # fmt: skip
 
 PLANS: dict[str, Plan] = {

@@ -159,7 +159,7 @@ class _Search:
     def exhaust(self) -> None:
         """Long black-box searches on everything that stands; margins say little where the gradient is masked."""
         self.reach, self.effort = len(self.evaluation.data), EXHAUSTIVE
-        self.sweep([arm for arm in self.spec.arms if _blind(arm)])
+        self.sweep([arm for arm in (*self.spec.arms, *self.spec.blind) if _blind(arm)])
 
     def finalists(self) -> list[Arm]:
         """The arms that achieved most for their cost."""

@@ -220,6 +220,26 @@ def test_a_masked_gradient_is_named_and_costs_the_attacker_nothing(weights: str,
     assert fast.robust_accuracy <= square.robust_accuracy < fast.clean_accuracy - 0.2
 
 
+def test_a_network_that_shows_its_label_alone_falls_to_searches_on_labels(weights: str, tmp_path: Path) -> None:
+    """Scores of 0 and 1 tell Square nothing; what the honest network loses to the smoke plan is lost here too."""
+    (tmp_path / "labels.py").write_text(
+        "import torch\nfrom torch import nn\nfrom bench.models import resolve\n"
+        "class Labels(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        f"        self.net = resolve({weights!r}, (1, 8, 8), 10).net\n"
+        "    def forward(self, x):\n"
+        "        return 5 * torch.eye(10)[self.net(x).argmax(1)]\n"
+        "def net():\n"
+        "    return Labels()\n"
+    )
+    hidden, _ = attacked(f"py:{tmp_path}/labels.py:net", tmp_path, n=60)
+    honest, _ = attacked(weights, tmp_path, n=60)
+    assert {"rays", "hop-skip-jump"} & {round.arm for round in hidden.attacks[0].rounds}
+    assert not {"rays", "hop-skip-jump"} & {round.arm for round in honest.attacks[0].rounds}
+    assert hidden.robust_accuracy <= honest.robust_accuracy + 2 / 60
+
+
 class Steps(nn.Module):
     """Two classes of 4x4 images that are cut to 8 grey levels: scores tell, no gradient survives."""
 

@@ -114,8 +114,8 @@ def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: i
     there = f"its weights are {', '.join(held)}" if held else "it holds no weights"
     if not (folder / "train.json").is_file() or (folder / "state.pt").exists():
         raise BadInput(
-            f"{folder} has no train.json, or still a state.pt: the training has not finished, or it is no run folder ({there}); "
-            "finish the training by running it again"
+            f"{folder} has no train.json, or still a state.pt: the training has not finished, or it is no run folder "
+            f"({there}); finish the training by running it again"
         )
     weights = options.get("weights") or ("ensemble" if "ensemble" in held else "best")
     if not _WEIGHTS.fullmatch(weights):
