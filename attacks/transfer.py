@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.archive import read_archive
-from bench.card import MOST
 from bench.errors import AttackWarning, BadInput
 from bench.files import below
 from bench.live import Live
+from bench.measured import MOST
 from bench.models import check_outputs, resolve
 from bench.registry import attack
 from bench.rng import Rng, isolated

@@ -10,10 +10,11 @@ import torch
 
 from bench import device
 from bench.archive import read_examples, write_archive
-from bench.card import MOST, SCHEMA, Addition, Card, read_card, signature
+from bench.card import SCHEMA, Addition, Card, read_card, signature
 from bench.claims import Proof
 from bench.errors import BadInput
 from bench.lock import alone
+from bench.measured import MOST
 from bench.progress import Reporter
 from bench.recheck import Examined
 from bench.stand import Given

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from bench.card import Certified, CurvePoint
 from bench.defense import Defense
 from bench.engine import Evaluation
+from bench.measured import Certified, CurvePoint
 from bench.restarts import RADII
 from bench.rng import Rng
 from bench.stats import wilson

@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 import torch
 
 from bench import device, plans
-from bench.card import AttackResult, Card, CurvePoint, read_card
+from bench.card import Card, read_card
 from bench.certify import certify
 from bench.data import Dataset, has_own_split, load
 from bench.diagnose import ACTIVE, CHECKS, choose, examine
@@ -23,6 +23,7 @@ from bench.expectation import DRAWS
 from bench.files import sha256
 from bench.judge import VOTES, Judge
 from bench.lock import LOCK, alone, bury
+from bench.measured import AttackResult, CurvePoint
 from bench.models import Model
 from bench.plan import Plan, Portfolio
 from bench.portfolio import run_portfolio

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.card import AttackResult, Card
+from bench.card import Card
+from bench.measured import AttackResult
 from bench.plan import AttackSpec
 
 Mask = NDArray[np.bool_]

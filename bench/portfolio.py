@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.card import AttackResult, Round
 from bench.engine import Evaluation, Run
+from bench.measured import AttackResult, Round
 from bench.plan import Arm, Portfolio
 from bench.registry import get_attack
 from bench.restarts import totals

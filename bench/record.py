@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from bench import archive
-from bench.card import AttackResult, Card, Certified, CurvePoint, DataInfo, FileInfo, ModelInfo, Threat
+from bench.card import Card, DataInfo, FileInfo, ModelInfo, Threat
 from bench.eight_bit import survive
 from bench.engine import Evaluation
+from bench.measured import AttackResult, Certified, CurvePoint
 from bench.models import Model
 from bench.registry import get_defense
 from bench.stats import wilson

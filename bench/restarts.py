@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.card import AttackResult, CurvePoint, Grid, GridPoint, RestartPoint
 from bench.engine import Evaluation, Run, share
 from bench.errors import BadInput
+from bench.measured import AttackResult, CurvePoint, Grid, GridPoint, RestartPoint
 from bench.plan import AttackSpec
 from bench.registry import Attack, get_attack
 from bench.stats import wilson

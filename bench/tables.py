@@ -12,10 +12,11 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.bands import known_outcomes, ranks, remarks
-from bench.card import ORDER, Card, read_card
+from bench.card import Card, read_card
 from bench.collapse import GAP
 from bench.errors import BadInput, GauntletError, UnknownName
 from bench.files import below, write_text
+from bench.measured import ORDER
 from bench.paired import Outcomes
 
 FORMATS = ("md", "csv", "tex", "html")

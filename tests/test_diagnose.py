@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import evaluate
-from bench.card import Finding, read_card
+from bench.card import read_card
 from bench.cli import main
 from bench.data import load
 from bench.diagnose import ACTIVE, Probe, answers, choose, gradients, searches
@@ -20,6 +20,7 @@ from bench.diagnose.report import render, to_json
 from bench.diagnose.substitute import transferred
 from bench.judge import VOTES, Judge
 from bench.live import Live
+from bench.measured import Finding
 from bench.models import resolve
 from bench.plans import PLANS
 from bench.registry import _attacks, attack

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import registry
-from bench.card import AttackResult
 from bench.data import Dataset
 from bench.engine import Evaluation
 from bench.evaluation import carry_out
+from bench.measured import AttackResult
 from bench.plan import Plan
 from bench.progress import Reporter
 from bench.registry import attack

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from bench import Card, evaluate, registry
 from bench.archive import read_tensors
-from bench.card import Round
 from bench.data import Dataset, load
 from bench.engine import Evaluation
 from bench.errors import BadInput, GauntletError
 from bench.evaluation import carry_out
+from bench.measured import Round
 from bench.models import resolve
 from bench.plan import Plan
 from bench.plans import load as load_plan

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from bench.card import Diagnosis, Finding
 from bench.diagnose import answers, gradients, searches
 from bench.diagnose.binarization import ACTIVE, binarization
 from bench.diagnose.finding import worst
 from bench.diagnose.paths import paths
 from bench.diagnose.probe import Probe, choose
 from bench.diagnose.substitute import transferred
+from bench.measured import Diagnosis, Finding
 from bench.progress import Reporter
 
 CHECKS: tuple[Callable[[Probe], Finding | list[Finding]], ...] = (

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.card import Finding
 from bench.diagnose.finding import graded, inapplicable
 from bench.diagnose.probe import Probe
 from bench.errors import AttackWarning
 from bench.losses import margin
+from bench.measured import Finding
 from bench.rng import isolated
 from bench.views import answer, forward
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.card import Finding
 from bench.diagnose.finding import graded, inapplicable
 from bench.diagnose.probe import Probe
+from bench.measured import Finding
 from bench.registry import get_attack
 from bench.stats import clopper_pearson
 from bench.threat import ThreatModel

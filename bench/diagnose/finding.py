@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.card import ORDER, Finding, Verdict
+from bench.measured import ORDER, Finding, Verdict
 
 
 def graded(check: str, value: float, limits: tuple[float, float], fine: str, wrong: str) -> Finding:

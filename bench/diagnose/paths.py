@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bench.card import Finding
 from bench.diagnose.finding import graded
 from bench.diagnose.probe import Probe
 from bench.diagnose.watch import Watch
+from bench.measured import Finding
 from bench.registry import get_attack
 
 OURS: Mapping[str, Any] = {"steps": 100, "step": 0.05, "loss": "margin", "start": "clean", "cycles": False}

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.card import AttackResult
 from bench.data import Dataset
 from bench.diagnose.watch import Watch, Watched
 from bench.errors import AttackWarning
 from bench.expectation import DRAWS, Expectation
 from bench.judge import Judge
+from bench.measured import AttackResult
 from bench.registry import get_attack
 from bench.rng import Rng, isolated, shuffled
 from bench.threat import ThreatModel

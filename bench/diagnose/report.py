@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from bench.card import ORDER, Card, Diagnosis, Finding
+from bench.card import Card
+from bench.measured import ORDER, Diagnosis, Finding
 
 WIDTH = 110
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.card import Finding
 from bench.diagnose.finding import graded, inapplicable
 from bench.diagnose.probe import Probe
+from bench.measured import Finding
 from bench.threat import ThreatModel
 
 NOISE = 200

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.card import Finding
 from bench.data import Dataset
 from bench.diagnose.finding import graded, inapplicable
 from bench.diagnose.probe import Probe
+from bench.measured import Finding
 from bench.models import build
 from bench.rng import isolated, shuffled
 from bench.views import forward
