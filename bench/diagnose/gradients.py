@@ -47,7 +47,7 @@ def faithful(probe: Probe) -> Finding:
     with torch.no_grad():
         logits = forward(probe.net, x)
     rival = logits.scatter(1, probe.y[:, None], -torch.inf).argmax(1)
-    grad = _slopes(probe, x, margin).nan_to_num(0.0)
+    grad = slopes(probe, x, margin).nan_to_num(0.0)
     along = probe.threat.steepest(grad) * REACH * probe.threat.radius
     predicted = 2 * (grad.double() * along.double()).flatten(1).sum(1)
     with torch.no_grad():
@@ -66,12 +66,12 @@ def _dead(probe: Probe, loss: Loss) -> float:
     """The share of images whose gradient is zero or not finite, at the image and elsewhere in its ball."""
     found = []
     for x in (probe.x, probe.threat.random_start(probe.x, probe.rng.at("gradients"))):
-        grad = _slopes(probe, x, loss).flatten(1)
+        grad = slopes(probe, x, loss).flatten(1)
         found.append(~grad.isfinite().all(1) | (grad == 0).all(1))
     return float(torch.cat(found).double().mean())
 
 
-def _slopes(probe: Probe, x: Tensor, loss: Loss) -> Tensor:
+def slopes(probe: Probe, x: Tensor, loss: Loss) -> Tensor:
     """Gradients as they come, [M, C, H, W]."""
     found = []
     for rows in torch.arange(len(x), device=x.device).split(probe.rows):
