@@ -289,7 +289,7 @@ def test_the_command_ends_with_the_verdict_and_exits_0(tmp_path: Path, capsys: p
             patched.setattr("sys.argv", ["gauntlet", *arguments, *more])
             with pytest.raises(SystemExit) as stopped:
                 main()
-        assert stopped.value.code == 0
+        assert not stopped.value.code
         out = capsys.readouterr().out
         if more:
             told = json.loads(out)

@@ -211,7 +211,7 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
         content = inner
     if not isinstance(content, Mapping):
         raise BadInput(f"{path} holds a {type(content).__name__}, not a dict of tensors; {_SAVE_PLAIN}")
-    names = [key if isinstance(key, str) else f"a {type(key).__name__} (not a name)" for key in content]
+    names = [key if isinstance(key, str) else f"{_spoken(key)} (not a name)" for key in content]
     strange = [f"{name} ({_odd(value)})" for name, value in zip(names, content.values(), strict=True) if _odd(value)]
     strange += [name for name, key in zip(names, content, strict=True) if not isinstance(key, str)]
     if strange or not content:
@@ -219,6 +219,11 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
         raise BadInput(f"{path} holds {told}, not a dict of tensors; {_SAVE_PLAIN}")
     bare = all(key.startswith("module.") for key in content)
     return {key.removeprefix("module.") if bare else key: value for key, value in content.items()}
+
+
+def _spoken(key: object) -> str:
+    """A key that is no name; anything but a small number may be too large to print."""
+    return str(key) if isinstance(key, int) and abs(key) < 10**9 else f"a {type(key).__name__}"
 
 
 def _odd(value: Any) -> str:

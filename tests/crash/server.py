@@ -19,6 +19,7 @@ from itertools import count
 from typing import Any
 
 import torch
+import torch._dynamo  # what torch imports when it is first needed must not meet a limit of memory
 
 import bench.jobs
 import bench.tables  # noqa: F401 - so that no command has to
