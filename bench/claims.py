@@ -15,9 +15,9 @@ from bench.archive import LARGEST, read_archive, read_records
 from bench.card import Card, FileInfo
 from bench.errors import BadInput
 from bench.files import regular, sha256
-from bench.outcomes import check_outcomes, check_samples, clean_rows, suffix
 from bench.plan import Plan
 from bench.plans import PLANS
+from bench.replay import check_outcomes, check_samples, clean_rows, suffix
 from bench.stats import wilson
 
 

@@ -146,7 +146,7 @@ def render(
             if told:
                 left.append(told)
             if "8-bit" in shown.columns:
-                left.append("8-bit: robust where an adversarial example has to survive rounding to 256 levels")
+                left.append("8-bit: robust where an adversarial example has to survive rounding to 256 levels, which no attack here aims at")
             if "certified" in shown.columns:
                 left.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
             sections.append(Section(f"{dataset} · {threat} · plan {plan}", shown, left))
