@@ -146,7 +146,7 @@ def render(
             if told:
                 left.append(told)
             if "8-bit" in shown.columns:
-                left.append("8-bit: robust where an adversarial example has to survive rounding to 256 levels, which no attack here aims at")
+                left.append(EIGHT_BIT)
             if "certified" in shown.columns:
                 left.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
             sections.append(Section(f"{dataset} · {threat} · plan {plan}", shown, left))
@@ -161,6 +161,7 @@ class Section(NamedTuple):
     notes: list[str]
 
 
+EIGHT_BIT = "8-bit: robust where an adversarial example has to survive rounding to 256 levels, which no attack here aims at"
 LEGEND = (
     "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
     "per sample; the interval is Wilson's. train passes: backward passes per training sample."

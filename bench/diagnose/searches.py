@@ -117,7 +117,9 @@ def unbounded(probe: Probe) -> Finding:
     """Indicator 6 of Pintor et al. 2022: what stands when an attack may do anything to the image."""
     ball = _whole(probe.threat, probe.x)
     fooled = _attack_at(probe, ball)
-    fooled |= probe.attack("pgd", among=~fooled, threat=ball, steps=100, step=0.1, loss="ce", stream="unbounded").fooled
+    fooled |= probe.attack(
+        "pgd", among=~fooled, threat=ball, steps=100, step=0.1, loss="ce", stream="unbounded", rough=True
+    ).fooled
     value = _standing(fooled)
     return graded(
         "unbounded attack", value, (0.05, 0.3), f"an attack that may do anything leaves {value:.1%}",
@@ -129,7 +131,7 @@ def unbounded(probe: Probe) -> Finding:
 def losses_apart(probe: Probe) -> Finding:
     """How far attacks on the cross-entropy and on the margin lie apart."""
     one, other = (
-        _standing(probe.attack("pgd", steps=40, step=1.0, decay="cosine", loss=loss, stream="apart").fooled)
+        _standing(probe.attack("pgd", steps=40, step=1.0, decay="cosine", loss=loss, stream="apart", rough=True).fooled)
         for loss in ("ce", "margin")
     )
     return graded(
@@ -171,8 +173,9 @@ class _Double(nn.Module):
 
 
 def _attack_at(probe: Probe, ball: ThreatModel) -> Tensor:
-    fooled = probe.attack("pgd", threat=ball, steps=60, step=0.5, decay="cosine", loss="margin", start="clean").fooled
-    return fooled | probe.attack("pgd", among=~fooled, threat=ball, steps=60, step=1.0, decay="cosine", loss="ce").fooled
+    run: dict[str, Any] = {"threat": ball, "steps": 60, "decay": "cosine", "rough": True}
+    fooled = probe.attack("pgd", step=0.5, loss="margin", start="clean", **run).fooled
+    return fooled | probe.attack("pgd", among=~fooled, step=1.0, loss="ce", **run).fooled
 
 
 def _balls(threat: ThreatModel, x: Tensor) -> list[ThreatModel]:
