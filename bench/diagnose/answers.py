@@ -51,7 +51,7 @@ def company(probe: Probe) -> Finding:
     reference = together[::2]
     change = (mixed - reference).norm(dim=1) / reference.norm(dim=1).clamp_min(1e-12)
     value = float((change > CLOSE).double().mean())
-    return graded(
+    return probe.graded(
         name, value, (0.01, 0.1), "an image gets the same answer in any batch",
         f"{value:.0%} of the images get another answer in other company: batch statistics or train mode at test time; an "
         "attacker chooses the company, and whoever drops broken samples changes it",
@@ -70,7 +70,7 @@ def two_faced(probe: Probe) -> Finding:
     given = _logits(probe, probe.x)
     change = (shown - given).norm(dim=1) / given.norm(dim=1).clamp_min(1e-12)
     value = float((change > CLOSE).double().mean())
-    return graded(
+    return probe.graded(
         name, value, (0.0, 0.1), "the answers are the same while gradients are taken",
         f"{value:.0%} of the images get another answer while gradients are taken: attacks look at another model than the one "
         "that is judged; remove the switch",

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.diagnose.finding import graded, inapplicable
+from bench.diagnose.finding import inapplicable
 from bench.diagnose.probe import Probe
 from bench.errors import AttackWarning
 from bench.losses import Loss, margin, margin_targeted, raw_cross_entropy
@@ -22,7 +22,7 @@ REACH = 0.02
 def unavailable(probe: Probe) -> Finding:
     """Indicator 1 of Pintor et al. 2022: gradients of the margin that are exactly 0 or not finite."""
     value = _dead(probe, margin)
-    return graded(
+    return probe.graded(
         "gradients", value, (0.05, 0.5), "the gradient of the margin is finite and not zero",
         f"for {value:.0%} of the images the gradient of the margin is zero or not finite: attack a differentiable "
         "approximation (BPDA), declared in Defense.adaptive, and trust only black-box results until then",
@@ -32,7 +32,7 @@ def unavailable(probe: Probe) -> Finding:
 def saturated(probe: Probe) -> Finding:
     """Whether float32 loses the gradient of the cross-entropy, as it does once logits are scaled up."""
     value = _dead(probe, raw_cross_entropy)
-    return graded(
+    return probe.graded(
         "logit scale", value, (0.1, 0.5), "the cross-entropy has a gradient at the scale of these logits",
         f"for {value:.0%} of the images the cross-entropy has no gradient in float32: divide the logits, or attack the "
         "margin; any published result of a cross-entropy attack on this model is void",
@@ -55,7 +55,7 @@ def faithful(probe: Probe) -> Finding:
     actual = ahead - behind
     ratio = actual / predicted.where(predicted != 0, torch.nan)
     value = float((~((ratio > 1 / 3) & (ratio < 3))).double().mean())
-    return graded(
+    return probe.graded(
         name, value, (0.25, 0.6), "the margin changes along the gradient as the gradient says",
         f"for {value:.0%} of the images the margin does not change along the gradient as the gradient says: the gradient "
         "is not that of the answers; use gradients of a smooth twin, or searches that need none",

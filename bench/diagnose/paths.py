@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bench.diagnose.finding import graded
 from bench.diagnose.probe import Probe
 from bench.diagnose.watch import Watch
 from bench.measured import Finding
@@ -33,17 +32,17 @@ def paths(probe: Probe) -> list[Finding]:
     watched = [_watch(probe, name, attack, parameters) for name, attack, parameters in _attacks(probe)]
     silent, ending, seeming = (max(watched, key=lambda path: path[value]) for value in range(3))
     return [
-        graded(
+        probe.graded(
             "silent success", silent.silent, (0.0, 0.05), "no attack passes an adversarial example by",
             f"on {silent.silent:.1%} of the right images {silent.name} met an adversarial example and returned another point: "
             "it should keep the best iterate (bench.live.Live does)",
         ),
-        graded(
+        probe.graded(
             "path ends too early", ending.unfinished, (0.3, 0.6), "hardly a path still climbs at its end",
             f"{ending.unfinished:.1%} of the paths of {ending.name} were still climbing in their last tenth: give it more or "
             "larger steps",
         ),
-        graded(
+        probe.graded(
             "same model for attack and judge", seeming.seeming, (0.05, 0.2), "attacks see the model that is judged",
             f"{seeming.seeming:.1%} of the right images fall to {seeming.name} only on the model that it sees, which differs "
             "from the one judged: attack that one, or take the mean over its answers",

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.data import Dataset
+from bench.diagnose.finding import graded
 from bench.diagnose.watch import Watch, Watched
 from bench.errors import AttackWarning
 from bench.expectation import DRAWS, Expectation
 from bench.judge import Judge
-from bench.measured import AttackResult
+from bench.measured import AttackResult, Finding
 from bench.registry import get_attack
 from bench.rng import Rng, isolated, shuffled
 from bench.threat import ThreatModel
@@ -64,6 +65,10 @@ class Probe:
     """The network in a faster precision, for searches."""
     own: Sequence[AttackResult] = ()
     """What the evaluation ran; its own gradient attacks are watched."""
+
+    def graded(self, check: str, value: float, limits: tuple[float, float], fine: str, wrong: str) -> Finding:
+        """A finding about a share of the samples."""
+        return graded(check, value, limits, fine, wrong, len(self.y))
 
     @property
     def threat(self) -> ThreatModel:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.diagnose.finding import graded, inapplicable
+from bench.diagnose.finding import inapplicable
 from bench.diagnose.probe import Probe
 from bench.measured import Finding
 from bench.threat import ThreatModel
@@ -21,7 +21,7 @@ NOISE = 200
 def overestimate(probe: Probe) -> Finding:
     """How far plain PGD, which a paper may have reported, lies above the best that is known."""
     plain, best = _standing(probe.plain), _standing(probe.best)
-    return graded(
+    return probe.graded(
         "plain PGD", plain - best, (0.2, 0.4), f"plain PGD leaves {plain:.1%} of the right images, everything else {best:.1%}",
         f"plain PGD leaves {plain:.1%} of the right images and the best known attacks {best:.1%}: the defense hides from "
         "gradients rather than resists; report the lower number and nothing that plain PGD says",
@@ -31,7 +31,7 @@ def overestimate(probe: Probe) -> Finding:
 def blind(probe: Probe) -> Finding:
     """Whether searches without gradients break what gradient attacks leave."""
     value = _share(probe.black & ~probe.white)
-    return graded(
+    return probe.graded(
         "black-box against white-box", value, (0.05, 0.15), f"{value:.1%} of the right images fall to black-box attacks alone",
         f"{value:.1%} of the right images fall to black-box attacks and to no gradient attack: the gradient is masked; run "
         "--plan standard, declare a surrogate in Defense.adaptive, and trust black-box numbers only",
@@ -42,7 +42,7 @@ def single_step(probe: Probe) -> Finding:
     """Whether one step breaks what many do not."""
     one = probe.attack("fgsm").fooled | probe.attack("pgd", steps=1, step=1.0, loss="ce").fooled
     value = _share(one & ~probe.white)
-    return graded(
+    return probe.graded(
         "single step against many", value, (0.02, 0.1), f"one step breaks {_share(one):.1%}, many break all of those",
         f"{value:.1%} of the right images fall to one step and to no iterative attack: the loss surface is masked; try other "
         "step sizes, more restarts and black-box attacks",
@@ -59,7 +59,7 @@ def random_search(probe: Probe) -> Finding:
         z = probe.threat.random_start(probe.x[left], probe.rng[left].at("random", draw), corner=draw % 2 == 1)
         found[left] = probe.judge.verdict(z, probe.x[left], probe.y[left]).fooled
     value = _share(found)
-    return graded(
+    return probe.graded(
         "random noise against gradients", value, (0.02, 0.1), f"{NOISE} random points break {value:.1%} more",
         f"{value:.1%} of the right images fall to one of {NOISE} random points and to no gradient attack: the gradient leads "
         "astray; the attack, or the model's gradient, is at fault",
@@ -82,7 +82,7 @@ def converged(probe: Probe) -> Finding:
             }
             found |= probe.attack("pgd", among=left & ~found, **run).fooled
     value = _share(found)
-    return graded(
+    return probe.graded(
         "more steps and restarts", value, (0.04, 0.15), f"four more runs of 100 steps break {value:.1%} more",
         f"four more runs of 100 steps break {value:.1%} of the right images that the evaluation left: it has not converged; "
         "run a stronger plan (--plan standard)",
@@ -92,7 +92,7 @@ def converged(probe: Probe) -> Finding:
 def searched(probe: Probe) -> Finding:
     """Whether the searches made here, black-box ones among them, break what the evaluation left."""
     value = _share((probe.white | probe.black) & ~probe.broken)
-    return graded(
+    return probe.graded(
         "other attacks than the plan's", value, (0.04, 0.15), f"other attacks break {value:.1%} more than the evaluation",
         f"{value:.1%} of the right images that the evaluation left fall to PGD of 100 steps, APGD, Square or RayS: the number "
         "is too high by as much; run --plan standard",
@@ -106,7 +106,7 @@ def larger_balls(probe: Probe) -> Finding:
         accuracies.append(_standing(_attack_at(probe, ball)))
     rises = max((after - before for before, after in pairwise(accuracies)), default=0.0)
     told = ", ".join(f"{accuracy:.0%}" for accuracy in accuracies)
-    return graded(
+    return probe.graded(
         "accuracy over eps", max(rises, 0.0), (0.05, 0.15), f"accuracy falls as eps grows: {told}",
         f"accuracy rises with eps ({told}): a larger ball holds the smaller one, so the attack is not working; the gradient is "
         "masked or the step size wrong",
@@ -121,7 +121,7 @@ def unbounded(probe: Probe) -> Finding:
         "pgd", among=~fooled, threat=ball, steps=100, step=0.1, loss="ce", stream="unbounded", rough=True
     ).fooled
     value = _standing(fooled)
-    return graded(
+    return probe.graded(
         "unbounded attack", value, (0.05, 0.3), f"an attack that may do anything leaves {value:.1%}",
         f"an attack that may do anything to the image leaves {value:.1%} standing, where nothing can: attacks cannot find "
         "their way on this model; look for a zero gradient, a detector or a wrong step size",
@@ -134,7 +134,7 @@ def losses_apart(probe: Probe) -> Finding:
         _standing(probe.attack("pgd", steps=40, step=1.0, decay="cosine", loss=loss, stream="apart", rough=True).fooled)
         for loss in ("ce", "margin")
     )
-    return graded(
+    return probe.graded(
         "cross-entropy against margin", abs(one - other), (0.15, 0.4), f"the one leaves {one:.1%}, the other {other:.1%}",
         f"attacks on the cross-entropy leave {one:.1%}, on the margin {other:.1%}: the defense fits one loss; attack both "
         "(fast and standard do) and distrust numbers of one",
@@ -150,10 +150,10 @@ def exact(probe: Probe) -> Finding:
     single = probe.attack("pgd", **run).fooled
     try:
         double = probe.attack("pgd", net=_Double(probe.net), **run).fooled
-    except (RuntimeError, TypeError) as error:
-        return inapplicable(name, f"the network does not run in float64 ({str(error).splitlines()[0]})")
+    except Exception as error:  # whatever the network raises
+        return inapplicable(name, f"the network does not run in float64 ({type(error).__name__})")
     value = abs(_standing(single) - _standing(double))
-    return graded(
+    return probe.graded(
         name, value, (0.05, 0.25), "the same attack in float64 breaks as many",
         f"the same attack with gradients in float64 differs by {value:.1%}: float32 saturates inside the network; scale its "
         "logits down, or attack it in float64",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.data import Dataset
-from bench.diagnose.finding import graded, inapplicable
+from bench.diagnose.finding import inapplicable
 from bench.diagnose.probe import Probe
 from bench.measured import Finding
 from bench.models import build
@@ -31,7 +31,7 @@ def transferred(probe: Probe) -> Finding:
         run: dict[str, Any] = {"net": substitute, "steps": 40, "step": 0.25, "loss": loss, "decay": "cosine"}
         found |= probe.attack("pgd", among=~probe.white & ~found, stream=f"substitute {loss}", **run).fooled
     value = float(found.double().mean())
-    return graded(
+    return probe.graded(
         CHECK, value, (0.02, 0.1), f"{value:.1%} of the right images fall to a substitute's examples alone",
         f"{value:.1%} of the right images fall to examples made on a substitute and to no gradient of the model's own: its "
         "gradient is masked; evaluate by transfer from models like it (gauntlet transfer) and by black-box attacks",
