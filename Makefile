@@ -29,6 +29,7 @@ bench: .venv/installed
 	$(BIN)/python tests/speed/overhead.py
 	$(BIN)/python tests/speed/libraries.py
 	$(BIN)/python tests/speed/training.py
+	$(BIN)/python tests/speed/verify.py
 
 # Which broken defenses the diagnosis exposes, and which sound ones it wrongs; goes on where it was interrupted.
 catch-rate: .venv/installed
@@ -44,6 +45,7 @@ study: .venv/installed
 	$(BIN)/python tests/studies/periodic.py
 	$(BIN)/python tests/studies/directions.py
 	$(BIN)/python tests/studies/overfitting.py
+	$(BIN)/python tests/studies/precision.py
 
 # Not editable: tests and users import the same thing. build/ would smuggle deleted modules into the wheel.
 .venv/installed: $(SOURCES)

@@ -15,6 +15,7 @@ from bench.cli import main
 from bench.data import load
 from bench.diagnose import ACTIVE, Probe, answers, choose, gradients, searches
 from bench.diagnose.binarization import binarization
+from bench.diagnose.finding import graded
 from bench.diagnose.paths import paths
 from bench.diagnose.report import render, to_json
 from bench.diagnose.substitute import transferred
@@ -298,3 +299,10 @@ def test_the_command_ends_with_the_verdict_and_exits_0(tmp_path: Path, capsys: p
         else:
             assert out.rstrip().splitlines()[-1] == "verdict: broken"
             assert "broken: gradients: for 100% of the images" in out
+
+
+def test_a_single_sample_proves_nothing_and_two_of_few_do() -> None:
+    limits = (0.0, 0.1)
+    verdicts = [graded("check", k / 12, limits, "fine", "wrong", 12).verdict for k in range(4)]
+    assert verdicts == ["ok", "ok", "broken", "broken"]
+    assert graded("check", 1 / 12, limits, "fine", "wrong").verdict == "suspicious"
