@@ -114,13 +114,13 @@ def test_broken_defenses_are_listed_apart() -> None:
         get_defense("broken_jpg")
 
 
-def test_they_are_imported_when_one_is_asked_for() -> None:
+def test_they_are_imported_when_one_is_asked_for(tmp_path: Path) -> None:
     code = (
         "import sys; from bench import registry; registry.get_defense('standard'), registry.defense_names();"
         "loaded = lambda: [name for name in sys.modules if name.startswith('bench.defenses.broken')];"
         "assert not loaded(), loaded(); registry.get_defense('broken_jpeg'); assert loaded()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 def test_jpeg_at_a_fine_step_changes_nothing() -> None:

@@ -389,14 +389,15 @@ def test_a_randomised_model_holds_as_far_as_chance_goes(noisy: tuple[Path, str])
         file.write_bytes(content)
 
 
-def test_no_attack_is_imported(row: Path) -> None:
+def test_no_attack_is_imported(row: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from bench.cli import main\nsys.argv = ['gauntlet', 'verify', sys.argv[1], '--quiet', '--device', 'cpu']\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    code = stop.code\n"
         "bad = ('bench.attacks', 'bench.engine', 'bench.evaluation', 'bench.portfolio', 'bench.restarts', 'bench.compat')\n"
         "print([name for name in sys.modules if name.startswith(bad)], code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(row)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(row)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[] 0"
     assert "examples         holds" in done.stdout
 
