@@ -30,7 +30,7 @@ from bench.subject import samples_of, subject, training_record
 
 VARIANTS: Mapping[str, Mapping[str, str]] = {"broken_quantiser": {"bits": "3"}, "broken_ripples": {"moving": "true"}}
 """Broken defenses that are tried with these settings too."""
-ON_MNIST = {"standard": "3", "fast_at": "5", "pgd_at": "3", "trades": "3"}
+ON_MNIST = {"standard": "3", "fast_at": "5"}
 """Sound ones that are tried on MNIST, and their epochs."""
 COLUMNS = "{:<34} {:>6} {:>9} {:>6} {:<10} {:>7}  {}"
 

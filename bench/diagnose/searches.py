@@ -22,7 +22,7 @@ def overestimate(probe: Probe) -> Finding:
     """How far plain PGD, which a paper may have reported, lies above the best that is known."""
     plain, best = _standing(probe.plain), _standing(probe.best)
     return probe.graded(
-        "plain PGD", plain - best, (0.25, 0.45), f"plain PGD leaves {plain:.1%} of the right images, everything else {best:.1%}",
+        "plain PGD", plain - best, (0.25, 0.45), f"plain PGD leaves {plain:.1%} of the right images, all else {best:.1%}",
         f"plain PGD leaves {plain:.1%} of the right images and the best known attacks {best:.1%}: the defense hides from "
         "gradients rather than resists; report the lower number and nothing that plain PGD says",
     )  # fmt: skip
