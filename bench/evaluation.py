@@ -168,9 +168,7 @@ def _diagnosed(task: _Task, card: Card, active: bool) -> Card:
         judge = Judge(net, threat, VOTES if noisy else 1, card.seed)
         rough = None if noisy else roughen(net, *(part.to(task.where) for part in task.under.first))[0]
         probe = choose(
-            net, task.data, judge, broken, seed=card.seed, batch_size=task.batch_size, noisy=noisy,
-            pool=_pool(task), rough=rough,
-            own=card.attacks,
+            task.data, judge, broken, batch_size=task.batch_size, pool=_pool(task), rough=rough, own=card.attacks
         )  # fmt: skip
         diagnosis = examine(probe, report, active=active)
         with alone(task.folder, report.tell):

@@ -12,6 +12,7 @@ from bench.archive import read_archive, read_records
 from bench.card import Card, FileInfo, read_card
 from bench.errors import BadInput
 from bench.files import below, sha256
+from bench.replay import clean_rows
 
 METRICS = ("robust", "clean")
 Flags = NDArray[np.bool_]
@@ -48,7 +49,7 @@ def read_outcomes(path: Path) -> Outcomes:
 def outcomes_of(card: Card, path: Path) -> Outcomes:
     """The outcomes of a card that was read from this path."""
     rows = read_records(_whole(card.records, path), card.records.rows)
-    first = rows[(rows["attack"] == "clean") & (rows["run"] == "")].sort_values("id")
+    first = clean_rows(rows).sort_values("id")
     ids = first["id"].to_numpy(dtype=np.int64)
     broken = rows["id"].to_numpy()[rows["broken"].to_numpy()]
     clean = ~first["broken"].to_numpy(dtype=bool)

@@ -21,7 +21,7 @@ from bench.diagnose.report import render, to_json
 from bench.diagnose.substitute import transferred
 from bench.judge import VOTES, Judge
 from bench.live import Live
-from bench.measured import Finding
+from bench.measured import AttackResult, Finding
 from bench.models import resolve
 from bench.plans import PLANS
 from bench.registry import _attacks, attack
@@ -106,10 +106,10 @@ def net(fast_run: Path) -> nn.Module:
     return resolve(str(fast_run), DATA.shape, 10).net
 
 
-def probe(net: nn.Module, **rest: Any) -> Probe:
+def probe(net: nn.Module, *, draws: int = 1, **rest: Any) -> Probe:
     broken = torch.zeros(len(DATA), dtype=torch.bool)
-    judge = Judge(net, LINF, VOTES if rest.get("noisy") else 1)
-    return choose(net, DATA, judge, broken, seed=0, pool=load("digits", "train"), **rest)
+    judge = Judge(net, LINF, draws)
+    return choose(DATA, judge, broken, pool=load("digits", "train"), **rest)
 
 
 def indicators(found: Probe) -> dict[str, Finding]:
@@ -148,9 +148,7 @@ def three_steps(model: Gradient, x: Tensor, y: Tensor, threat: ThreatModel, rng:
 
 def own(name: str) -> Any:
     """What a card says of an attack that a plan ran."""
-    from types import SimpleNamespace
-
-    return (SimpleNamespace(name=name, attack=name, parameters={}),)
+    return (AttackResult.model_construct(name=name, attack=name, parameters={}),)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +214,7 @@ def test_what_is_broken_is_told_by_the_check_made_for_it(
 
 def test_random_answers_are_told(net: nn.Module) -> None:
     noisy = Net(net, lambda x: x + 0.3 * torch.randn_like(x), same)
-    found = answers.stochastic(probe(noisy, noisy=True))
+    found = answers.stochastic(probe(noisy, draws=VOTES))
     assert found.verdict == "suspicious"
     assert found.value is not None
     assert 0 < found.value < 1

@@ -11,6 +11,7 @@ from bench.diagnose.finding import graded, inapplicable
 from bench.diagnose.probe import Probe
 from bench.measured import Finding
 from bench.registry import get_attack
+from bench.rng import Rng
 from bench.stats import clopper_pearson
 from bench.threat import ThreatModel
 from bench.views import Gradient, Meter, forward
@@ -43,7 +44,7 @@ class Features(nn.Module):
         self.net = net
         self._kept: list[tuple[nn.Module, Tensor, Tensor]] = []
         self._layer: nn.Module | None = None
-        self.hooks = [layer.register_forward_hook(self._keep) for layer in net.modules() if isinstance(layer, nn.Linear)]
+        self._hooks = [layer.register_forward_hook(self._keep) for layer in net.modules() if isinstance(layer, nn.Linear)]
         with torch.no_grad():
             logits = net(x)
         if self._kept and torch.equal(self._kept[-1][2], logits):
@@ -55,6 +56,11 @@ class Features(nn.Module):
         logits: Tensor = self.net(x)
         given = next((given for layer, given, _ in reversed(self._kept) if layer is self._layer), logits)
         return given.flatten(1)
+
+    def release(self) -> None:
+        """Leave the network as it was found."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _keep(self, layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
         self._kept.append((layer, given[0], made))
@@ -90,6 +96,7 @@ def binarization(probe: Probe) -> Finding:
     for draw in range(RANDOM):
         view = Heads(features, Meter(len(x), x.device), problem)
         lucky |= view.logits(probe.threat.random_start(x, rng.at("luck", draw))).argmax(1) == 1
+    features.release()
     posed = problem.separates & ~lucky
     if int(posed.sum()) < 10:
         return inapplicable(ACTIVE, f"only {int(posed.sum())} of {len(x)} problems can be posed and are not solved by chance")
@@ -112,7 +119,7 @@ def _fit(features: nn.Module, x: Tensor, planted: Tensor, probe: Probe) -> Probl
     for row in range(len(x)):
         points = x[row : row + 1].expand(INTERIOR - 1, *x.shape[1:])
         noise = rng[torch.full((INTERIOR - 1,), row, device=x.device)]
-        draws = type(noise)(noise.seed, noise.ids * INTERIOR + torch.arange(INTERIOR - 1, device=x.device), noise.stream)
+        draws = Rng(noise.seed, noise.ids * INTERIOR + torch.arange(INTERIOR - 1, device=x.device), noise.stream)
         cloud = torch.cat([x[row : row + 1], threat.random_start(points, draws.at("interior")), planted[row : row + 1]])
         found = torch.cat([forward(features, part) for part in cloud.split(probe.batch_size)]).double()
         inner, outer = found[:-1], found[-1]

@@ -60,7 +60,7 @@ def _attacks(probe: Probe) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
 
 def _watch(probe: Probe, name: str, attack: str, parameters: Mapping[str, Any]) -> Path:
     watch = Watch(probe.x, probe.y, probe.threat)
-    fooled = probe.attack(attack, watch=watch, stream=f"path {name}", **parameters).fooled
+    fooled = probe.attack(attack, watch=watch, stream=f"path {name}", **parameters)
     passed = watch.hit & ~fooled
     true = probe.judge.verdict(watch.first, probe.x, probe.y).fooled
     silent, seeming = (float(part.double().mean()) for part in (passed & true, passed & ~true))

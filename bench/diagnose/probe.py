@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,28 +36,17 @@ PLAIN = (0.1, 0.25, 1.0)
 """Step sizes of plain PGD, as fractions of eps."""
 
 
-class Outcome(NamedTuple):
-    """What an attack did to the samples of a probe; those that it was not run on count as not fooled."""
-
-    z: Tensor
-    fooled: Tensor
-    margin: Tensor
-    """Of the network at z; -inf where the attack was not run."""
-
-
 @dataclass
 class Probe:
     """Correctly classified samples x [M, C, H, W], y [M] of an evaluation, and the network that is diagnosed."""
 
-    net: nn.Module
     judge: Judge
+    """Of the evaluation: its network, its ball, and how often a randomised network is asked."""
     x: Tensor
     y: Tensor
     broken: Tensor
     """Which of them the evaluation has broken, bool [M]."""
     rng: Rng
-    noisy: bool = False
-    """Whether the network answers the same images differently."""
     batch_size: int = 256
     pool: Dataset | None = None
     """Images that a substitute may learn from."""
@@ -65,10 +54,21 @@ class Probe:
     """The network in a faster precision, for searches."""
     own: Sequence[AttackResult] = ()
     """What the evaluation ran; its own gradient attacks are watched."""
+    _fallen: dict[ThreatModel, Tensor] = field(default_factory=dict, repr=False)
 
     def graded(self, check: str, value: float, limits: tuple[float, float], fine: str, wrong: str) -> Finding:
         """A finding about a share of the samples."""
         return graded(check, value, limits, fine, wrong, len(self.y))
+
+    @property
+    def net(self) -> nn.Module:
+        """The network that is diagnosed."""
+        return self.judge.net
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the network answers the same images differently."""
+        return self.judge.draws > 1
 
     @property
     def threat(self) -> ThreatModel:
@@ -88,16 +88,15 @@ class Probe:
     def attack(
         self, name: str, *, among: Tensor | None = None, net: nn.Module | None = None, threat: ThreatModel | None = None,
         watch: Watch | None = None, rough: bool = False, stream: str = "", **parameters: Any,
-    ) -> Outcome:  # fmt: skip
-        """Run an attack on the samples, or on some of them, and judge what it returns by the network itself.
+    ) -> Tensor:  # fmt: skip
+        """Which samples fall to an attack, bool [M]; it is run on all or on some of them, and the network itself judges.
 
         rough: gradients may come from the faster precision, where there is one.
         """
         attack, threat = get_attack(name), threat or self.threat
         chosen = attack.configure(parameters)
         judge = replace(self.judge, threat=threat)
-        z, fooled = self.x.clone(), torch.zeros_like(self.y, dtype=torch.bool)
-        margin = self.x.new_full(self.y.shape, -torch.inf)
+        fooled = torch.zeros_like(self.y, dtype=torch.bool)
         rows = torch.arange(len(self.y), device=self.y.device) if among is None else among.nonzero().squeeze(1)
         for index in rows.split(self.rows) if len(rows) else ():
             x, y, rng = self.x[index], self.y[index], self.rng[index].at(name, stream or "first")
@@ -108,16 +107,15 @@ class Probe:
             with warnings.catch_warnings(), isolated(self.rng.seed, name, stream, int(index[0])):
                 warnings.simplefilter("ignore", AttackWarning)
                 found = attack.run(view, x, y, threat, rng, **chosen).detach().float()
-            verdict = judge.verdict(found, x, y)
-            z[index], fooled[index], margin[index] = found, verdict.fooled, verdict.margin
-        return Outcome(z, fooled, margin)
+            fooled[index] = judge.verdict(found, x, y).fooled
+        return fooled
 
     @cached_property
     def plain(self) -> Tensor:
         """What falls to PGD as a script without care has it: bare cross-entropy, one answer, 40 steps of three sizes."""
         fooled = torch.zeros_like(self.broken)
         for step in PLAIN:
-            fooled |= self.attack("pgd", among=~fooled, net=self.net, steps=40, step=step, loss="raw-ce").fooled
+            fooled |= self.attack("pgd", among=~fooled, net=self.net, steps=40, step=step, loss="raw-ce")
         return fooled
 
     @cached_property
@@ -127,8 +125,8 @@ class Probe:
         for loss, step in (("margin", 1.0), ("ce", 2.0), ("margin", 0.1)):
             decay = "cosine" if step >= 1 else "none"
             run: dict[str, Any] = {"steps": 100, "step": step, "loss": loss, "decay": decay, "rough": True}
-            fooled |= self.attack("pgd", among=~fooled, stream=f"white {step}", **run).fooled
-        return fooled | self.attack("apgd", among=~fooled, steps=50, rough=True).fooled
+            fooled |= self.attack("pgd", among=~fooled, stream=f"white {step}", **run)
+        return fooled | self.attack("apgd", among=~fooled, steps=50, rough=True)
 
     @cached_property
     def black(self) -> Tensor:
@@ -136,8 +134,16 @@ class Probe:
         fooled, left = torch.zeros_like(self.white), ~self.white
         for name, queries in BLIND[self.threat.norm]:
             fewer = queries // 4 if self.noisy else queries
-            fooled |= self.attack(name, among=left & ~fooled, queries=fewer).fooled
+            fooled |= self.attack(name, among=left & ~fooled, queries=fewer)
         return fooled
+
+    def fallen(self, ball: ThreatModel) -> Tensor:
+        """What falls to gradient attacks from the clean image in a ball of another radius."""
+        if ball not in self._fallen:
+            run: dict[str, Any] = {"threat": ball, "steps": 60, "decay": "cosine", "rough": True}
+            fooled = self.attack("pgd", step=0.5, loss="margin", start="clean", **run)
+            self._fallen[ball] = fooled | self.attack("pgd", among=~fooled, step=1.0, loss="ce", **run)
+        return self._fallen[ball]
 
     @property
     def best(self) -> Tensor:
@@ -145,11 +151,9 @@ class Probe:
         return self.broken | self.white | self.black
 
 
-def choose(
-    net: nn.Module, data: Dataset, judge: Judge, broken: Tensor, *, seed: int, batch_size: int = 256, **rest: Any
-) -> Probe:  # fmt: skip
+def choose(data: Dataset, judge: Judge, broken: Tensor, **rest: Any) -> Probe:
     """A probe of an evaluation's samples; broken: which of them an attack has broken, bool [n]; rest: as Probe has it."""
-    order, size = shuffled(len(data), seed, "diagnose"), SIZE if judge.draws == 1 else NOISY
+    order, size = shuffled(len(data), judge.seed, "diagnose"), SIZE if judge.draws == 1 else NOISY
     rows: list[Tensor] = []
     for index in order.split(size):
         if sum(map(len, rows)) < size:
@@ -157,5 +161,5 @@ def choose(
             rows.append(index[correct.cpu()])
     chosen = torch.cat(rows)[:size]
     x, y = data.batch(chosen)
-    rng = Rng(seed, data.ids[chosen.to(data.ids.device)]).at("diagnose")
-    return Probe(net, judge, x, y, broken[chosen].to(y.device), rng, batch_size=batch_size, **rest)
+    rng = Rng(judge.seed, data.ids[chosen.to(data.ids.device)]).at("diagnose")
+    return Probe(judge, x, y, broken[chosen].to(y.device), rng, **rest)

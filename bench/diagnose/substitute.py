@@ -29,7 +29,7 @@ def transferred(probe: Probe) -> Finding:
     found = torch.zeros_like(probe.white)
     for loss in ("margin", "ce"):
         run: dict[str, Any] = {"net": substitute, "steps": 40, "step": 0.25, "loss": loss, "decay": "cosine"}
-        found |= probe.attack("pgd", among=~probe.white & ~found, stream=f"substitute {loss}", **run).fooled
+        found |= probe.attack("pgd", among=~probe.white & ~found, stream=f"substitute {loss}", **run)
     value = float(found.double().mean())
     return probe.graded(
         CHECK, value, (0.02, 0.1), f"{value:.1%} of the right images fall to a substitute's examples alone",

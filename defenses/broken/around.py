@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from bench.defense import Context
+from bench.defenses.standard import Standard
+
 Step = Callable[[Tensor], Tensor]
 
 
@@ -22,3 +25,17 @@ class Around(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K]."""
         return self.after(self.net(self.before(x)))
+
+
+class TrainedAround(Standard):
+    """Natural training on what `before` makes of the images, which stands before the network at test time too."""
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the network is shown, [N, C, H, W]."""
+        raise NotImplementedError
+
+    def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
+        return ctx.cross_entropy(net(self.before(x)), y)
+
+    def wrap(self, net: nn.Module) -> nn.Module:
+        return Around(net, before=self.before)

@@ -8,17 +8,15 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.defense import Context
-from bench.defenses.standard import Standard
 from bench.registry import defense
 
-from .around import Around
+from .around import TrainedAround
 
 
 @defense("broken_noise_layer")
-class NoiseLayer(Standard):
+class NoiseLayer(TrainedAround):
     """Training on noisy images, and fresh noise on the images at test time."""
 
     sigma: Annotated[float, Field(gt=0)] = 0.5
@@ -26,12 +24,6 @@ class NoiseLayer(Standard):
 
     paper = "Liu et al. 2018"
 
-    def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
-        return ctx.cross_entropy(net(self.noisy(x)), y)
-
-    def wrap(self, net: nn.Module) -> nn.Module:
-        return Around(net, before=self.noisy)
-
-    def noisy(self, x: Tensor) -> Tensor:
+    def before(self, x: Tensor) -> Tensor:
         """Noise from torch's global generator."""
         return x + self.sigma * torch.randn_like(x)

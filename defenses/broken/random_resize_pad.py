@@ -9,17 +9,15 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.defense import Context
-from bench.defenses.standard import Standard
 from bench.registry import defense
 
-from .around import Around
+from .around import TrainedAround
 
 
 @defense("broken_random_resize_pad")
-class RandomResizePad(Standard):
+class RandomResizePad(TrainedAround):
     """Natural training on images that are shrunk and padded at random, as they are at test time.
 
     The source enlarges the canvas instead, which a network of a fixed size does not take.
@@ -30,13 +28,7 @@ class RandomResizePad(Standard):
 
     paper = "Xie et al. 2018"
 
-    def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
-        return ctx.cross_entropy(net(self.moved(x)), y)
-
-    def wrap(self, net: nn.Module) -> nn.Module:
-        return Around(net, before=self.moved)
-
-    def moved(self, x: Tensor) -> Tensor:
+    def before(self, x: Tensor) -> Tensor:
         """Each image by a map of its own: size and place are drawn from torch's global generator."""
         size = self.smallest + (1 - self.smallest) * torch.rand(len(x), 1, device=x.device)
         shift = (2 * torch.rand(len(x), 2, device=x.device) - 1) * (1 / size - 1)

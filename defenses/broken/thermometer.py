@@ -4,17 +4,15 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.defense import Context
-from bench.defenses.standard import Standard
 from bench.registry import defense
 
-from .around import Around
+from .around import TrainedAround
 
 
 @defense("broken_thermometer")
-class Thermometer(Standard):
+class Thermometer(TrainedAround):
     """Natural training on the share of thresholds that each pixel passes.
 
     The source hands all comparisons to a network made for them; their mean is what one for images can take.
@@ -24,13 +22,7 @@ class Thermometer(Standard):
 
     paper = "Buckman et al. 2018"
 
-    def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
-        return ctx.cross_entropy(net(self.encoded(x)), y)
-
-    def wrap(self, net: nn.Module) -> nn.Module:
-        return Around(net, before=self.encoded)
-
-    def encoded(self, x: Tensor) -> Tensor:
+    def before(self, x: Tensor) -> Tensor:
         """The share of the thresholds 1 / levels, 2 / levels, ... 1 that lie below, for every pixel."""
         thresholds = torch.arange(1, self.levels + 1).to(x) / self.levels
         return (x[..., None] >= thresholds).to(x.dtype).mean(-1)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from tabulate import tabulate
 
 from bench import evaluate, train
 from bench.card import Card
+from bench.paired import Flags, outcomes_of
 from bench.stats import mcnemar, paired_bootstrap
 
 
@@ -83,19 +83,18 @@ def record(folder: Path) -> dict[str, Any]:
 
 def judged(
     folder: Path, chosen: argparse.Namespace, *, weights: str = "best", plan: str = "fast", test_time: str = ""
-) -> tuple[Card, pd.Series]:
-    """The card of a run, and which of its samples stand, by id."""
+) -> tuple[Card, Flags]:
+    """The card of a run, and which of its samples stand, in the order of their ids."""
     reference = f"run:{folder}?weights={weights}"
     card, path = evaluate(
         reference, plan_name=plan, n=chosen.n, eps=chosen.eps, device_name=chosen.device, test_time=test_time, quiet=True
     )
-    table = pd.read_parquet(path.parent / card.records.file)
-    return card, ~table.groupby("id")["broken"].any().sort_index()
+    return card, outcomes_of(card, path).planned
 
 
-def compared(first: Sequence[pd.Series], second: Sequence[pd.Series]) -> str:
+def compared(first: Sequence[Flags], second: Sequence[Flags]) -> str:
     """Two ways to train on the same images and seeds: difference, its interval, and the exact McNemar p-value."""
-    one, other = (np.concatenate([part.to_numpy() for part in parts]) for parts in (first, second))
+    one, other = (np.concatenate(parts) for parts in (first, second))
     low, high = paired_bootstrap(one, other)
     p = mcnemar(int((one & ~other).sum()), int((other & ~one).sum()))
     return f"{100 * (one.mean() - other.mean()):+.1f} points, 95% {100 * low:+.1f} to {100 * high:+.1f}, p = {p:.2g}"
