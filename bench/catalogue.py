@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
 
-from bench import data, plans, registry
+from bench import data, details, plans, registry
 from bench.defense import Defense
 from bench.errors import UnknownName
 from bench.models import architectures
@@ -62,10 +62,17 @@ _TABLES: dict[str, Callable[[], str]] = {
 
 
 def catalogue(what: str) -> str:
-    """The table of one kind of thing, or all of them; "broken" is shown alone."""
+    """The table of one kind of thing, or all of them ("broken" is shown alone); or what there is to say of one by its name."""
     if what == "all":
         return "\n\n".join(table() for table in _TABLES.values())
     tables = {**_TABLES, "broken": _broken}
-    if what not in tables:
-        raise UnknownName("kind", what, [*tables, "all"])
-    return tables[what]()
+    if what in tables:
+        return tables[what]()
+    defenses, attacks = [*registry.defense_names(), *registry.broken_names()], registry.attack_names()
+    if what.partition(":")[0] in registry.LIBRARIES:
+        return details.of_attack(what)
+    if what not in defenses + attacks:
+        raise UnknownName("kind, defense or attack", what, [*tables, "all", *defenses, *attacks])
+    # Where a defense and an attack have one name, both are meant.
+    told = [tell(what) for known, tell in ((defenses, details.of_defense), (attacks, details.of_attack)) if what in known]
+    return "\n\n".join(told)

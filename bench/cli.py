@@ -175,10 +175,12 @@ def doctor(name: Annotated[str, typer.Argument(help="A defense or an attack.")],
 
 @app.command("list")
 def list_names(
-    what: Annotated[str, typer.Argument(help="defenses, attacks, models, datasets, plans or all.")] = "all",
+    what: Annotated[
+        str, typer.Argument(help="defenses, attacks, models, datasets, plans or all; or the name of a defense or an attack.")
+    ] = "all",
     plugin: opt.Plugin = None,
 ) -> None:
-    """What there is, a line each."""
+    """What there is, a line each; or a defense or an attack with its parameters, their meaning and defaults."""
     from bench.catalogue import catalogue
 
     opt.load(plugin)

@@ -35,19 +35,27 @@ def _rising(ends: tuple[float, ...]) -> tuple[float, ...]:
     return ends
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
 class Recipe:
     """Optimiser, schedule, precision and bookkeeping of one training."""
 
     epochs: Count = 30
+    """Passes over the training images."""
     batch_size: Count = 128
+    """Images per update."""
     optimizer: Literal["sgd", "adam"] = "sgd"
+    """sgd with momentum, or adam."""
     lr: Positive = 0.1
     """The peak of the schedule."""
     schedule: Annotated[str, AfterValidator(_schedule)] = "cosine"
+    """Of the learning rate: constant, cosine, triangular:PEAK, piecewise:DROPS (a tenth after each), periodic:ENDS; points are
+    shares of the training."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """So much of the weights is added to their gradient."""
     augment: Literal["none", "crop", "crop_flip"] = "none"
+    """Random crops after padding by 4 pixels, and mirror images."""
     craft: Literal["train", "eval"] = "train"
     """The network's mode while training examples are crafted; in train mode batch-norm buffers follow them."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
@@ -113,6 +121,12 @@ BASE: Mapping[str, Mapping[str, Any]] = {
 """What a defense without a preset of its own is trained with, per family of data sets."""
 
 
+def defaults(cls: type[Defense], dataset: str, family: str) -> dict[str, Any]:
+    """What a defense is trained with on a data set where nothing else is asked for, as far as a field's own default differs."""
+    preset = next((cls.presets[key] for key in (dataset, family, "default") if key in cls.presets), {})
+    return {**BASE[family], **preset}
+
+
 def configure(name: str, dataset: str, family: str, given: Mapping[str, str]) -> tuple[Defense, Recipe, str | None]:
     """The defense, its recipe and the architecture its source uses: base, then preset, then what the user gave.
 
@@ -121,8 +135,7 @@ def configure(name: str, dataset: str, family: str, given: Mapping[str, str]) ->
     cls = get_defense(name)
     of_defense = cls.hyper_parameters()
     of_recipe = {field.name for field in fields(Recipe)}
-    preset = next((cls.presets[key] for key in (dataset, family, "default") if key in cls.presets), {})
-    chosen = {**BASE[family], **preset, **{key: _value(text) for key, text in given.items()}}
+    chosen = {**defaults(cls, dataset, family), **{key: _value(text) for key, text in given.items()}}
     model = chosen.pop("model", None)
     if both := of_defense & of_recipe:
         raise BadInput(f"defense {name!r} has a hyper-parameter {min(both)!r}, as the recipe has; give it another name")

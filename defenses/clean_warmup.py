@@ -32,6 +32,7 @@ class CleanWarmup(PGDTraining):
     """
 
     mode: Literal["fixed", "kernel"] = "fixed"
+    """When to switch: after a share of the training, or when the kernel says so."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the training that is clean with mode "fixed"; keep it before the first learning-rate drop."""
     cap: Annotated[float, Field(ge=0, le=1)] = 0.3
@@ -39,6 +40,7 @@ class CleanWarmup(PGDTraining):
     epochs on end, or where its distance from the attacked one, having fallen, no longer falls. (Before the first update that
     distance is next to nothing, so that a plain "does not fall" would always end the warm-up after its first epoch.)"""
     tau: Annotated[float, Field(ge=0)] = 0.05
+    """A kernel that moved by less has come to rest; a distance of kernels, 1 - their cosine."""
     probe: Annotated[int, Field(ge=10)] = 250
     """Images in the probe at most. It has one for every 128 training images, the classes in turn, and at least ten: with
     attacks of several steps that keeps it below 2 % of the training's time, from about 1280 training images on."""

@@ -31,9 +31,11 @@ class NoiseFGSM(Defense):
     """Where the noise energy goes: evenly, where the input gradient is large or small, where the data vary, or along the
     data's principal directions. The total energy is the same for all."""
     noise: Literal["normal", "uniform"] = "normal"
+    """Its distribution."""
     sigma: Annotated[float, Field(ge=0)] = 1 / math.sqrt(3)
     """Standard deviation as a fraction of eps; 1/sqrt(3) is that of the uniform start of fast_at."""
     step: Annotated[float, Field(gt=0)] = 1.0
+    """Step size as a fraction of eps."""
     clip: bool = False
     """Project the finished example back into the ball; off, as in N-FGSM."""
     penalty: Annotated[float, Field(ge=0)] = 0.0

@@ -25,6 +25,7 @@ class PeriodicBudget(PGDTraining):
     """PGD training whose eps is warmed up, once or once in every period, with an ensemble of the periods' snapshots."""
 
     schedule_eps: Literal["const", "linear", "cosine"] = "cosine"
+    """Shape of each ramp of the budget; const for none."""
     periods: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (0.5, 0.75, 1.0)
     """Where the periods end, as fractions of the training; (1.0,) is a single warm-up."""
     eps_min: Annotated[float, Field(ge=0)] = 0.0

@@ -14,6 +14,7 @@ class PGDTraining(Defense):
     """Trains on the end point of a multi-step attack from a random start."""
 
     steps: Annotated[int, Field(ge=1)] = 10
+    """Of the attack."""
     step: Annotated[float, Field(gt=0)] = 0.25
     """Step size as a fraction of eps."""
 

@@ -22,6 +22,7 @@ class TemporalEnsembling(TRADES):
     """PGD training or TRADES that, from the middle on, stays close to the network's own past answers to clean images."""
 
     base: Literal["pgd", "trades"] = "pgd"
+    """What is trained besides."""
     weight: Annotated[float, Field(ge=0)] = 300.0
     """Of the squared distance to the past answers, once it is full."""
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.9

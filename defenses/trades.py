@@ -24,6 +24,7 @@ class TRADES(Defense):
     """Cross-entropy on clean images plus the divergence of the answers to their worst neighbours."""
 
     steps: Annotated[int, Field(ge=1)] = 10
+    """Of the search for the worst neighbour."""
     step: Annotated[float, Field(gt=0)] = 0.25
     """Step size as a fraction of eps."""
     beta: Annotated[float, Field(ge=0)] = 6.0

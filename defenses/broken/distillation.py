@@ -19,6 +19,7 @@ class Distillation(Standard):
     """Natural training on logits divided by a temperature, which is left out at test time."""
 
     temperature: Annotated[float, Field(ge=1)] = 100.0
+    """What logits are divided by in training."""
 
     paper = "Papernot et al. 2016"
 

@@ -16,6 +16,7 @@ class LogitScale(Standard):
     """Natural training; the logits are multiplied by a large number."""
 
     scale: Annotated[float, Field(gt=0)] = 1e4
+    """What logits are multiplied by."""
 
     def wrap(self, net: nn.Module) -> nn.Module:
         return Around(net, after=lambda logits: self.scale * logits)

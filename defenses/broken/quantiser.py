@@ -17,6 +17,7 @@ class Quantiser(Standard):
     """Natural training; images are rounded to so many bits, and the gradient of rounding is 0."""
 
     bits: Annotated[int, Field(ge=1, le=16)] = 8
+    """Of the values that pixels may have."""
 
     paper = "Xu et al. 2018"
 

@@ -19,6 +19,7 @@ class Ripples(Standard):
     height: Annotated[float, Field(gt=0)] = 0.01
     """Of the sine, in input units."""
     frequency: Annotated[float, Field(gt=0)] = 1e4
+    """Of the ripples in pixel values."""
     moving: bool = False
     """Whether its phase is drawn anew for every answer."""
 

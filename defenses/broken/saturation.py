@@ -16,6 +16,7 @@ class Saturation(Standard):
     """Natural training; a steep sigmoid of the logits, about the middle of the two largest, is the answer."""
 
     steepness: Annotated[float, Field(gt=0)] = 20.0
+    """Of the sigmoid."""
     height: Annotated[float, Field(gt=0)] = 5.0
     """The answers lie between -height and height."""
 

@@ -19,6 +19,7 @@ class Thermometer(TrainedAround):
     """
 
     levels: Annotated[int, Field(ge=2)] = 10
+    """Thresholds for each pixel."""
 
     paper = "Buckman et al. 2018"
 

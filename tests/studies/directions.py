@@ -1,8 +1,10 @@
 """The direction of what rfi, ema, swa and awp are published to do, on the same images.
 
-The commands, of which the second has the papers' size:
+The commands, of which the last has the papers' size; few images that are never moved are learned by heart within the second:
 
     python tests/studies/directions.py
+    python tests/studies/directions.py --dataset cifar10 --images 2500 --augment none --model "preact_resnet18?width=8" \\
+        --eps 8/255 --steps 5 --epochs 60 --n 500
     python tests/studies/directions.py --dataset cifar10 --images 50000 --model preact_resnet18 --eps 8/255 --epochs 200
 """
 
@@ -21,15 +23,16 @@ def main() -> None:
     """Print a row per cell."""
     parser = options(__doc__, dataset="digits", eps="0.2", epochs=40, seeds=3)
     parser.add_argument("--steps", default="10")
+    parser.add_argument("--augment", help="that of the data set unless given")
     chosen = parser.parse_args()
     shorten(chosen.dataset, chosen.images, chosen.results)
+    common = {"steps": chosen.steps, **({"augment": chosen.augment} if chosen.augment else {})}
     rows, plain = [], None
     for cell in CELLS:
         if chosen.only and cell.label not in chosen.only:
             continue
         runs = [
-            trained(Cell(cell.label, cell.defense, {**cell.settings, "steps": chosen.steps}), seed, chosen)
-            for seed in range(chosen.seeds)
+            trained(Cell(cell.label, cell.defense, {**cell.settings, **common}), seed, chosen) for seed in range(chosen.seeds)
         ]
         fall = [
             max(entry["pgd"] for entry in history) - history[-1]["pgd"] for history in (record(run)["history"] for run in runs)

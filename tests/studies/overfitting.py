@@ -17,6 +17,8 @@ from bench.collapse import collapsed
 
 LONG = "40"
 """Epochs of the cells that show a long schedule."""
+SLOW = "0.03"
+"""Peak learning rate of the cells in which gradalign learns at this size."""
 CELLS = (
     Cell("fgsm_at", "fgsm_at"),
     Cell("fast_at", "fast_at"),
@@ -27,6 +29,8 @@ CELLS = (
     Cell("n_fgsm-long", "n_fgsm", {"epochs": LONG}, seeds=3),
     Cell("gradalign-0.2", "gradalign", {"weight": "0.2", "growth": "1"}, seeds=3),
     Cell("gradalign-0.6", "gradalign", {"weight": "0.6", "growth": "1"}, seeds=3),
+    Cell("fgsm_at-slow", "fgsm_at", {"lr": SLOW}),
+    Cell("gradalign-0.6-slow", "gradalign", {"weight": "0.6", "growth": "1", "lr": SLOW}),
     Cell("zerograd", "zerograd"),
     Cell("pgd_at", "pgd_at", seeds=2),
 )

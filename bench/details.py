@@ -1,0 +1,114 @@
+"""What `gauntlet list NAME` shows: one defense or attack with its parameters, their meaning, and what they are by default."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from textwrap import fill
+from typing import Any
+
+from pydantic import PydanticUserError, TypeAdapter
+from tabulate import tabulate
+
+from bench import recipe, registry
+
+_SAME = "."
+"""In a table: as in the column of defaults."""
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+_TYPES = {
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true | false",
+    "null": "null",
+    "string": "text",
+    "array": "list",
+}
+
+
+def of_defense(name: str) -> str:
+    """What a defense is, its hyper-parameters and the options of its training, with the defaults for each data set."""
+    cls = registry.get_defense(name)
+    sets = {
+        key: recipe.defaults(cls, key, _family(key))
+        for key in [*recipe.BASE, *sorted({*cls.presets} - {*recipe.BASE, "default"})]
+    }
+    source = " · ".join(filter(None, (
+        cls.paper and f"source: {cls.paper}", f"passes per step: {cls.passes}", registry.owner("defense", name),
+    )))  # fmt: skip
+    models = {key: chosen["model"] for key, chosen in sets.items() if "model" in chosen}
+    parts = [
+        f"{name}: {inspect.getdoc(cls)}", source,
+        "Hyper-parameters (--set name=value):\n\n" + (_fields(cls, sets) or "none"),
+        "Options of the training, the same for every defense:\n\n" + _fields(recipe.Recipe, sets),
+        f'"{_SAME}": as by default.',
+    ]  # fmt: skip
+    if models:
+        parts.append("Network unless --model names one: " + ", ".join(f"{model} ({key})" for key, model in models.items()))
+    return "\n\n".join(parts)
+
+
+def of_attack(name: str) -> str:
+    """What an attack is, what it asks of a model, and its parameters."""
+    attack = registry.get_attack(name)
+    hints = inspect.get_annotations(attack.run, eval_str=True)
+    rows = [(key, _text(default), _takes(hints.get(key, Any))) for key, default in attack.parameters.items()]
+    return "\n\n".join((
+        f"{name}: {inspect.getdoc(attack.run)}",
+        f"needs: {attack.access} · norms: {', '.join(sorted(attack.norms))} · {registry.owner('attack', name)}",
+        _table(rows, ("parameter", "default", "takes")) if rows else "No parameters.",
+    ))  # fmt: skip
+
+
+def _family(key: str) -> str:
+    """Which defaults serve a data set that has a preset of its own."""
+    return key if key in recipe.BASE else "cifar"
+
+
+def _fields(cls: type[Any], sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row per field: name, default, what each data set has instead, and what it means."""
+    rows = []
+    for field in fields(cls):
+        usual = _text(field.default if field.default is not MISSING else None)
+        own = [_text(chosen[field.name]) if field.name in chosen else usual for chosen in sets.values()]
+        rows.append(
+            (field.name, usual, *(_SAME if text == usual else text for text in own), fill(meaning(cls, field.name), 60))
+        )
+    return _table(rows, ("name", "default", *sets, "what it is"))
+
+
+def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    return str(tabulate(rows, headers, tablefmt="simple", disable_numparse=True))
+
+
+def meaning(cls: type[Any], name: str) -> str:
+    """What the class says of its field in the string below it, or the class that it has the field from."""
+    owners: Sequence[type[Any]] = [base for base in cls.__mro__ if name in getattr(base, "__pydantic_fields__", {})]
+    said = (base.__pydantic_fields__[name].description for base in owners)
+    return " ".join((next(filter(None, said), None) or "").split())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(_text, value))
+    return re.sub(r"\d+\.\d{5,}", lambda found: _text(float(found[0])), str(value))
+
+
+def _takes(hint: Any) -> str:
+    try:
+        return _kind(TypeAdapter(hint).json_schema())
+    except PydanticUserError:
+        return str(hint)
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """What a JSON schema allows, in words."""
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    bounds = " and ".join(f"{sign} {_text(schema[key])}" for key, sign in _BOUNDS.items() if key in schema)
+    return f"{_TYPES.get(schema.get('type', ''), 'anything')} {bounds}".strip()

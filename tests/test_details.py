@@ -1,0 +1,81 @@
+"""`gauntlet list NAME`: parameters with their meaning, and the defaults that a training or an attack really has."""
+
+import re
+
+import pytest
+
+from bench import recipe, registry
+from bench.catalogue import catalogue
+from bench.details import meaning, of_attack, of_defense
+from bench.errors import UnknownName
+
+EVERY = [*registry.defense_names(), *registry.broken_names()]
+
+
+def cells(text: str) -> dict[str, dict[str, str]]:
+    """The rows of all tables in a text, by name: its columns by their headers."""
+    found: dict[str, dict[str, str]] = {}
+    starts: list[tuple[str, int]] = []
+    for line in text.splitlines():
+        if re.match(r"(name|parameter)\s+default", line):
+            starts = [(word[0].strip(), word.start()) for word in re.finditer(r"\S+( \S+)*", line)]
+        elif starts and line and not line.startswith(("-", " ")):
+            ends = [start for _, start in starts[1:]] + [None]
+            row = {head: line[start:end].strip() for (head, start), end in zip(starts, ends, strict=True)}
+            found[row.get("name", row.get("parameter", ""))] = row
+        elif not line:
+            starts = []
+    return found
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_field_says_what_it_is(name: str) -> None:
+    cls = registry.get_defense(name)
+    assert not [field for field in cls.hyper_parameters() if not meaning(cls, field)]
+
+
+def test_every_option_of_a_training_says_what_it_is() -> None:
+    assert not [field for field in recipe.Recipe.__pydantic_fields__ if not meaning(recipe.Recipe, field)]
+
+
+@pytest.mark.parametrize("name", registry.defense_names())
+@pytest.mark.parametrize("family", list(recipe.BASE))
+def test_what_is_shown_is_what_a_training_gets(name: str, family: str) -> None:
+    shown = cells(of_defense(name))
+    defense, chosen, model = recipe.configure(name, family, family, {})
+    for owner in (defense, chosen):
+        for field in type(owner).__pydantic_fields__:
+            row, value = shown[field], getattr(owner, field)
+            told = row["default"] if row[family] == "." else row[family]
+            if isinstance(value, float):
+                assert float(told) == pytest.approx(value, rel=1e-3), field
+            elif isinstance(value, (bool, int, type(None))):
+                assert told == str(value), field
+            elif isinstance(value, tuple):
+                assert tuple(float(part) for part in told.split(",") if part) == pytest.approx(value, rel=1e-3), field
+            else:
+                assert told == re.sub(r"\d+\.\d{5,}", lambda number: f"{float(number[0]):.4g}", value), field
+    if model:
+        assert f"{model} ({family})" in of_defense(name)
+
+
+@pytest.mark.parametrize("name", registry.attack_names())
+def test_attacks_show_their_parameters(name: str) -> None:
+    text, attack = of_attack(name), registry.get_attack(name)
+    assert attack.about in text
+    assert list(cells(text)) == list(attack.parameters)
+
+
+def test_choices_and_bounds_are_told() -> None:
+    shown = cells(of_attack("pgd"))
+    assert shown["steps"]["takes"] == "whole number >= 1"
+    assert shown["decay"]["takes"] == "none | cosine | halving"
+    assert shown["cycles"]["takes"] == "true | false"
+
+
+def test_catalogue_knows_names_and_corrects_them() -> None:
+    assert catalogue("trades") == of_defense("trades")
+    assert catalogue("square") == of_attack("square")
+    assert "svhn" in catalogue("fast_at")
+    with pytest.raises(UnknownName, match="did you mean 'fast_at'"):
+        catalogue("fastat")
