@@ -1,18 +1,20 @@
 """One epoch of fast_at and pgd_at beside a plain float32 PyTorch loop, written as the papers' scripts are.
 
 The plain loop: a DataLoader over images with per-image transforms (crop, flip, to tensor), NCHW, float32, the network in train
-mode, the same optimiser, schedule, steps and batch size. Both train the same network on the same images, in turns; a
-validation is in neither.
+mode, the same optimiser, schedule, steps and batch size. Both train the same network on the same images, in turns and each in a
+process of its own, as a script is; the first epoch of each process is left out, and a validation is in neither.
 
+    python tests/speed/training.py
     python tests/speed/training.py --images 2560 --model "preact_resnet18?width=16"
-    python tests/speed/training.py --images 50000 --model preact_resnet18 --device cuda
+    python tests/speed/training.py --images 50000 --device cuda
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -31,6 +33,7 @@ from bench.device import pick
 from bench.jobs import plan_job
 from bench.models import build
 from bench.progress import Reporter
+from bench.step import native_bf16
 from bench.training import Trainer
 
 
@@ -70,47 +73,66 @@ def plain(net: nn.Module, loader: "DataLoader[tuple[Tensor, Tensor]]", steps: in
         optimizer.step()
 
 
-def timed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call."""
-    began = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+def timed(run: Callable[[int], object], device: torch.device, repeats: int) -> float:
+    """Median seconds of a call, the first left out."""
+    seconds = []
+    for repeat in range(repeats + 1):
+        began = time.perf_counter()
+        run(repeat)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return median(seconds[1:])
+
+
+def epoch_of(side: str, defense: str, steps: int, options: argparse.Namespace) -> float:
+    """Seconds of an epoch on one of the two sides, in this process."""
+    device = pick(options.device) if side == "ours" else torch.device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        short = data.load("cifar10", "train").first(options.images)
+        if side == "ours":
+            file = f"{folder}/short.npz"
+            np.savez(file, x=short.x.permute(0, 2, 3, 1).numpy(), y=short.y.numpy())
+            job = plan_job(
+                defense, dataset=file, model=options.model, eps="8/255", settings={"epochs": "100", "validation": "1"}
+            )
+            return timed(Trainer(job, Path(folder), device, Reporter("speed", 1, quiet=True))._epoch, device, options.repeats)
+        same = short.first(options.images - 1)
+        net = build(options.model, same.shape, 10, data.STATISTICS["cifar10"]).to(device)
+        loader = DataLoader(
+            Pictures(same.x, same.y), 128, shuffle=True, num_workers=options.workers, persistent_workers=options.workers > 0
+        )
+        return timed(lambda _: plain(net, loader, steps, device), device, options.repeats)
 
 
 def main() -> None:
     """Print a row per defense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="preact_resnet18?width=16")
-    parser.add_argument("--images", type=int, default=2560)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", default="preact_resnet18")
+    parser.add_argument("--images", type=int, default=769, help="one of them is for validation")
+    parser.add_argument("--repeats", type=int, default=3, help="epochs in a process")
+    parser.add_argument("--turns", type=int, default=2, help="processes of each side")
     parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    device = pick(options.device)
+    if options.side:
+        side, defense, steps = options.side
+        print(epoch_of(side, defense, int(steps), options))  # noqa: T201
+        return
     rows = []
     for defense, steps in (("fast_at", 1), ("pgd_at", 10)):
-        with tempfile.TemporaryDirectory() as folder:
-            short = data.load("cifar10", "train").first(options.images)
-            file = f"{folder}/short.npz"
-            np.savez(file, x=short.x.permute(0, 2, 3, 1).numpy(), y=short.y.numpy())
-            job = plan_job(defense, dataset=file, model=options.model, eps="8/255", settings={"epochs": "100"})
-            ours = Trainer(job, Path(folder), device, Reporter("speed", 1, quiet=True))
-            same = ours.train_data.to("cpu")
-            net = build(options.model, same.shape, 10, data.STATISTICS["cifar10"]).to(device)
-            loader = DataLoader(Pictures(same.x, same.y), 128, shuffle=True, num_workers=options.workers)
-            times: dict[str, list[float]] = {"plain": [], "ours": []}
-            for repeat in range(options.repeats + 1):
-                pair = timed(partial(plain, net, loader, steps, device), device), timed(partial(ours._epoch, repeat), device)
-                if repeat:
-                    times["plain"].append(pair[0])
-                    times["ours"].append(pair[1])
+        times: dict[str, list[float]] = {"plain": [], "ours": []}
+        for _ in range(options.turns):
+            for side, found in times.items():
+                command = [sys.executable, __file__, *sys.argv[1:], "--side", side, defense, str(steps)]
+                found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         theirs, mine = median(times["plain"]), median(times["ours"])
-        precision = "bf16" if ours.net.bf16 else "float32"
-        rows.append((defense, options.model, f"{theirs:.2f}", f"{mine:.2f}", f"{theirs / mine:.2f}", precision))
-    print(tabulate(rows, ("defense", "network", "plain s", "ours s", "ratio", "ours in"), disable_numparse=True))  # noqa: T201
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}, {len(same)} images")  # noqa: T201
+        rows.append((defense, options.model, f"{theirs:.2f}", f"{mine:.2f}", f"{theirs / mine:.2f}"))
+    print(tabulate(rows, ("defense", "network", "plain s", "ours s", "ratio"), disable_numparse=True))  # noqa: T201
+    precision = "bf16" if native_bf16(torch.device(options.device)) else "float32"
+    threads = f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {threads}, {options.device}, {options.images - 1} images, ours in {precision}")  # noqa: T201
 
 
 if __name__ == "__main__":
