@@ -6,7 +6,8 @@ the last epoch, and the lowest PGD-10 accuracy of any epoch after the first quar
     python tests/studies/overfitting.py
     python tests/studies/overfitting.py --eps 8/255 --images 50000 --model preact_resnet18 --augment crop_flip
 
-The second command has the papers' size. At that of the first, gradalign's own weight at 16/255 (2.0) leaves a constant network.
+The second command has the papers' size. At that of the first, gradalign's own weight at 16/255 (2.0) leaves a constant network,
+and 0.6 does so at a learning rate of 0.1 in some seeds; the cells that are slow train at less.
 """
 
 from statistics import mean
