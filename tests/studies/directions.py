@@ -1,5 +1,7 @@
 """The direction of what rfi, ema, swa and awp are published to do, on the same images.
 
+Against plain PGD training, the weights after the last epoch and those that validation selects, each with their like.
+
 The commands, of which the last has the papers' size; few images that are never moved are learned by heart within the second:
 
     python tests/studies/directions.py
@@ -8,7 +10,11 @@ The commands, of which the last has the papers' size; few images that are never 
     python tests/studies/directions.py --dataset cifar10 --images 50000 --model preact_resnet18 --eps 8/255 --epochs 200
 """
 
+from itertools import product
+
 from study import Cell, compared, judged, options, percent, record, shorten, told, trained
+
+from bench.paired import Flags
 
 BASE = {"schedule": "piecewise:0.5,0.75"}
 CELLS = (
@@ -27,7 +33,8 @@ def main() -> None:
     chosen = parser.parse_args()
     shorten(chosen.dataset, chosen.images, chosen.results)
     common = {"steps": chosen.steps, **({"augment": chosen.augment} if chosen.augment else {})}
-    rows, plain = [], None
+    rows: list[tuple[str, ...]] = []
+    plain: dict[str, list[Flags]] = {}
     for cell in CELLS:
         if chosen.only and cell.label not in chosen.only:
             continue
@@ -37,16 +44,16 @@ def main() -> None:
         fall = [
             max(entry["pgd"] for entry in history) - history[-1]["pgd"] for history in (record(run)["history"] for run in runs)
         ]
-        for test_time in ("", "rfi") if cell.label == "plain" else ("",):
-            found = [judged(run, chosen, weights="last", test_time=test_time) for run in runs]
+        for weights, test_time in product(("last", "best"), ("", "rfi") if cell.label == "plain" else ("",)):
+            found = [judged(run, chosen, weights=weights, test_time=test_time) for run in runs]
             standing = [part for _, part in found]
-            plain = plain or standing
+            first = plain.setdefault(weights, standing) is standing
             rows.append((
-                cell.label + (f"+{test_time}" if test_time else ""), percent(card.clean_accuracy for card, _ in found),
+                cell.label + (f"+{test_time}" if test_time else ""), weights, percent(card.clean_accuracy for card, _ in found),
                 percent(card.robust_accuracy for card, _ in found), percent(part for part in fall),
-                "" if standing is plain else compared(standing, plain),
+                "" if first else compared(standing, plain[weights]),
             ))  # fmt: skip
-        told(rows, ("cell", "clean", "fast, last epoch", "best minus last PGD-10", "against plain"))
+        told(rows, ("cell", "weights", "clean", "fast", "best minus last PGD-10", "against plain"))
 
 
 if __name__ == "__main__":
