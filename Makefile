@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(
 BIN := .venv/bin
 SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py')
 
-.PHONY: demo test lint types wheel extras bench fuzz catch-rate study clean
+.PHONY: demo test lint types wheel extras bench fuzz catch-rate study recipes clean
 
 demo: .venv/installed
 	$(BIN)/gauntlet demo
@@ -29,6 +29,7 @@ bench: .venv/installed
 	$(BIN)/python tests/speed/overhead.py
 	$(BIN)/python tests/speed/libraries.py
 	$(BIN)/python tests/speed/training.py
+	$(BIN)/python tests/speed/kernel.py
 	$(BIN)/python tests/speed/verify.py
 
 # Which broken defenses the diagnosis exposes, and which sound ones it wrongs; goes on where it was interrupted.
@@ -46,6 +47,13 @@ study: .venv/installed
 	$(BIN)/python tests/studies/directions.py
 	$(BIN)/python tests/studies/overfitting.py
 	$(BIN)/python tests/studies/precision.py
+
+# The CIFAR-10 rows of the papers' size; hours on a GPU, and each goes on where it was interrupted. Needs GAUNTLET_DATA or a network.
+FAST ?= fgsm_at fast_at n_fgsm noise_fgsm gradalign zerograd multigrad
+RECIPE ?= --dataset cifar10 --model preact_resnet18 --eps 8/255 --plan standard --n 10000
+recipes: .venv/installed
+	for defense in $(FAST); do $(BIN)/gauntlet run $$defense $(RECIPE) --epochs $(or $(EPOCHS),30) || exit; done
+	$(BIN)/gauntlet run pgd_at $(RECIPE) --epochs $(or $(EPOCHS),30) --set lr=0.2 --set schedule=triangular:0.4
 
 # Not editable: tests and users import the same thing. build/ would smuggle deleted modules into the wheel.
 .venv/installed: $(SOURCES)
