@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
-from textwrap import fill
+from functools import cache
+from itertools import pairwise
+from textwrap import dedent, fill
 from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter
@@ -83,10 +86,24 @@ def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
 
 
 def meaning(cls: type[Any], name: str) -> str:
-    """What the class says of its field in the string below it, or the class that it has the field from."""
-    owners: Sequence[type[Any]] = [base for base in cls.__mro__ if name in getattr(base, "__pydantic_fields__", {})]
-    said = (base.__pydantic_fields__[name].description for base in owners)
-    return " ".join((next(filter(None, said), None) or "").split())
+    """What the class says of its field in the string below it, or else the class that it has the field from."""
+    said = (_meanings(base).get(name, "") for base in cls.__mro__)
+    return " ".join(next(filter(None, said), "").split())
+
+
+@cache
+def _meanings(cls: type[Any]) -> Mapping[str, str]:
+    """The strings below the fields of a class; none where its source is out of reach, as in an interpreter's prompt."""
+    try:
+        (tree,) = ast.parse(dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    return {
+        field.target.id: below.value.value
+        for field, below in pairwise(getattr(tree, "body", []))
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+    }
 
 
 def _text(value: Any) -> str:

@@ -35,7 +35,7 @@ def _rising(ends: tuple[float, ...]) -> tuple[float, ...]:
     return ends
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Recipe:
     """Optimiser, schedule, precision and bookkeeping of one training."""
 

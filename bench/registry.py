@@ -95,7 +95,7 @@ def defense(name: str) -> Callable[[DefenseClass], DefenseClass]:
     """Register a subclass of Defense as a frozen dataclass whose fields are its validated hyper-parameters."""
 
     def register(cls: DefenseClass) -> DefenseClass:
-        made: Any = validated(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))(cls)
+        made: Any = validated(frozen=True, config=ConfigDict(extra="forbid"))(cls)
         _claim("defense", name, made)
         made.name = name
         _defenses[name] = made

@@ -38,8 +38,9 @@ from torch import Tensor, nn
 class CLASS(Defense):
     """Trains on `steps` projected steps from a random start. (This line is shown by `gauntlet list defenses`.)"""
 
-    # Fields are hyper-parameters: `--set steps=3`.
+    # Fields are hyper-parameters: `--set steps=3`; what they say of themselves is shown by `gauntlet list NAME`.
     steps: Annotated[int, Field(ge=1)] = 2
+    """Of the attack that is trained against."""
 
     paper = "unpublished"
     passes = "1 + steps"

@@ -1,6 +1,8 @@
 """`gauntlet list NAME`: parameters with their meaning, and the defaults that a training or an attack really has."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -79,3 +81,14 @@ def test_catalogue_knows_names_and_corrects_them() -> None:
     assert "svhn" in catalogue("fast_at")
     with pytest.raises(UnknownName, match="did you mean 'fast_at'"):
         catalogue("fastat")
+
+
+def test_a_defense_typed_at_a_prompt_is_known_and_shown() -> None:
+    """Its source is out of reach; registering it must not need it."""
+    typed = "\n".join((
+        "from bench.details import of_defense", "from bench.defense import Defense", "from bench.registry import defense",
+        "@defense('typed')", "class Typed(Defense):", "    '''One typed.'''", "    k: int = 3", "    '''Lost.'''",
+        "print(of_defense('typed'))",
+    ))  # fmt: skip
+    shown = subprocess.run([sys.executable, "-c", typed], check=True, capture_output=True, text=True).stdout
+    assert cells(shown)["k"]["default"] == "3"
