@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from bench.rng import Rng, isolated
 from bench.threat import ThreatModel
 from bench.units import Unit, load_unit
 from bench.views import VIEWS, Gradient, Meter
+
+Outcome = TypeVar("Outcome")
 
 SHARD = 1024
 """Samples in one unit of work: what a kill can lose."""
@@ -80,15 +82,34 @@ class Evaluation:
         self.closest = torch.zeros(size, *self.data.shape)
         """The candidate that reached it; the clean image before there is one."""
         self.clean = torch.zeros(size, dtype=torch.bool)
-        for index in torch.arange(size).split(self.batch_size):
-            x, y = self.data.batch(index)
-            correct, margin = self.judge.correct(x, y)
-            self.clean[index], self.margin[index], self.closest[index] = correct.cpu(), margin.cpu(), x.cpu()
+        self._in_batches(torch.arange(size), self._look)
         self.broken = ~self.clean
         self.proven = torch.zeros(size, dtype=torch.bool)
         """Samples whose closest candidate fooled the network."""
         self.settled = torch.zeros(size, dtype=torch.bool)
         """Samples that fell in a smaller ball, and are attacked no more."""
+
+    def _look(self, index: Tensor) -> None:
+        """Answer clean images."""
+        x, y = self.data.batch(index)
+        correct, margin = self.judge.correct(x, y)
+        self.clean[index], self.margin[index], self.closest[index] = correct.cpu(), margin.cpu(), x.cpu()
+
+    def _in_batches(self, index: Tensor, work: Callable[[Tensor], Outcome], *, whole: bool = False) -> list[Outcome]:
+        """What some work gives for each batch of these samples; where memory runs out, it goes on with smaller ones."""
+        outcomes: list[Outcome] = []
+        position, batch = 0, len(index) if whole else self.batch_size
+        while position < len(index):
+            try:
+                outcomes.append(work(index[position : position + batch]))
+            except (RuntimeError, MemoryError) as error:
+                if batch == 1 or whole or not out_of_memory(error):
+                    raise
+                batch = self.batch_size = max(batch // 2, 1)
+                self.report.say(f"out of memory: going on with batches of {batch}")
+                continue
+            position += batch
+        return outcomes
 
     def widen(self, threat: ThreatModel, folder: Path, suffix: str) -> None:
         """Go on in a larger ball, which holds everything found so far; suffix tells its attacks from those before."""
@@ -129,23 +150,16 @@ class Evaluation:
 
     def _unit(self, run: Run, index: Tensor) -> Unit:
         began = time.monotonic()
-        batch = len(index) if run.attack.whole else self.batch_size
-        parts: list[tuple[Tensor, ...]] = []
         notes: list[str] = []
-        position = 0
-        while position < len(index):
-            try:
-                with warnings.catch_warnings(record=True) as caught:
-                    warnings.simplefilter("always", AttackWarning)
-                    parts.append(self._batch(run, index[position : position + batch]))
-            except (RuntimeError, MemoryError) as error:
-                if batch == 1 or run.attack.whole or not out_of_memory(error):
-                    raise
-                batch = self.batch_size = max(batch // 2, 1)
-                self.report.say(f"out of memory: going on with batches of {batch}")
-                continue
-            position += batch
-            notes += [str(item.message) for item in caught if issubclass(item.category, AttackWarning)]
+
+        def attacked(part: Tensor) -> tuple[Tensor, ...]:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", AttackWarning)
+                outcome = self._batch(run, part)
+            notes.extend(str(item.message) for item in caught if issubclass(item.category, AttackWarning))
+            return outcome
+
+        parts = self._in_batches(index, attacked, whole=run.attack.whole)
         fooled, margin, distance, forwards, backwards, kept, z, stray = (torch.cat(part) for part in zip(*parts, strict=True))
         if count := int(stray.sum()):
             notes.append(f"{count} candidates lay outside the ball or the box and were not counted")

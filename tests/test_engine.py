@@ -175,6 +175,21 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(tmp_path: Path, call
     assert made.broken.tolist() == [i % 3 == 0 for i in range(50)]
 
 
+def test_clean_images_too_are_answered_in_smaller_batches(tmp_path: Path, calls: list[list[int]]) -> None:
+    class Hungry(Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > 20:
+                raise torch.OutOfMemoryError("no room")
+            return super().forward(x)
+
+    made = run(tmp_path / "a", points(50), {"attack": "every"}, net=Hungry(), batch_size=64)
+    same = run(tmp_path / "b", points(50), {"attack": "every"}, batch_size=64)
+    assert made.batch_size == 16
+    assert torch.equal(made.clean, same.clean)
+    assert torch.equal(made.margin, same.margin)
+    assert torch.equal(made.broken, same.broken)
+
+
 @pytest.mark.parametrize("after", [0, 1, 3, 6])
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(tmp_path: Path, calls: list[list[int]], after: int) -> None:
     specs = ({"attack": "lucky", "restarts": 4, "on": "all"}, {"attack": "every", "restarts": 2}, {"attack": "lucky"})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import views
-from bench.errors import BadInput, UnknownName
+from bench.errors import BadInput, UnknownName, out_of_memory
 from bench.models import architectures
 from bench.models.checkpoint import digest, fit, load_weights
 from bench.models.ensemble import SnapshotEnsemble
@@ -83,6 +83,8 @@ def check_outputs(net: nn.Module, x: Tensor, classes: int, origin: str, *, at_le
     try:
         logits: object = views.forward(net, x)
     except Exception as error:  # whatever the network raises
+        if out_of_memory(error):
+            raise
         told = " ".join(str(error).split())
         raise BadInput(
             f"{origin} fails on images of shape {list(x.shape)}: {type(error).__name__}: {told}; "
