@@ -112,7 +112,10 @@ def test_a_killed_training_goes_on_there(tmp_path: Path) -> None:
         tmp_path.joinpath("run").mkdir()
         with pytest.raises(Killed):
             Trainer(job, tmp_path / "run", torch.device(device), Kill("test", 1, quiet=True)).run()
-        Trainer(job, tmp_path / "run", torch.device(device), Reporter("test", 1, quiet=True)).run()
+        trainer = Trainer(job, tmp_path / "run", torch.device(device), Reporter("test", 1, quiet=True))
+        trainer.run()
+        held = [*trainer.net.state_dict().values(), *trainer.updates.memory.values(), trainer.train_data.x]
+        assert all(isinstance(tensor, Elsewhere) for tensor in held)
     whole = train("fgsm_pgi", dataset="digits", eps="0.1", settings=settings, results=tmp_path, device_name="cpu", quiet=True)
     for name in ("best", "last"):
         assert (tmp_path / "run" / f"{name}.safetensors").read_bytes() == (whole / f"{name}.safetensors").read_bytes()
