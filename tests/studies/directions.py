@@ -5,6 +5,7 @@ Against plain PGD training, the weights after the last epoch and those that vali
 The commands, of which the last has the papers' size; few images that are never moved are learned by heart within the second:
 
     python tests/studies/directions.py
+    python tests/studies/directions.py --schedule constant --only plain ema
     python tests/studies/directions.py --dataset cifar10 --images 2500 --augment none --model "preact_resnet18?width=8" \\
         --eps 8/255 --steps 5 --epochs 60 --n 500
     python tests/studies/directions.py --dataset cifar10 --images 50000 --model preact_resnet18 --eps 8/255 --epochs 200
@@ -16,12 +17,11 @@ from study import Cell, compared, judged, options, percent, record, shorten, tol
 
 from bench.paired import Flags
 
-BASE = {"schedule": "piecewise:0.5,0.75"}
 CELLS = (
-    Cell("plain", "pgd_at", BASE),
-    Cell("ema", "pgd_at", {**BASE, "ema": "0.995"}),
-    Cell("swa", "pgd_at", {**BASE, "swa": "0.5"}),
-    Cell("awp", "pgd_at", {**BASE, "awp": "0.01"}),
+    Cell("plain", "pgd_at"),
+    Cell("ema", "pgd_at", {"ema": "0.995"}),
+    Cell("swa", "pgd_at", {"swa": "0.5"}),
+    Cell("awp", "pgd_at", {"awp": "0.01"}),
 )
 
 
@@ -29,10 +29,11 @@ def main() -> None:
     """Print a row per cell."""
     parser = options(__doc__, dataset="digits", eps="0.2", epochs=40, seeds=3)
     parser.add_argument("--steps", default="10")
+    parser.add_argument("--schedule", default="piecewise:0.5,0.75")
     parser.add_argument("--augment", help="that of the data set unless given")
     chosen = parser.parse_args()
     shorten(chosen.dataset, chosen.images, chosen.results)
-    common = {"steps": chosen.steps, **({"augment": chosen.augment} if chosen.augment else {})}
+    common = {"steps": chosen.steps, "schedule": chosen.schedule, **({"augment": chosen.augment} if chosen.augment else {})}
     rows: list[tuple[str, ...]] = []
     plain: dict[str, list[Flags]] = {}
     for cell in CELLS:
