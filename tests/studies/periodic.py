@@ -4,9 +4,10 @@ Per cell: in how many epochs each seed was still at chance, robust accuracy of t
 under the plan `fast`, and the paired test against the constant budget.
 
     python tests/studies/periodic.py
+    python tests/studies/periodic.py --images 20000 --epochs 16 --only constant cosine
     python tests/studies/periodic.py --images 60000 --model lenet --epochs 100 --set steps=50 --set step=0.025 --set lr=1e-4
 
-The second command has the paper's size.
+The last command has the paper's size.
 """
 
 from study import Cell, compared, judged, options, percent, record, shorten, told, trained
