@@ -78,7 +78,7 @@ def _fields(cls: type[Any], sets: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append(
             (field.name, usual, *(_SAME if text == usual else text for text in own), fill(meaning(cls, field.name), 60))
         )
-    return _table(rows, ("name", "default", *sets, "what it is"))
+    return _table(rows, ("name", "default", *sets, "what it is")) if rows else ""
 
 
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:

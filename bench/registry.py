@@ -146,8 +146,8 @@ def broken_names() -> list[str]:
 
 
 def owner(kind: Literal["attack", "defense"], name: str) -> str:
-    """Where what has this name comes from: a module of ours, a file or a distribution."""
-    return _owners[kind, name][0]
+    """Where what has this name comes from: a module of ours, a file, a distribution or, for `package:Name`, the package."""
+    return _owners[kind, name][0] if (kind, name) in _owners else name.partition(":")[0]
 
 
 def make_defense(name: str, settings: Mapping[str, Any]) -> Defense:

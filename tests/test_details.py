@@ -92,3 +92,8 @@ def test_a_defense_typed_at_a_prompt_is_known_and_shown() -> None:
     ))  # fmt: skip
     shown = subprocess.run([sys.executable, "-c", typed], check=True, capture_output=True, text=True).stdout
     assert cells(shown)["k"]["default"] == "3"
+
+
+def test_what_has_no_fields_says_so_and_what_a_library_has_is_its() -> None:
+    assert "\n\nnone\n\n" in of_defense("standard")
+    assert registry.owner("attack", "torchattacks:PGD") == "torchattacks"
