@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,15 +84,15 @@ def test_catalogue_knows_names_and_corrects_them() -> None:
         catalogue("fastat")
 
 
-def test_a_defense_typed_at_a_prompt_is_known_and_shown() -> None:
+def test_a_defense_typed_at_a_prompt_is_known_and_shown(tmp_path: Path) -> None:
     """Its source is out of reach; registering it must not need it."""
     typed = "\n".join((
         "from bench.details import of_defense", "from bench.defense import Defense", "from bench.registry import defense",
         "@defense('typed')", "class Typed(Defense):", "    '''One typed.'''", "    k: int = 3", "    '''Lost.'''",
         "print(of_defense('typed'))",
     ))  # fmt: skip
-    shown = subprocess.run([sys.executable, "-c", typed], check=True, capture_output=True, text=True).stdout
-    assert cells(shown)["k"]["default"] == "3"
+    shown = subprocess.run([sys.executable, "-c", typed], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert cells(shown.stdout)["k"]["default"] == "3"
 
 
 def test_what_has_no_fields_says_so_and_what_a_library_has_is_its() -> None:

@@ -43,7 +43,8 @@ def faults(*arguments: str, **environment: str) -> int:
     """Page faults of five batches, once three have found their place."""
     around = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     command = [sys.executable, "-c", FAULTS, *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**around, **environment})
+    # From elsewhere, or the source folder would be imported and not what is installed.
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**around, **environment}, cwd="/")
     return int(done.stdout)
 
 
