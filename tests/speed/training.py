@@ -109,9 +109,9 @@ def main() -> None:
     """Print a row per defense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="preact_resnet18")
-    parser.add_argument("--images", type=int, default=769, help="one of them is for validation")
-    parser.add_argument("--repeats", type=int, default=3, help="epochs in a process")
-    parser.add_argument("--turns", type=int, default=2, help="processes of each side")
+    parser.add_argument("--images", type=int, default=513, help="one of them is for validation")
+    parser.add_argument("--repeats", type=int, default=2, help="epochs in a process")
+    parser.add_argument("--turns", type=int, default=1, help="processes of each side")
     parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
@@ -126,7 +126,7 @@ def main() -> None:
         for _ in range(options.turns):
             for side, found in times.items():
                 command = [sys.executable, __file__, *sys.argv[1:], "--side", side, defense, str(steps)]
-                found.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+                found.append(float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
         theirs, mine = median(times["plain"]), median(times["ours"])
         rows.append((defense, options.model, f"{theirs:.2f}", f"{mine:.2f}", f"{theirs / mine:.2f}"))
     print(tabulate(rows, ("defense", "network", "plain s", "ours s", "ratio"), disable_numparse=True))  # noqa: T201
