@@ -13,8 +13,8 @@ import torch
 
 from bench.errors import BadInput
 
-_TRIM, _MAP = -1, -3
-"""mallopt's numbers: how much free memory at the end of the heap goes back, and from which size on a block is mapped alone."""
+_TRIM, _MAPPED = -1, -4
+"""mallopt's numbers: how much free memory at the end of the heap goes back, and how many blocks are mapped by themselves."""
 
 
 def pick(name: str = "auto") -> torch.device:
@@ -45,7 +45,7 @@ def _keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
         libc = ctypes.CDLL(None)
-        libc.mallopt(_MAP, 32 * 2**20)  # the most that glibc takes
+        libc.mallopt(_MAPPED, 0)
         libc.mallopt(_TRIM, 2**31 - 1)
 
 
