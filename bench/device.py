@@ -41,7 +41,7 @@ def _named(name: str) -> torch.device:
 def _keep_freed_memory() -> None:
     """Let the process keep what a batch frees, where malloc is glibc's: every batch needs as much again.
 
-    Given back and mapped anew, it is a tenth of a training's time that the kernel spends on clearing pages.
+    Given back and mapped anew, pages are cleared with every batch (tests/speed/memory.py).
     """
     if platform.libc_ver()[0] == "glibc" and not any(name.startswith("MALLOC_") for name in os.environ):
         libc = ctypes.CDLL(None)

@@ -1,7 +1,9 @@
 """What the kernel's switch of clean_warmup costs: its seconds as a share of a whole training.
 
-python tests/speed/kernel.py
-python tests/speed/kernel.py --dataset cifar10 --images 5000 --model "preact_resnet18?width=8" --epochs 10
+The commands:
+
+    python tests/speed/kernel.py
+    python tests/speed/kernel.py --dataset cifar10 --images 5000 --model "preact_resnet18?width=8" --epochs 10
 """
 
 import argparse
