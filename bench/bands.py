@@ -82,7 +82,7 @@ def known_outcomes(card: Card, path: Path) -> Outcomes | None:
 
 
 def ranks(cards: Sequence[Card], outcomes: Sequence[Outcomes | None]) -> list[str]:
-    """The rank of every card in its section: "2-4", "1", or "-" for one whose number a diagnosis doubts."""
+    """The rank of every card in its section: "2-4", "1", or "-" for one that is not comparable or that a diagnosis doubts."""
     ranked = ["-"] * len(cards)
     for places in _sections(cards).values():
         sound = [place for place in places if _sound(cards[place])]
@@ -115,7 +115,7 @@ def _sections(cards: Sequence[Card]) -> dict[tuple[str, str, str], list[int]]:
 
 
 def _sound(card: Card) -> bool:
-    return card.diagnosis is None or card.diagnosis.verdict == "ok"
+    return not card.batch_dependent and (card.diagnosis is None or card.diagnosis.verdict == "ok")
 
 
 def _row(card: Card, outcomes: Outcomes | None) -> Row:

@@ -19,8 +19,7 @@ def bounds(net: nn.Module, lower: Tensor, upper: Tensor, *, unit: float = 0.0) -
     """Where the logits of images between two others can lie, [N, K]; the network has to be in eval mode.
 
     unit: FLOAT32 widens the bounds by what rounding can do to a network that computes in float32, whatever the order of
-    its sums; give the box in float64 then. Underflow is left out, and so are fast convolutions (Winograd, Fourier). What a
-    forward adds in place to a view of a tensor does not reach the tensor.
+    its sums; give the box in float64 then. Underflow is left out, and so are fast convolutions (Winograd, Fourier).
     """
     box = Interval(lower, upper, unit)
     try:

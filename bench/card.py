@@ -108,6 +108,8 @@ class Card(Record):
     """The precision of the search, and why; what counts is always confirmed in float32."""
     eot: int = 1
     """Answers of a randomised network that attacks saw the mean of; 1 for a network that answers the same every time."""
+    batch_dependent: bool = False
+    """Whether the answer to an image depends on the others in its batch; such a row has no rank and no certificate."""
     model: ModelInfo
     data: DataInfo
     records: FileInfo

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 
 GAP = 0.25
 """FGSM accuracy minus PGD accuracy beyond which single steps are being fooled, not withstood."""
-
-
 NOISE = 0.05
-"""A gap that validation sets of some hundred images show by chance."""
+"""What validation sets of some hundred images show by chance: as a gap, or as an accuracy that there is to fall from."""
 
 
 def collapsed(history: Sequence[Mapping[str, float]], gap: float = GAP, fall: float = 0.2) -> int | None:
@@ -29,4 +27,4 @@ def collapsed(history: Sequence[Mapping[str, float]], gap: float = GAP, fall: fl
 
 def _fell(before: Sequence[float], now: float, fall: float) -> bool:
     best = max(before, default=0.0)
-    return best - now > min(fall, best / 2)
+    return best > NOISE and best - now > min(fall, best / 2)

@@ -23,6 +23,9 @@ class InputGradient(Protocol):
     def __call__(self, z: Tensor, loss: Callable[[Tensor], Tensor], *, create_graph: bool = False) -> Tensor:
         """Costs a forward and a backward pass."""
 
+    def answers(self, x: Tensor) -> Tensor:
+        """Logits [N, K] as constants, in the mode that gradients are taken in; no kept statistics follow. Costs a forward."""
+
 
 @dataclass
 class Context:
@@ -55,7 +58,7 @@ class Context:
     replay: int = 0
     """Which update on the same batch this is."""
     ema_decay: float | Tensor | None = None
-    """Set it to override the decay of the weights' moving average in this update."""
+    """Of the weights' moving average in this update; the recipe's, unless a defense sets another."""
     smoothed: bool = False
     """Whether the smoothing of labels was asked for by the defense, through `cross_entropy`."""
 
@@ -138,6 +141,11 @@ class Defense:
     def hyper_parameters(cls) -> set[str]:
         """The names of its fields."""
         return {field.name for field in fields(cls)}  # type: ignore[arg-type]
+
+    @classmethod
+    def can_collapse(cls) -> bool:
+        """Whether it is a collapse when PGD breaks what FGSM does not: not where a training aims at withstanding neither."""
+        return cls.selects != "clean"
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
         """The scalar to minimise on a batch: x [N, C, H, W] in [0, 1], y [N]."""

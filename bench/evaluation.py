@@ -145,8 +145,9 @@ def _attacked(task: _Task) -> Card:
             folder=folder / "units", report=report, rough=rough, randomised=under.noisy, eot=task.draws,
         )  # fmt: skip
         attacks, curve = carry_out(run, task.balls)
-        # What the defense added last can prove, else what the one of the training can.
-        certified = next((proof for defense in reversed(under.defenses) if (proof := certify(run, defense))), None)
+        # What the defense added last can prove, else what the one of the training can; nothing of an image in company.
+        proving = () if under.batch_dependent else reversed(under.defenses)
+        certified = next((proof for defense in proving if (proof := certify(run, defense))), None)
         seconds = round(time.monotonic() - began, 3)
         about = About(
             under, task.dataset, task.label, task.test_time, seconds, device.describe(task.where), search, certified

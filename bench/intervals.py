@@ -16,6 +16,8 @@ from torch import Tensor
 Function = Callable[..., Tensor]
 FLOAT32 = 2.0**-24
 """The largest relative error of one rounding to float32."""
+LARGEST = torch.finfo(torch.float32).max
+"""Beyond it float32 is infinite."""
 
 
 class Interval:
@@ -31,6 +33,8 @@ class Interval:
         of the linear layer that this is the output of.
         """
         self.lower, self.upper, self.unit, self.affine = lower, upper, unit, affine
+        self.shared = False
+        """Whether the network may hold the same numbers under another name, so that a change in place would be seen there."""
 
     @property
     def centre(self) -> Tensor:
@@ -47,9 +51,19 @@ class Interval:
         """The largest absolute value inside."""
         return torch.maximum(-self.lower, self.upper)
 
-    def widened(self, by: Tensor | float) -> Interval:
-        """The interval with so much more at both ends."""
-        return Interval(self.lower - by, self.upper + by, self.unit) if self.unit else self
+    def widened(self, by: Tensor) -> Interval:
+        """The interval with so much more at both ends, a rounding error: without ends where float32 may have overflowed."""
+        if not self.unit:
+            return self
+        by = _or_endless(by, self.unit)
+        return Interval(self.lower - by, self.upper + by, self.unit)
+
+    def replace(self, found: Interval) -> Interval:
+        """This interval, changed in place."""
+        if self.shared:
+            raise Unknown("it changes a tensor in place of which it holds another view")
+        self.lower, self.upper, self.affine = found.lower, found.upper, None
+        return self
 
     @property
     def requires_grad(self) -> bool:
@@ -73,7 +87,7 @@ class Interval:
             against = weight - weight[y][:, None]
             high = torch.einsum("nkd,nd->nk", against, x.centre) + torch.einsum("nkd,nd->nk", against.abs(), x.radius)
             error = _gamma(weight.shape[1] + 1, self.unit) * (x.size_at_most @ weight.abs().T + bias.abs())
-            high = high + bias - bias[y][:, None] + error + error.gather(1, rows)
+            high = high + bias - bias[y][:, None] + _or_endless(error + error.gather(1, rows), self.unit)
         return high.scatter(1, rows, 0.0)
 
     @classmethod
@@ -118,10 +132,7 @@ class Interval:
     __radd__, __rmul__ = __add__, __mul__
 
     def __iadd__(self, other: Any) -> Interval:
-        found = self + other
-        # The same object, because the network may hold it under other names.
-        self.lower, self.upper, self.affine = found.lower, found.upper, None
-        return self
+        return self.replace(self + other)
 
     def __isub__(self, other: Any) -> Interval:
         raise Unknown("it changes a tensor in place, other than by adding to it")
@@ -138,6 +149,11 @@ def _gamma(operations: int, unit: float) -> float:
     return (operations + 2) * unit / (1 - (operations + 2) * unit)
 
 
+def _or_endless(error: Tensor, unit: float) -> Tensor:
+    """This rounding error, infinite where it is that of numbers which float32 may not hold."""
+    return error.masked_fill(error > unit * LARGEST, math.inf) if unit else error
+
+
 def _affine(func: Function, x: Any, weight: Tensor, bias: Tensor | None = None, *rest: Any, **options: Any) -> Interval:
     """A linear layer or a convolution: W c + b, give or take |W| r."""
     if not isinstance(x, Interval) or isinstance(weight, Interval):
@@ -148,8 +164,11 @@ def _affine(func: Function, x: Any, weight: Tensor, bias: Tensor | None = None, 
     radius = x.radius + error * x.size_at_most if x.unit else x.radius
     middle = func(x.centre, weight, bias, *rest, **options)
     spread = func(radius, weight.abs(), error * bias.abs(), *rest, **options)
-    last = (x, weight, bias) if func.__name__ == "linear" and x.ndim == 2 else None
-    return Interval(middle - spread, middle + spread, x.unit, last)
+    found = Interval(middle, middle, x.unit).widened(spread) if x.unit else Interval(middle - spread, middle + spread)
+    if func.__name__ == "linear" and x.ndim == 2:
+        # As it is now: the network may yet change it in place.
+        found.affine = (Interval(x.lower, x.upper, x.unit), weight, bias)
+    return found
 
 
 def _batch_norm(
@@ -181,17 +200,33 @@ def _exact(func: Function, x: Interval, *args: Any, return_indices: bool = False
     """A rising function that does not round."""
     if return_indices:
         raise Unknown("it asks for the indices of a maximum")
-    if options.get("inplace"):
-        x.affine = None
-    return Interval(func(x.lower, *args, **options), func(x.upper, *args, **options), x.unit)
+    inplace = options.pop("inplace", False)
+    found = Interval(func(x.lower, *args, **options), func(x.upper, *args, **options), x.unit)
+    return x.replace(found) if inplace else found
+
+
+def _view(func: Function, x: Interval, *args: Any, **options: Any) -> Interval:
+    """The same numbers in another shape."""
+    found = Interval(func(x.lower, *args, **options), func(x.upper, *args, **options), x.unit)
+    x.shared = found.shared = True
+    return found
 
 
 def _rising(func: Function, x: Interval, *args: Any, **options: Any) -> Interval:
     """An activation that rises, and rounds."""
     if any(value < 0 for value in (*args, *options.values())):
         raise Unknown(f"its {func.__name__} has a negative parameter, and may fall")
+    inplace = options.pop("inplace", False)
     found = _exact(func, x, *args, **options)
-    return found.widened(_gamma(8, x.unit) * (1 + found.size_at_most))
+    found = found.widened(_gamma(8, x.unit) * (1 + found.size_at_most))
+    return x.replace(found) if inplace else found
+
+
+def _softplus(func: Function, x: Interval, beta: float = 1.0, threshold: float = 20.0) -> Interval:
+    """Falls a little where it becomes the identity: from the usual threshold on by less than it rounds."""
+    if threshold < 20:
+        raise Unknown("its softplus has a threshold below 20, where it falls")
+    return _rising(func, x, beta, threshold)
 
 
 def _mean(func: Function, x: Interval, *args: Any, **options: Any) -> Interval:
@@ -204,7 +239,9 @@ def _mean(func: Function, x: Interval, *args: Any, **options: Any) -> Interval:
 def _same(func: Function, x: Interval, *args: Any, **options: Any) -> Interval:
     """A change of layout, or to the type that the network computes in."""
     del func, args, options
-    return x
+    found = Interval(x.lower, x.upper, x.unit, x.affine)
+    x.shared = found.shared = True
+    return found
 
 
 def _dropout(func: Function, x: Interval, p: float = 0.5, training: bool = True, inplace: bool = False) -> Interval:
@@ -227,13 +264,14 @@ def _binary(func: Function, left: Any, right: Any) -> Interval:
 
 _RULES: Mapping[str, Callable[..., Interval]] = {
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _affine),
-    **dict.fromkeys(("relu", "relu6", "hardtanh", "max_pool1d", "max_pool2d", "adaptive_max_pool2d"), _exact),
-    **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze", "detach", "pad"), _exact),
+    **dict.fromkeys(("relu", "relu6", "hardtanh", "max_pool1d", "max_pool2d", "adaptive_max_pool2d", "pad"), _exact),
+    **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze", "detach"), _view),
     **dict.fromkeys(("contiguous", "float"), _same),
-    **dict.fromkeys(("leaky_relu", "elu", "celu", "selu", "softplus", "sigmoid", "tanh"), _rising),
+    **dict.fromkeys(("leaky_relu", "elu", "celu", "selu", "sigmoid", "tanh"), _rising),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "adaptive_avg_pool2d", "mean"), _mean),
     **dict.fromkeys(("dropout", "dropout2d", "feature_dropout"), _dropout),
     **dict.fromkeys(("add", "sub", "mul", "div"), _binary),
+    "softplus": _softplus,
     "batch_norm": _batch_norm,
 }
 """How each function of torch acts on intervals, by its name."""

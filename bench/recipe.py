@@ -41,8 +41,8 @@ class Recipe:
 
     epochs: Count = 30
     """Passes over the training images."""
-    batch_size: Count = 128
-    """Images per update."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Images per update; a last batch of a single image is left out, because batch norms cannot be trained on one."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """sgd with momentum, or adam."""
     lr: Positive = 0.1
@@ -72,7 +72,7 @@ class Recipe:
     awp_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training without that."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the targets that the weights are trained on; examples are crafted on plain labels."""
+    """Of the targets that the weights are trained on; examples that have a pass of their own are crafted on plain labels."""
     clean_first: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the training that is on clean images, before the defense begins."""
     eps_schedule: Annotated[str, AfterValidator(_budget)] = ""
@@ -106,6 +106,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.ema is not None and self.swa is not None:
             raise ValueError("ema and swa are both set; the network that is kept can be only one of the two averages")
+        if self.ema_buffers and self.ema is None:
+            raise ValueError("ema_buffers does nothing without an average; set ema, or leave it out")
+        if self.awp_warmup and self.awp is None:
+            raise ValueError("awp_warmup does nothing without awp; set awp, or leave it out")
         if self.separate_norms and self.statistics == "clean":
             raise ValueError("with separate_norms the layers that are kept never see clean images; leave statistics=clean out")
         if self.separate_norms and self.clean_first:
@@ -113,18 +117,21 @@ class Recipe:
 
 
 _ADAM = {"optimizer": "adam", "lr": 5e-3, "weight_decay": 0.0}
+_CIFAR = {"epochs": 30, "batch_size": 128, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"}
 BASE: Mapping[str, Mapping[str, Any]] = {
     "digits": {**_ADAM, "epochs": 30, "batch_size": 64, "schedule": "cosine"},
     "mnist": {**_ADAM, "epochs": 10, "batch_size": 100, "schedule": "triangular:0.4"},
-    "cifar": {"epochs": 30, "batch_size": 128, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
+    "cifar": _CIFAR,
+    # Numbers seen in a mirror are no numbers.
+    "svhn": {**_CIFAR, "augment": "crop"},
 }
-"""What a defense without a preset of its own is trained with, per family of data sets."""
+"""What a defense without a preset of its own is trained with, per data set or family of data sets."""
 
 
 def defaults(cls: type[Defense], dataset: str, family: str) -> dict[str, Any]:
     """What a defense is trained with on a data set where nothing else is asked for, as far as a field's own default differs."""
     preset = next((cls.presets[key] for key in (dataset, family, "default") if key in cls.presets), {})
-    return {**BASE[family], **preset}
+    return {**BASE.get(dataset, BASE[family]), **preset}
 
 
 def configure(name: str, dataset: str, family: str, given: Mapping[str, str]) -> tuple[Defense, Recipe, str | None]:

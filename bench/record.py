@@ -75,6 +75,7 @@ def make_card(
         seed=run.seed,
         search=about.search,
         eot=run.eot,
+        batch_dependent=about.subject.batch_dependent,
         model=ModelInfo(
             reference=_portable(model),
             arch=model.arch,
@@ -100,8 +101,8 @@ def _training(trained: dict[str, Any]) -> dict[str, Any]:
     if not trained:
         return {}
     kept = trained["history"][trained["training"]["best_epoch"] - 1]
-    robust = get_defense(trained["defense"]).selects != "clean"
-    return {**trained["training"], "single_step_gap": round(kept["fgsm"] - kept["pgd"], 4) if robust else 0.0}
+    gap = kept["fgsm"] - kept["pgd"] if get_defense(trained["defense"]).can_collapse() else 0.0
+    return {**trained["training"], "single_step_gap": round(gap, 4)}
 
 
 def _portable(model: Model) -> str:

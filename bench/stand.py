@@ -80,6 +80,8 @@ def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: l
             f"the weights have the digest {under.model.digest[:12]}, the card says {card.model.digest[:12]}: "
             f"{reference} is another model than the one evaluated"
         )
+    elif under and under.batch_dependent and not card.batch_dependent:
+        problems.append("its answer to an image depends on the others in the batch, and the card does not say so")
     elif under and not given.model and under.model.arch != card.model.arch:
         problems.append(f"the network is {under.model.arch}, the card says {card.model.arch[:80]}")
     checks.append(check("model", problems, f"{reference}, {card.model.digest[:12]}"))

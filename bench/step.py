@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bench import batchnorm
-from bench.defense import InputGradient
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -76,21 +76,39 @@ class TrainingNet(nn.Module):
     def _backward(self, rows: int) -> None:
         self.backwards += rows
 
-    def gradient(self, mode: Literal["train", "eval"], *, follow: bool = True) -> InputGradient:
+    def gradient(self, mode: Literal["train", "eval"], *, follow: bool = True) -> Crafting:
         """The input gradient of a loss of the logits, taken with the network in this mode.
 
         follow: whether the kept statistics of batch norms follow what passes in train mode.
         """
+        return Crafting(self, mode, follow)
 
-        def gradient(z: Tensor, loss: Callable[[Tensor], Tensor], *, create_graph: bool = False) -> Tensor:
-            before = self.training
-            self.train(mode == "train")
-            # One that is differentiated is a part of the loss, and treats the kept statistics as the loss does.
-            kept = nullcontext() if follow and create_graph else batchnorm.frozen(self.net, keep=not follow)
-            with torch.enable_grad(), kept:
-                z = z.detach().requires_grad_()
-                (grad,) = torch.autograd.grad(loss(self(z)), z, create_graph=create_graph)
-            self.train(before)
-            return grad
 
-        return gradient
+@dataclass(frozen=True)
+class Crafting:
+    """How examples see a network: in one mode, whatever mode it trains in (see bench.defense.InputGradient)."""
+
+    net: TrainingNet
+    mode: Literal["train", "eval"]
+    follow: bool
+
+    def __call__(self, z: Tensor, loss: Callable[[Tensor], Tensor], *, create_graph: bool = False) -> Tensor:
+        """The gradient at z, [N, C, H, W]."""
+        before = self.net.training
+        self.net.train(self.mode == "train")
+        # One that is differentiated is a part of the loss, and treats the kept statistics as the loss does.
+        part_of_loss = self.follow and create_graph
+        with torch.enable_grad(), nullcontext() if part_of_loss else batchnorm.frozen(self.net.net, keep=not self.follow):
+            z = z.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(loss(self.net(z)), z, create_graph=create_graph)
+        self.net.train(before)
+        return grad
+
+    def answers(self, x: Tensor) -> Tensor:
+        """The logits at x as constants, [N, K]."""
+        before = self.net.training
+        self.net.train(self.mode == "train")
+        with torch.no_grad(), batchnorm.frozen(self.net.net):
+            logits: Tensor = self.net(x)
+        self.net.train(before)
+        return logits

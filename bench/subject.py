@@ -15,7 +15,7 @@ from bench import batchnorm, data, models
 from bench.data import Dataset
 from bench.defense import Defense
 from bench.errors import BadInput
-from bench.expectation import randomised
+from bench.expectation import batch_dependence, randomised
 from bench.files import read_text
 from bench.models import Model
 from bench.models.architectures import parse_query
@@ -26,6 +26,8 @@ READS = (1, 2)
 """Versions of the record of a training; what is read of it is the same in both."""
 DEFAULT_N = 1000
 """Test samples, where the user does not say how many."""
+DEPENDENT = 0.1
+"""Share of images whose answers company changes, from which a network is said to depend on it; fewer may be rounding."""
 
 
 class Subject(NamedTuple):
@@ -41,6 +43,8 @@ class Subject(NamedTuple):
     """The one it was trained with and the one added at test time, as far as there are any."""
     noisy: bool
     """Whether it answers the same images differently."""
+    batch_dependent: bool
+    """Whether the answer to an image depends on the others in its batch, so that numbers are not comparable."""
     first: tuple[Tensor, Tensor]
     """A few samples to try things on."""
 
@@ -68,7 +72,9 @@ def subject(reference: str, samples: Dataset, dataset: str, seed: int, test_time
     with isolated(seed):
         models.check_outputs(net, first, samples.classes, reference, at_least=open_ended)
     label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
-    return Subject(replace(model, net=net), label, trained, found, randomised(net, first, seed), (first, labels))
+    noisy = randomised(net, first, seed)
+    dependent = not noisy and batch_dependence(net, first[:32], 1 - first[:32]) > DEPENDENT
+    return Subject(replace(model, net=net), label, trained, found, noisy, dependent, (first, labels))
 
 
 def training_record(reference: str) -> dict[str, Any]:

@@ -100,11 +100,11 @@ def _row(card: Card) -> dict[str, object]:
         "8-bit": "" if card.eight_bit_accuracy is None else 100 * card.eight_bit_accuracy,
         "certified": 100 * card.certified.accuracy if card.certified else "",
         "collapse": _collapse(card),
-        "verdict": card.diagnosis.verdict if card.diagnosis else "",
+        "verdict": card.diagnosis.verdict if card.diagnosis else NOT_COMPARABLE if card.batch_dependent else "",
         "train passes": "" if passes is None else f"{passes:.0f}",
         "notes": len(card.notes) or "",
         "_key": card.model.digest,
-        "_doubt": ORDER.index(card.diagnosis.verdict) if card.diagnosis else 0,
+        "_doubt": len(ORDER) if card.batch_dependent else ORDER.index(card.diagnosis.verdict) if card.diagnosis else 0,
     }
 
 
@@ -147,6 +147,8 @@ def render(
                 left.append(told)
             if "8-bit" in shown.columns:
                 left.append(EIGHT_BIT)
+            if "verdict" in shown.columns and (shown["verdict"] == NOT_COMPARABLE).any():
+                left.append(f"{NOT_COMPARABLE}: the answer to an image depends on the others in its batch; no rank")
             if "certified" in shown.columns:
                 left.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
             sections.append(Section(f"{dataset} · {threat} · plan {plan}", shown, left))
@@ -161,6 +163,7 @@ class Section(NamedTuple):
     notes: list[str]
 
 
+NOT_COMPARABLE = "not comparable"
 EIGHT_BIT = "8-bit: robust where an adversarial example has to survive rounding to 256 levels, which no attack here aims at"
 LEGEND = (
     "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "

@@ -69,7 +69,7 @@ class Trainer:
         self._resume()
         points = self.job.recipe.snapshots or self.job.defense.snapshots()
         # Less a trifle, because 0.55 of 100 epochs is a little more than 55 in floating point.
-        ends = [math.ceil(point * self.job.recipe.epochs - 1e-6) - 1 for point in points]
+        ends = [max(math.ceil(point * self.job.recipe.epochs - 1e-6), 1) - 1 for point in points]
         while self.done.epoch < self.job.recipe.epochs:
             epoch, began = self.done.epoch, time.monotonic()
             with isolated(self.job.seed, "epoch", epoch):
@@ -150,8 +150,8 @@ class Trainer:
         return found
 
     def _collapse(self) -> int | None:
-        """The epoch of catastrophic overfitting, for a method that aims at robustness."""
-        return collapsed(self.done.history) if self.job.defense.selects != "clean" else None
+        """The epoch of catastrophic overfitting, for a method that can suffer it."""
+        return collapsed(self.done.history) if self.job.defense.can_collapse() else None
 
     def _keep(self, epoch: int, snapshots: list[int]) -> None:
         """Write the weights: last always, best when validation says so, snapshots at the ends of periods."""

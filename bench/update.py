@@ -73,6 +73,7 @@ class Updates:
             index=index,
             memory=self.memory,
             label_smoothing=job.recipe.label_smoothing,
+            ema_decay=job.recipe.ema,
             replay=replay,
         )
 

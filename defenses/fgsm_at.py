@@ -23,9 +23,9 @@ class FGSMTraining(Defense):
     paper = "Goodfellow et al. 2015"
     passes = "2"
     presets = {
-        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.4", "augment": "crop_flip"},
+        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.4"},
         "svhn": {
-            "epochs": 15, "lr": 0.05, "schedule": "triangular:0.4", "augment": "crop", "eps_schedule": "linear:0,3.75",
+            "epochs": 15, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,3.75",
         },
     }  # fmt: skip
 

@@ -1,8 +1,9 @@
 """FGSM with a prior-guided start, FGSM-PGI (Jia, Zhang, Wei, Wu, Ma, Wang, Cao, ECCV 2022, arXiv 2207.08859).
 
 As in the source, a perturbation is remembered in the coordinates of the augmented image, whatever crop it meets next, and the
-first of the two images may leave the box. The gradient is that of the pass that the loss uses, so `craft` has no say in it.
-That BP is never reset, and that a sample without a past starts anew, is our reading: only MEP was published as code.
+first of the two images may leave the box. The gradient is that of the pass that the loss uses, so `craft` and `craft_updates`
+have no say in it. That BP is never reset, and that a sample without a past starts anew, is our reading: only MEP was published
+as code.
 """
 
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.defense import Context, Defense, projected_step
+from bench.errors import BadInput
 from bench.registry import defense
 
 _CIFAR = {
@@ -20,7 +22,6 @@ _CIFAR = {
     "epochs": 110,
     "lr": 0.1,
     "schedule": f"piecewise:{100 / 110},{105 / 110}",
-    "augment": "crop_flip",
 }
 
 
@@ -85,6 +86,8 @@ class PriorGuided(Defense):
     def smoothed(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean cross-entropy with targets of this confidence."""
         classes = logits.shape[1]
+        if self.confidence * classes <= 1:
+            raise BadInput(f"confidence = {self.confidence:g} in one of {classes} classes is no preference for it; give more")
         return F.cross_entropy(logits, y, label_smoothing=(1 - self.confidence) * classes / (classes - 1))
 
     def _forgets(self, ctx: Context) -> bool:

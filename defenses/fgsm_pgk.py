@@ -29,7 +29,7 @@ class PriorKnowledge(PriorGuided):
     confidence: Annotated[float, Field(ge=0.5, le=1)] = 0.5
     reset: Annotated[int, Field(ge=1)] = 10
     threshold: Annotated[float, Field(gt=0)] = 0.82
-    """The q from which on the average (almost) stands still; its decay is 0.999 below."""
+    """The q from which on the average (almost) stands still; its decay is that of `ema` below."""
 
     paper = "Jia et al. 2024"
     presets = {
@@ -46,5 +46,6 @@ class PriorKnowledge(PriorGuided):
         right = (before.argmax(1) == y).sum().clamp_min(1)
         quality = (after.argmax(1) == y).sum() / right
         slow = (0.99999 * quality / self.threshold).clamp_max(1)
-        ctx.ema_decay = torch.where(quality < self.threshold, 0.999, slow)
+        if ctx.ema_decay is not None:
+            ctx.ema_decay = torch.where(quality < self.threshold, ctx.ema_decay, slow)
         return 2 - quality

@@ -1,8 +1,10 @@
 """Adversarial training for free (Shafahi et al., NeurIPS 2019): one backward pass serves the weights and the perturbation.
 
 The perturbation belongs to a place in the batch, not to an image: it goes from minibatch to minibatch, and a short last batch
-uses and moves the first rows of it. The order of updates is that of the PyTorch port of Wong et al. 2020. The images that are
-trained on are projected into ball and box, as the original clips them to the box; the port lets them leave it.
+uses and moves the first rows of it. It follows the gradient of the loss that the weights are trained on, so `craft` and
+`craft_updates` have no say in it and label smoothing has. The order of updates is that of the PyTorch port of Wong et al. 2020.
+The images that are trained on are projected into ball and box, as the original clips them to the box; the port lets them leave
+it.
 """
 
 from typing import Annotated
@@ -30,9 +32,10 @@ class FreeAT(Defense):
         # Our own: the epochs of natural training over the replays, rounded up.
         "digits": {"epochs": 4},
         "mnist": {"epochs": 2},
-        "cifar": {"epochs": 10, "lr": 0.04, "schedule": "triangular:0.5", "augment": "crop_flip"},
-        # Andriushchenko & Flammarion 2020: 45 passes over the data, the step ramped over the first five of them.
-        "svhn": {"epochs": 6, "lr": 0.01, "schedule": "triangular:0.4", "augment": "crop", "eps_schedule": "linear:0,9"},
+        "cifar": {"epochs": 10, "lr": 0.04, "schedule": "triangular:0.5"},
+        # Andriushchenko & Flammarion 2020: 45 passes over the data, here 48. They ramp the step over the first five of them;
+        # here the budget, and the step with it.
+        "svhn": {"epochs": 6, "lr": 0.01, "schedule": "triangular:0.4", "eps_schedule": "linear:0,9"},
     }
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:

@@ -36,10 +36,10 @@ class GradAlign(FGSMTraining):
         # Our own: the law was fitted to eps of at most 16/255 and says nothing of larger ones.
         "digits": {"growth": 1.0},
         "mnist": {"growth": 1.0},
-        "cifar": {"epochs": 30, "lr": 0.3, "schedule": "triangular:0.4", "augment": "crop_flip"},
+        "cifar": {"epochs": 30, "lr": 0.3, "schedule": "triangular:0.4"},
         "svhn": {
             "weight": 2.5, "growth": 1.6,
-            "epochs": 15, "lr": 0.05, "schedule": "triangular:0.4", "augment": "crop", "eps_schedule": "linear:0,3.75",
+            "epochs": 15, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,3.75",
         },
     }  # fmt: skip
 

@@ -49,7 +49,7 @@ class IBP(Defense):
         # In outline the 160 epochs of Shi et al. 2021, without their initialisation and batch norms: so the network is shallow.
         "cifar": {
             "model": "digits_cnn?width=64", "epochs": 160, "batch_size": 128, "optimizer": "adam", "lr": 5e-4,
-            "weight_decay": 0.0, "schedule": "piecewise:0.75,0.875", "augment": "crop_flip", "warmup": 1 / 160, "ramp": 0.5,
+            "weight_decay": 0.0, "schedule": "piecewise:0.75,0.875", "warmup": 1 / 160, "ramp": 0.5,
             "stretch": 1.0,
         },
     }  # fmt: skip

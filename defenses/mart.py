@@ -28,7 +28,7 @@ class MART(TRADES):
         "default": {"craft": "eval"},
         "cifar": {
             "model": "resnet18", "step": 7 / 31, "epochs": 120, "lr": 0.01, "weight_decay": 3.5e-3,
-            "schedule": f"piecewise:{74 / 120},{89 / 120},{99 / 120}", "augment": "crop_flip", "craft": "eval",
+            "schedule": f"piecewise:{74 / 120},{89 / 120},{99 / 120}", "craft": "eval",
         },
     }  # fmt: skip
 

@@ -26,7 +26,7 @@ class MultiGrad(FGSMTraining):
     paper = "Golgooni et al. 2021"
     passes = "points + 1"
     presets = {
-        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
+        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"},
         "svhn": {"epochs": 15, "lr": 0.01, "schedule": "triangular:0.4", "augment": "none"},
     }
 

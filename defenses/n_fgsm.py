@@ -28,9 +28,9 @@ class NFGSM(FGSMTraining):
     paper = "de Jorge et al. 2022"
     passes = "2"
     presets = {
-        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
+        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"},
         # eps is ramped over the first five epochs.
-        "svhn": {"epochs": 30, "lr": 0.05, "schedule": "triangular:0.4", "augment": "crop", "eps_schedule": "linear:0,6"},
+        "svhn": {"epochs": 30, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,6"},
     }
 
     def perturb(self, x: Tensor, y: Tensor, ctx: Context) -> Tensor:

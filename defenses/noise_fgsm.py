@@ -1,6 +1,6 @@
 """Noise-regularised FGSM training (after arXiv 2312.02236, case study 3), as one family of placements and covariances.
 
-The source's exact regulariser was not published; the parametrisation is our reading. N-FGSM (de Jorge et al. 2022) is the
+We could not read the source's exact regulariser; the parametrisation is our reading. N-FGSM (de Jorge et al. 2022) is the
 cell `placement="pre", covariance="isotropic", noise="uniform", sigma=2/sqrt(3)`: uniform noise of twice eps.
 """
 
@@ -25,13 +25,13 @@ RANK = 50
 class NoiseFGSM(Defense):
     """Single-step training with noise before the gradient, on the example, or in a consistency penalty."""
 
-    placement: Literal["pre", "post", "both"] = "pre"
-    """Noise before the gradient is taken, on the finished example, or both."""
+    placement: Literal["pre", "post", "both", "none"] = "pre"
+    """Noise before the gradient is taken, on the finished example, both, or neither, where the penalty alone is to act."""
     covariance: Literal["isotropic", "gradient", "complement", "data", "spectral"] = "gradient"
-    """Where the noise energy goes: evenly, where the input gradient is large or small, where the data vary, or along the
-    data's principal directions. The total energy is the same for all."""
+    """Where the noise energy goes: evenly, where the input gradient of the clean image is large or small, where the data vary,
+    or along the data's principal directions. The total energy is the same for all."""
     noise: Literal["normal", "uniform"] = "normal"
-    """Its distribution."""
+    """Its distribution; along principal directions it is normal."""
     sigma: Annotated[float, Field(ge=0)] = 1 / math.sqrt(3)
     """Standard deviation as a fraction of eps; 1/sqrt(3) is that of the uniform start of fast_at."""
     step: Annotated[float, Field(gt=0)] = 1.0
@@ -42,28 +42,42 @@ class NoiseFGSM(Defense):
     """Weight of KL(p(z) || p(z + noise)), at the cost of one more pass."""
 
     paper = "arXiv 2312.02236; de Jorge et al. 2022"
-    passes = "2 (3 with gradient covariance before the step; + 1 with a penalty)"
+    passes = "2 (+ 1 where noise before the step follows the gradient; + 1 with a penalty)"
     presets = {
-        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
+        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"},
     }
 
+    def __post_init__(self) -> None:
+        if self.placement == "none" and not self.penalty:
+            raise ValueError("placement = none leaves the noise to the penalty; set penalty")
+        if self.covariance == "spectral" and self.noise == "uniform":
+            raise ValueError("covariance = spectral draws normal noise along its directions; leave noise = uniform out")
+
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
-        z = self.perturb(x, y, ctx)
+        here = self.gradient(x, y, ctx)
+        z = self.perturb(x, y, here, ctx)
         logits = net(z)
         if not self.penalty:
             return ctx.cross_entropy(logits, y)
-        noisy = net((z + self._noise(z, y, ctx, "penalty")).clamp(0, 1))
+        noisy = net((z + self._noise(x, here, ctx, "penalty")).clamp(0, 1))
         drift = F.kl_div(noisy.log_softmax(1), logits.log_softmax(1), log_target=True, reduction="batchmean")
         return ctx.cross_entropy(logits, y) + self.penalty * drift
 
-    def perturb(self, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
-        """The images the network is trained on; without `clip` they may leave the ball."""
-        z = x
+    def gradient(self, x: Tensor, y: Tensor, ctx: Context) -> Tensor | None:
+        """That at the clean image, where the covariance follows it or the step starts there; one pass serves both."""
+        follows = self.covariance in ("gradient", "complement")
+        return ctx.grad(x, y) if follows or self.placement in ("post", "none") else None
+
+    def perturb(self, x: Tensor, y: Tensor, here: Tensor | None, ctx: Context) -> Tensor:
+        """The images the network is trained on; without `clip` they may leave the ball. here: the gradient at x."""
+        z, grad = x, here
         if self.placement in ("pre", "both"):
-            z = (x + self._noise(x, y, ctx, "pre")).clamp(0, 1)
-        z = (z + self.step * ctx.threat.radius * ctx.threat.steepest(ctx.grad(z, y))).clamp(0, 1)
+            z = (x + self._noise(x, here, ctx, "pre")).clamp(0, 1)
+            grad = ctx.grad(z, y)
+        assert grad is not None
+        z = (z + self.step * ctx.threat.radius * ctx.threat.steepest(grad)).clamp(0, 1)
         if self.placement in ("post", "both"):
-            z = (z + self._noise(x, y, ctx, "post")).clamp(0, 1)
+            z = (z + self._noise(x, here, ctx, "post")).clamp(0, 1)
         return ctx.threat.project(z, x) if self.clip else z
 
     def skip(self, dataset: str, threat: ThreatModel) -> str | None:
@@ -71,26 +85,27 @@ class NoiseFGSM(Defense):
         del dataset
         return None if threat.norm == "linf" else f"noise_fgsm is defined for linf, not {threat.norm}"
 
-    def _noise(self, x: Tensor, y: Tensor, ctx: Context, use: str) -> Tensor:
+    def _noise(self, x: Tensor, here: Tensor | None, ctx: Context, use: str) -> Tensor:
         rng, shape = ctx.rng.at("noise", use), x.shape[1:]
         scale = self.sigma * ctx.threat.radius
         if self.covariance == "spectral":
             directions = _memory(ctx, "spectral", _principal_directions)
             return scale * (rng.normal((directions.shape[0],)) @ directions).view_as(x)
         unit = rng.normal(shape) if self.noise == "normal" else (2 * rng.uniform(shape) - 1) * math.sqrt(3)
-        return scale * self._energy(x, y, ctx).sqrt() * unit
+        return scale * self._energy(x, here, ctx).sqrt() * unit
 
-    def _energy(self, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
+    def _energy(self, x: Tensor, here: Tensor | None, ctx: Context) -> Tensor:
         """Relative noise variance per pixel, with mean 1 over each image."""
         if self.covariance == "isotropic":
             return x.new_ones(())
         if self.covariance == "data":
             return _memory(ctx, "variance", _pixel_variance)
-        size = ctx.grad(x, y).abs().flatten(1)
+        assert here is not None
+        size = here.abs().flatten(1)
         top = size.amax(1, keepdim=True)
         share = size + 1e-8 * top if self.covariance == "gradient" else top - size
-        # A vanished gradient points nowhere: its noise is isotropic.
-        share = torch.where(top > 0, share, torch.ones_like(share))
+        # A gradient that vanished, or is the same everywhere, prefers no pixel: its noise is isotropic.
+        share = torch.where(share.sum(1, keepdim=True) > 0, share, torch.ones_like(share))
         return (share / share.mean(1, keepdim=True)).view_as(x)
 
 
@@ -107,7 +122,8 @@ def _pixel_variance(images: Tensor) -> Tensor:
         values = chunk.double()
         total += values.sum(0)
         squares += values.square().sum(0)
-    variance = squares / len(images) - (total / len(images)) ** 2
+    # What the difference loses can leave a constant pixel below 0.
+    variance = (squares / len(images) - (total / len(images)) ** 2).clamp_min(0)
     return (variance / variance.mean()).float()
 
 

@@ -46,7 +46,7 @@ class PeriodicBudget(PGDTraining):
         },
         "cifar": {
             "model": "resnet18?width=32", "epochs": 200, "lr": 0.1, "schedule": "periodic:0.5,0.75,1",
-            "weight_decay": 1e-3, "augment": "crop_flip", "craft": "eval",
+            "weight_decay": 1e-3, "craft": "eval",
         },
     }  # fmt: skip
 

@@ -28,7 +28,8 @@ class PGDTraining(Defense):
             "weight_decay": 0.0, "optimizer": "adam",
         },
         # Rice, Wong, Kolter 2020: 10 steps of 2/255 at eps 8/255, 200 epochs.
-        "cifar": {"epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "augment": "crop_flip"},
+        "cifar": {"epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75"},
+        "svhn": {"step": 1 / 8, "epochs": 200, "lr": 0.01, "schedule": "piecewise:0.5,0.75"},
     }  # fmt: skip
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:

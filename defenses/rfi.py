@@ -1,6 +1,7 @@
 """Robust feature inference (Singh, Sabanayagam, Muandet, Ghoshdastidar, TMLR 2024): a last layer that sees fewer features.
 
-It needs no training of its own; the base is PGD training. The centred covariance is our reading of the paper.
+It needs no training of its own; the base is PGD training. The centred covariance is our reading of the paper, and so is the
+bias that goes with it: the source leaves the bias alone. Each member of an ensemble is projected by itself.
 """
 
 import copy
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from bench.data import Dataset
 from bench.errors import BadInput
+from bench.models.ensemble import SnapshotEnsemble
 from bench.registry import defense
 
 from .pgd_at import PGDTraining
@@ -35,6 +37,8 @@ class RFI(PGDTraining):
     @torch.no_grad()
     def fit(self, net: nn.Module, train: Dataset) -> nn.Module:
         """A copy of the network whose last linear layer sees its features in the chosen directions only."""
+        if isinstance(net, SnapshotEnsemble):
+            return SnapshotEnsemble(self.fit(member, train) for member in net.members)
         net = copy.deepcopy(net).eval()
         layer = last_linear(net, train)
         mean, moments = feature_moments(net, layer, train)

@@ -30,16 +30,21 @@ class Smoothing(Defense):
 
     paper = "Cohen et al. 2019"
     passes = "1"
-    selects = "clean"
+    # The last: accuracy without noise says nothing of the vote, and the source selects none.
+    selects = "epoch"
     # As many as the source certifies.
     certifies = 500
     presets = {
         "digits": {"estimation": 10_000},
         "cifar": {
             "epochs": 90, "batch_size": 256, "lr": 0.1, "schedule": "piecewise:0.3334,0.6667", "weight_decay": 1e-4,
-            "augment": "crop_flip",
         },
     }  # fmt: skip
+
+    @classmethod
+    def can_collapse(cls) -> bool:
+        """It trains on noise alone."""
+        return False
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
         return ctx.cross_entropy(net(x + self.sigma * ctx.rng.at("noise").normal(x.shape[1:])), y)

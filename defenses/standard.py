@@ -13,7 +13,7 @@ class Standard(Defense):
     passes = "1"
     selects = "clean"
     presets = {
-        "cifar": {"epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "augment": "crop_flip"},
+        "cifar": {"epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75"},
     }
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:

@@ -1,7 +1,7 @@
 """Adversarial training with temporal ensembling (Dong, Xu, Yang, Pang, Deng, Su, Zhu, ICLR 2022, arXiv 2106.01606).
 
-The source's epochs 90 and 150 of 200 are fractions of the training here, and the weight moves every batch, not every
-epoch. The penalty is a mean over samples and classes, as in the source: with more classes it weighs less.
+The source's epochs 90 and 150 of 200, which count from 1, are shares of the training here, and the weight moves every batch,
+not every epoch. The penalty is a mean over samples and classes, as in the source: with more classes it weighs less.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.defense import Context
 from bench.registry import defense
 
-from .trades import TRADES, answers, divergence, near
+from .trades import TRADES, divergence, near
 
 
 @defense("temporal_ensembling")
@@ -27,9 +27,9 @@ class TemporalEnsembling(TRADES):
     """Of the squared distance to the past answers, once it is full."""
     keep: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """How much of a sample's past answers stays at each visit."""
-    begin: Annotated[float, Field(ge=0, le=1)] = 0.45
+    begin: Annotated[float, Field(ge=0, le=1)] = 89 / 200
     """Share of the training after which answers are gathered and weighed."""
-    full: Annotated[float, Field(ge=0, le=1)] = 0.75
+    full: Annotated[float, Field(ge=0, le=1)] = 149 / 200
     """Share of the training after which the weight is full."""
 
     paper = "Dong et al. 2022"
@@ -38,7 +38,7 @@ class TemporalEnsembling(TRADES):
         "default": {"craft": "eval"},
         "digits": {"steps": 7, "craft": "eval"},
         "cifar": {
-            "model": "resnet18", "epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "augment": "crop_flip",
+            "model": "resnet18", "epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75",
             "craft": "eval",
         },
     }  # fmt: skip
@@ -48,7 +48,7 @@ class TemporalEnsembling(TRADES):
             raise ValueError("full must not come before begin")
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
-        settled, past = ctx.once("past", lambda: self._past(net, x, ctx))
+        settled, past = ctx.once("past", lambda: self._past(x, ctx))
         weight = self.ramp(ctx.progress)
 
         def drift(logits: Tensor) -> Tensor | float:
@@ -71,10 +71,10 @@ class TemporalEnsembling(TRADES):
         left = (self.full - progress) / (self.full - self.begin) if progress < self.full else 0.0
         return self.weight * math.exp(-5 * left**2)
 
-    def _past(self, net: nn.Module, x: Tensor, ctx: Context) -> tuple[Tensor | None, Tensor | None]:
+    def _past(self, x: Tensor, ctx: Context) -> tuple[Tensor | None, Tensor | None]:
         """The clean logits, and the sample's answers up to now with these, each [N, K]; None where nobody asks."""
         gathers = ctx.progress >= self.begin
-        settled = answers(net, x) if gathers or self.base == "trades" else None
+        settled = ctx.gradient.answers(x) if gathers or self.base == "trades" else None
         if settled is None or not gathers:
             return settled, None
         past = self.keep * ctx.rows("answers", settled.shape[1:]) + (1 - self.keep) * settled.softmax(1)

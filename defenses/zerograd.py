@@ -24,8 +24,8 @@ class ZeroGrad(FGSMTraining):
     paper = "Golgooni et al. 2021"
     passes = "2"
     presets = {
-        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
-        "cifar100": {"q": 0.45, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"},
+        "cifar": {"epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"},
+        "cifar100": {"q": 0.45, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"},
         "svhn": {"q": 0.7, "epochs": 15, "lr": 0.01, "schedule": "triangular:0.4", "augment": "none"},
     }
 

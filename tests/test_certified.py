@@ -269,7 +269,9 @@ class InPlace(nn.Module):
         return logits  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("change", [partial(F.relu, inplace=True), lambda z: operator.iadd(z, 5 * z)])
+@pytest.mark.parametrize(
+    "change", [partial(F.relu, inplace=True), partial(F.elu, inplace=True), lambda z: operator.iadd(z, 5 * z)]
+)
 def test_a_change_in_place_is_followed(change: Callable[[Tensor], object]) -> None:
     with isolated(0):
         net = InPlace(change).double().eval().requires_grad_(False)
@@ -277,6 +279,45 @@ def test_a_change_in_place_is_followed(change: Callable[[Tensor], object]) -> No
     box, logits = bounds(net, x, x), net(x)
     torch.testing.assert_close(box.upper, logits)
     torch.testing.assert_close(box.margins(torch.tensor([3])), logits - logits[:, 3:4])
+
+
+class Afterwards(InPlace):
+    """Changes what its linear layer has seen, or a view of what it is yet to see."""
+
+    def __init__(self, change: Callable[[Tensor], object], before: bool) -> None:
+        super().__init__(change)
+        self.before = before
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x.flatten(1) - 0.5
+        if self.before:
+            self.change(hidden.view(len(x), -1))
+        logits = self.linear(hidden)
+        if not self.before:
+            self.change(hidden)
+        return logits  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("change", [partial(F.relu, inplace=True), lambda z: operator.iadd(z, 10)])
+def test_what_is_changed_afterwards_was_seen_as_it_was(change: Callable[[Tensor], object]) -> None:
+    with isolated(0):
+        net = Afterwards(change, before=False).double().eval().requires_grad_(False)
+    x = pixels(3).double()
+    logits = net(x)
+    torch.testing.assert_close(bounds(net, x, x).margins(torch.tensor([3, 3, 3])), logits - logits[:, 3:4])
+    with pytest.raises(BadInput, match="another view"):
+        bounds(Afterwards(change, before=True).double(), x, x)
+
+
+def test_what_overflows_is_not_verified() -> None:
+    """Infinite logits are equal, so the network answers with the first class, whatever exact arithmetic says."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False), nn.Linear(1, 2, bias=False)).eval().requires_grad_(False)
+    x, y = torch.full((1, 1, 1, 1), 0.4), torch.tensor([1])
+    for scale, sure in ((1.0, True), (1e15, False)):
+        net[1].weight.fill_(1e20)
+        net[2].weight.copy_(scale * torch.tensor([[6e3], [7e3]]))
+        assert bool(verified(net, x, y, 0.2)) is sure
+    assert net(x + 0.19).argmax(1) == 0
 
 
 class Arithmetic(nn.Module):
@@ -312,6 +353,7 @@ def test_a_forward_that_is_written_out_is_bounded_too() -> None:
         (nn.GELU(), r"'0' \(GELU\).*gelu"),
         (nn.Softmax(1), r"'0' \(Softmax\).*softmax"),
         (nn.LeakyReLU(-0.1), r"'0' \(LeakyReLU\).*negative"),
+        (nn.Softplus(threshold=0.5), r"'0' \(Softplus\).*falls"),
         (nn.BatchNorm2d(3).train(), r"'0' \(BatchNorm2d\).*of the batch"),
         (nn.BatchNorm2d(3, track_running_stats=False), r"'0' \(BatchNorm2d\).*of the batch"),
         (nn.Dropout(0.5).train(), r"'0' \(Dropout\).*at random"),

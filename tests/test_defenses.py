@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bench import declaration_checks, defense_checks
 from bench.data import load
 from bench.defense import Context, Defense
+from bench.errors import BadInput
 from bench.models import build
 from bench.registry import defense_names, make_defense
 from bench.rng import Rng, isolated
@@ -163,12 +164,81 @@ def test_n_fgsm_leaves_the_ball_and_the_clipped_cell_does_not() -> None:
     assert TARGET.contains(crafted(make_defense("noise_fgsm", {**N_FGSM, "clip": True}), ctx, net), x).all()
 
 
+def gradient_at(net: TrainingNet, z: Tensor, y: Tensor) -> Tensor:
+    z = z.detach().clone().requires_grad_()
+    nn.functional.cross_entropy(net(z), y, reduction="sum").backward()
+    assert z.grad is not None
+    return z.grad
+
+
+@pytest.mark.parametrize("placement", ["post", "both", "none"])
+def test_where_the_noise_goes(placement: str) -> None:
+    """Before the gradient, on the example, or (none) in the penalty alone: KL(p(z) || p(z + noise)), each in the box."""
+    net, (x, y) = network(), batch()
+    ctx = context(net)
+
+    def noise(use: str) -> Tensor:
+        return 0.5 * TARGET.radius * ctx.rng.at("noise", use).normal((1, 8, 8))
+
+    start = (x + noise("pre")).clamp(0, 1) if placement == "both" else x
+    z = (start + 0.7 * TARGET.radius * gradient_at(net, start, y).sign()).clamp(0, 1)
+    if placement != "none":
+        z = (z + noise("post")).clamp(0, 1)
+    logits, noisy = (net(images).log_softmax(1) for images in (z, (z + noise("penalty")).clamp(0, 1)))
+    expected = nn.functional.nll_loss(logits, y) + 3 * (logits.exp() * (logits - noisy)).sum(1).mean()
+    settings = {"placement": placement, "covariance": "isotropic", "sigma": 0.5, "step": 0.7, "penalty": 3.0}
+    torch.testing.assert_close(make_defense("noise_fgsm", settings).loss(net, x, y, ctx), expected)
+
+
+def test_noise_along_principal_directions_stays_in_their_span() -> None:
+    net, n = network(), 400
+    ctx = context(net, n=n)
+    defense: Any = make_defense("noise_fgsm", {"covariance": "spectral"})
+    noise = defense._noise(batch(n)[0], None, ctx, "pre").flatten(1).double()
+    flat = DATA.x[:1000].flatten(1).double()
+    deviations, directions = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[1:]
+    along = noise @ directions.T
+    torch.testing.assert_close(along[:, 50:], torch.zeros_like(along[:, 50:]), atol=1e-5, rtol=0)
+    # Energy as the data's own variance, direction by direction.
+    shares = along.square().mean(0)[:10] / along.square().mean(0).sum()
+    torch.testing.assert_close(shares, (deviations**2 / (deviations[:50] ** 2).sum())[:10], atol=0.02, rtol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"placement": "none"}, "set penalty"), ({"covariance": "spectral", "noise": "uniform"}, "leave noise = uniform out")],
+)
+def test_noise_that_would_do_nothing_is_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        make_defense("noise_fgsm", settings)
+
+
+@pytest.mark.parametrize("covariance", ["gradient", "complement"])
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_a_gradient_that_prefers_no_pixel_gives_isotropic_noise(covariance: str, value: float) -> None:
+    x, ctx = batch()[0], context(network())
+    defense: Any = make_defense("noise_fgsm", {"covariance": covariance})
+    energy = defense._energy(x, torch.full_like(x, value), ctx)
+    torch.testing.assert_close(energy, torch.ones_like(x))
+
+
+def test_a_pixel_that_never_changes_has_no_variance_below_zero() -> None:
+    """Of 0.9 in float32, the mean of squares and the square of the mean differ by rounding alone."""
+    images = torch.rand(692, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images[:, :, 0] = 0.9
+    ctx = context(network())
+    ctx.images = images
+    defense: Any = make_defense("noise_fgsm", {"covariance": "data"})
+    assert defense._energy(batch()[0], None, ctx).min() >= 0
+
+
 @pytest.mark.parametrize("covariance", ["isotropic", "gradient", "complement", "data", "spectral"])
 def test_every_covariance_has_the_same_energy(covariance: str) -> None:
     """E|noise|^2 = d sigma^2 whatever the shape of the covariance."""
     net, n = network(), 600
     defense: Any = make_defense("noise_fgsm", {"covariance": covariance, "sigma": 0.5})
-    noise = defense._noise(*batch(n), context(net, n=n), "pre")
+    (x, y), ctx = batch(n), context(net, n=n)
+    noise = defense._noise(x, defense.gradient(x, y, ctx), ctx, "pre")
     energy = noise.flatten(1).square().sum(1).mean()
     assert energy == pytest.approx(64 * (0.5 * 0.2) ** 2, rel=0.1)
 
@@ -176,11 +246,12 @@ def test_every_covariance_has_the_same_energy(covariance: str) -> None:
 def test_gradient_noise_goes_where_the_gradient_is_and_its_complement_elsewhere() -> None:
     net, (x, y) = network(), batch()
     ctx = context(net)
-    size = ctx.grad(x, y).abs().flatten(1)
+    here = ctx.grad(x, y)
+    size = here.abs().flatten(1)
     shares: dict[str, Any] = {}
     for covariance in ("gradient", "complement"):
         defense: Any = make_defense("noise_fgsm", {"covariance": covariance})
-        energy = defense._energy(x, y, ctx).flatten(1)
+        energy = defense._energy(x, here, ctx).flatten(1)
         torch.testing.assert_close(energy.mean(1), torch.ones(32))
         shares[covariance] = torch.corrcoef(torch.stack([energy.flatten(), (size / size.amax(1, keepdim=True)).flatten()]))[
             0, 1

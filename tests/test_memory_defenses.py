@@ -271,6 +271,7 @@ def test_pgk_listens_to_how_well_the_step_worked(before: int, after: int, share:
     y = DATA.y[BATCH]
     defense: Any = make_defense("fgsm_pgk", {})
     ctx = context(network(), 0, {})
+    ctx.ema_decay = 0.999
     assert float(defense.share(logits_right_on(before, y), logits_right_on(after, y), y, ctx)) == pytest.approx(share)
     assert isinstance(ctx.ema_decay, Tensor)
     assert float(ctx.ema_decay) == pytest.approx(decay, abs=1e-7)
@@ -282,6 +283,7 @@ def test_pgk_listens_to_how_well_the_step_worked(before: int, after: int, share:
 def test_pgk_weighs_its_momentum_and_its_average() -> None:
     net, (_, y), memory = network(), DATA.batch(BATCH), dict[str, Tensor]()
     ctx = context(net, 0, memory)
+    ctx.ema_decay = 0.99
     (start, example), _ = visit(make_defense("fgsm_pgk", {}), net, ctx)
     right = [int((net(z).argmax(1) == y).sum()) for z in (start, example)]
     grad = gradient(net, start, y, 0.5)
@@ -292,7 +294,17 @@ def test_pgk_weighs_its_momentum_and_its_average() -> None:
     ema.updates = 10**6
     old = next(ema.net.parameters()).clone()
     ema.update(net, ctx.ema_decay)
-    torch.testing.assert_close(next(ema.net.parameters()), old.lerp(next(net.parameters()), 0.001))
+    torch.testing.assert_close(next(ema.net.parameters()), old.lerp(next(net.parameters()), 0.01))
+
+
+@pytest.mark.parametrize("name", ["fgsm_pgi", "fgsm_pgk"])
+def test_a_confidence_that_prefers_no_class_is_refused(name: str) -> None:
+    """Half of two classes are targets that say nothing."""
+    defense: Any = make_defense(name, {"confidence": 0.5})
+    y = torch.tensor([0, 1])
+    with pytest.raises(BadInput, match=r"confidence = 0.5 in one of 2 classes"):
+        defense.smoothed(torch.zeros(2, 2), y)
+    assert defense.smoothed(torch.zeros(2, 3), y) == pytest.approx(math.log(3))
 
 
 @pytest.mark.parametrize(
@@ -307,12 +319,12 @@ def test_every_preset_is_one_that_can_be_trained(dataset: str, family: str) -> N
 
 
 def test_the_ramp_of_temporal_ensembling() -> None:
-    """T27: at epochs 90 and 150 of 200, and what is between."""
+    """T27: epochs 90 and 150 of 200 count from 1, so they begin when 89 and 149 are over; and what is between."""
     defense: Any = make_defense("temporal_ensembling", {})
-    assert defense.ramp(89.999 / 200) == 0
-    assert defense.ramp(90 / 200) == pytest.approx(300 * math.exp(-5), abs=1e-6)
-    assert defense.ramp(120 / 200) == pytest.approx(300 * math.exp(-5 / 4), abs=1e-6)
-    assert defense.ramp(150 / 200) == pytest.approx(300, abs=1e-6)
+    assert defense.ramp(88.999 / 200) == 0
+    assert defense.ramp(89 / 200) == pytest.approx(300 * math.exp(-5), abs=1e-6)
+    assert defense.ramp(119 / 200) == pytest.approx(300 * math.exp(-5 / 4), abs=1e-6)
+    assert defense.ramp(149 / 200) == pytest.approx(300, abs=1e-6)
     assert defense.ramp(0.999) == 300
     sudden: Any = make_defense("temporal_ensembling", {"begin": 0.5, "full": 0.5})
     assert (sudden.ramp(0.49), sudden.ramp(0.5)) == (0, 300)
@@ -350,12 +362,13 @@ def test_past_answers_are_gathered_in_eval_mode(base: str) -> None:
 
 def test_temporal_ensembling_in_closed_form() -> None:
     """One crafting step and the loss, for both bases, with a past that differs from the present."""
-    weight = 300 * math.exp(-5 * (0.15 / 0.3) ** 2)
+    # To the last bit, because a gradient close to 0 changes its sign with it.
+    weight = 300 * math.exp(-5 * ((149 / 200 - 0.595) / (149 / 200 - 89 / 200)) ** 2)
     for base in ("pgd", "trades"):
         net, (x, y), memory = network(), DATA.batch(BATCH), dict[str, Tensor]()
         defense = make_defense("temporal_ensembling", {"base": base, "steps": 1, "beta": 2.0})
         visit(defense, network(seed=5), context(net, 0, memory))
-        ctx = context(net, 1, memory, progress=0.6)
+        ctx = context(net, 1, memory, progress=0.595)
         present = net(x).softmax(1).detach()
         past = 0.9 * memory["answers"][BATCH] + 0.1 * present
         past = past / past.sum(1, keepdim=True)
@@ -389,7 +402,7 @@ def test_before_it_begins_temporal_ensembling_is_its_base(base: str, plain: str,
     for name, own in (("temporal_ensembling", {"base": base}), (plain, {})):
         net = network()
         defense = make_defense(name, {"steps": 3, **settings, **own})
-        _, loss = visit(defense, net, context(net, 0, memory, progress=0.449))
+        _, loss = visit(defense, net, context(net, 0, memory, progress=0.444))
         losses.append((float(loss.detach()), net.forwards))
     assert losses[0] == losses[1]
     assert not memory

@@ -1,6 +1,8 @@
 """Schedules in closed form, and what a defense is trained with."""
 
 import math
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from bench.collapse import collapsed
 from bench.errors import GauntletError
 from bench.recipe import configure
-from bench.registry import make_defense
+from bench.registry import defense_names, make_defense
 from bench.schedules import learning_rate, position_in_period, ramp
 from bench.threat import ThreatModel
 
@@ -96,8 +98,67 @@ def test_published_defaults_reach_the_recipe() -> None:
     cifar, recipe, _ = configure("fast_at", "cifar10", "cifar", {})
     assert (cifar.step, recipe.lr, recipe.schedule, recipe.epochs) == (1.25, 0.2, "triangular:0.5", 15)
     assert configure("fast_at", "svhn", "cifar", {})[1].lr == 0.05
+    assert {configure(name, "svhn", "cifar", {})[1].augment for name in defense_names()} == {"crop", "none"}
     _, recipe, model = configure("periodic_budget", "cifar10", "cifar", {"epochs": "3"})
     assert (recipe.epochs, recipe.weight_decay, recipe.craft, model) == (3, 1e-3, "eval", "resnet18?width=32")
+
+
+PUBLISHED: list[tuple[str, str, dict[str, Any]]] = [
+    ("standard", "cifar10", {"epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "weight_decay": 5e-4}),
+    ("pgd_at", "cifar10", {"steps": 10, "step": 0.25, "epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75"}),
+    ("pgd_at", "svhn", {"step": 1 / 8, "lr": 0.01, "augment": "crop"}),
+    ("pgd_at", "mnist", {"steps": 40, "step": 1 / 30, "epochs": 83, "batch_size": 50, "lr": 1e-4, "optimizer": "adam"}),
+    ("fgsm_at", "cifar10", {"step": 1.0, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.4"}),
+    ("fgsm_at", "svhn", {"epochs": 15, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,3.75"}),
+    ("fast_at", "cifar10", {"step": 1.25, "epochs": 15, "lr": 0.2, "schedule": "triangular:0.5", "batch_size": 128}),
+    ("fast_at", "mnist", {"step": 1.25, "epochs": 10, "lr": 5e-3, "schedule": "triangular:0.4", "batch_size": 100}),
+    ("fast_at", "svhn", {"epochs": 15, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,3"}),
+    ("free_at", "cifar10", {"replays": 8, "step": 1.0, "epochs": 10, "lr": 0.04, "schedule": "triangular:0.5"}),
+    ("free_at", "svhn", {"replays": 8, "epochs": 6, "lr": 0.01}),
+    ("gradalign", "cifar10", {"weight": 0.2, "growth": 10.0, "epochs": 30, "lr": 0.3, "schedule": "triangular:0.4"}),
+    ("gradalign", "svhn", {"weight": 2.5, "growth": 1.6, "epochs": 15, "lr": 0.05}),
+    ("n_fgsm", "cifar10", {"k": 2.0, "step": 1.0, "clip": False, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"}),
+    ("n_fgsm", "svhn", {"epochs": 30, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,6"}),
+    ("zerograd", "cifar10", {"q": 0.35, "step": 2.0, "epochs": 30, "lr": 0.2}),
+    ("zerograd", "cifar100", {"q": 0.45, "epochs": 30, "lr": 0.2}),
+    ("zerograd", "svhn", {"q": 0.7, "epochs": 15, "lr": 0.01}),
+    ("multigrad", "cifar10", {"points": 3, "step": 2.0, "epochs": 30, "lr": 0.2}),
+    ("multigrad", "svhn", {"epochs": 15, "lr": 0.01}),
+    (
+        "fgsm_pgi", "cifar10",
+        {
+            "step": 1.0, "penalty": 10.0, "decay": 0.3, "confidence": 0.6, "reset": 40, "epochs": 110, "lr": 0.1,
+            "schedule": f"piecewise:{100 / 110},{105 / 110}", "model": "resnet18",
+        },
+    ),
+    ("fgsm_pgi", "cifar100", {"reset": 10, "epochs": 110}),
+    (
+        "fgsm_pgk", "cifar10",
+        {"penalty": 5.6, "confidence": 0.5, "decay": 0.3, "reset": 10, "threshold": 0.82, "ema": 0.999, "ema_buffers": True},
+    ),
+    ("trades", "cifar10", {"steps": 10, "step": 0.25, "beta": 6.0, "epochs": 110, "lr": 0.1, "weight_decay": 5e-4}),
+    ("mart", "cifar10", {"beta": 5.0, "steps": 10, "epochs": 120, "lr": 0.01, "weight_decay": 3.5e-3, "craft": "eval"}),
+    (
+        "temporal_ensembling", "cifar10",
+        {"weight": 300.0, "keep": 0.9, "epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "model": "resnet18"},
+    ),
+    ("periodic_budget", "cifar10", {"eps_max": 2.0, "periods": (0.5, 0.75, 1.0), "epochs": 200, "weight_decay": 1e-3}),
+    (
+        "periodic_budget", "mnist",
+        {"steps": 50, "step": 0.025, "eps_max": 1.5, "periods": (1.0,), "epochs": 100, "lr": 1e-4, "optimizer": "adam"},
+    ),
+    ("smoothing", "cifar10", {"selection": 100, "estimation": 100_000, "alpha": 0.001}),
+    ("ibp", "mnist", {"kappa": 0.5, "epochs": 200, "batch_size": 200, "lr": 1e-3, "stretch": 1.1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "dataset", "wanted"), PUBLISHED, ids=lambda value: value if isinstance(value, str) else "")
+def test_published_constants(name: str, dataset: str, wanted: dict[str, Any]) -> None:
+    """Those of the papers' scripts, as far as they could be read."""
+    family = "mnist" if dataset == "mnist" else "cifar"
+    defense, recipe, model = configure(name, dataset, family, {})
+    found = {**asdict(recipe), **asdict(defense), "model": model}  # type: ignore[call-overload]
+    assert {key: found[key] for key in wanted} == wanted
 
 
 @pytest.mark.parametrize(
@@ -110,6 +171,9 @@ def test_published_defaults_reach_the_recipe() -> None:
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"precision": "fp8"}, "precision = 'fp8'"),
         ({"lr": "nan"}, "lr ="),
+        ({"batch_size": "1"}, "batch_size = 1"),
+        ({"ema_buffers": "true"}, "set ema, or leave it out"),
+        ({"awp_warmup": "0.1"}, "set awp, or leave it out"),
     ],
 )
 def test_bad_settings_are_told(settings: dict[str, str], message: str) -> None:
@@ -136,4 +200,7 @@ def test_a_scripted_collapse_is_found_in_its_epoch() -> None:
     assert collapsed(history((0.12, 0.1), (0.2, 0.01), (0.3, 0.0), (0.4, 0.0))) == 1
     assert collapsed(history((0.3, 0.28), (0.3, 0.26), (0.35, 0.2), (0.41, 0.15), (0.4, 0.13))) == 4
     assert collapsed(history((0.12, 0.1), (0.1, 0.07), (0.07, 0.03), (0.12, 0.1))) is None
+    # As under a budget that has hardly begun to rise: there is nothing yet to fall from.
+    assert collapsed(history((0.02, 0.0), (0.05, 0.014), (0.07, 0.0), (0.5, 0.4))) is None
+    assert collapsed(history((0.3, 0.04), (0.4, 0.0), (0.6, 0.5))) is None
     assert collapsed([]) is None

@@ -111,7 +111,10 @@ def test_n_fgsm_is_a_cell_of_noise_fgsm() -> None:
     for k, step in ((2.0, 1.0), (3.0, 0.75), (0.5, 1.0)):
         net = network()
         cell = {"placement": "pre", "covariance": "isotropic", "noise": "uniform", "sigma": k / math.sqrt(3), "step": step}
-        ours, theirs = perturbed("n_fgsm", context(net), k=k, step=step), perturbed("noise_fgsm", context(net), **cell)
+        ours, theirs = (
+            perturbed("n_fgsm", context(net), k=k, step=step),
+            handed(make_defense("noise_fgsm", cell), context(net), net)[-1],
+        )
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 

@@ -9,6 +9,8 @@ import torch
 from bench import evaluate, train
 from bench.data import load
 from bench.errors import GauntletError
+from bench.models import resolve
+from bench.registry import make_defense
 from bench.restarts import RADII
 from bench.subject import samples_of, subject, training_record
 from bench.tables import leaderboard, render
@@ -66,9 +68,42 @@ def test_statistics_of_the_batch_are_used_where_the_training_says_so(tmp_path: P
         "standard", model="resnet18?width=2", settings={"epochs": "1", "statistics": "batch"}, results=tmp_path, quiet=True
     )
     data = load("digits", "test").first(40)
-    net = subject(str(folder), data, "digits", 0).model.net
+    under = subject(str(folder), data, "digits", 0)
+    net = under.model.net
     x, _ = data.batch(torch.arange(40))
     assert not torch.allclose(net(x)[:10], net(x[:10]), atol=1e-3)
+    assert under.batch_dependent
+
+
+def test_a_network_of_the_batch_is_neither_certified_nor_ranked(tmp_path: Path) -> None:
+    cards = []
+    for statistics in ("running", "batch"):
+        settings = {"epochs": "2", "statistics": statistics, "estimation": "1000", "draws": "4"}
+        folder = train(
+            "smoothing", norm="l2", eps="0.1", model="resnet18?width=4", settings=settings, results=tmp_path / statistics,
+            quiet=True,
+        )  # fmt: skip
+        cards.append(evaluate(str(folder), plan_name="smoke", n=40, quiet=True)[0])
+    plain, tied = cards
+    assert (plain.batch_dependent, tied.batch_dependent) == (False, True)
+    assert plain.certified is not None
+    assert tied.certified is None
+    table = leaderboard(cards)
+    assert dict(zip(table.verdict, table["rank"], strict=True)) == {"": "1", "not comparable": "-"}
+    assert "not comparable: the answer to an image depends on the others" in render(cards, "md")
+
+
+def test_an_ensemble_is_projected_member_by_member(tmp_path: Path) -> None:
+    settings = {"epochs": "2", "steps": "1", "snapshots": "[0.5, 1.0]"}
+    folder = train("rfi", model="digits_cnn?width=8", settings=settings, results=tmp_path, quiet=True)
+    data = load("digits", "test").first(40)
+    net = subject(str(folder), data, "digits", 0).model.net
+    x, _ = data.batch(torch.arange(40))
+    rfi, members = make_defense("rfi", {}), []
+    for number in (1, 2):
+        member = resolve(f"{folder}?weights=snapshot-{number}", (1, 8, 8), 10).net
+        members.append(rfi.fit(member.eval(), load("digits", "train"))(x).softmax(1))
+    torch.testing.assert_close(net(x).exp(), sum(members) / 2)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from bench.recipe import configure
 from bench.registry import defense_names, make_defense
 from bench.rng import Rng, isolated
 from bench.schedules import budget_factor, position_in_period
-from bench.step import TrainingNet
+from bench.step import Crafting, TrainingNet
 from bench.threat import ThreatModel
 from bench.training import Trainer
 from bench.validate import validate
@@ -204,15 +204,16 @@ def test_both_takes_of_a_loss_are_on_the_same_examples(name: str) -> None:
     shown: list[list[Tensor]] = [[], []]
     inside = False
 
-    def gradient(z: Tensor, loss: Callable[[Tensor], Tensor], *, create_graph: bool = False) -> Tensor:
-        nonlocal inside
-        inside = True
-        crafted.append(not create_graph)
-        found = net.gradient("train")(z, loss, create_graph=create_graph)
-        inside = False
-        return found
+    class Watched(Crafting):
+        def __call__(self, z: Tensor, loss: Callable[[Tensor], Tensor], *, create_graph: bool = False) -> Tensor:
+            nonlocal inside
+            inside = True
+            crafted.append(not create_graph)
+            found = super().__call__(z, loss, create_graph=create_graph)
+            inside = False
+            return found
 
-    ctx = Context(TARGET, TARGET, Rng(0, index), 0.9, 0, gradient, digits.x, digits.y, index)
+    ctx = Context(TARGET, TARGET, Rng(0, index), 0.9, 0, Watched(net, "train", True), digits.x, digits.y, index)
     x, y = digits.batch(index)
 
     def show(_: nn.Module, args: tuple[Any]) -> None:

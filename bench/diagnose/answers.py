@@ -12,13 +12,12 @@ from bench.diagnose.finding import graded, inapplicable
 from bench.diagnose.gradients import slopes
 from bench.diagnose.probe import Probe
 from bench.errors import AttackWarning
+from bench.expectation import CLOSE, batch_dependence
 from bench.losses import margin
 from bench.measured import Finding
 from bench.rng import isolated
 from bench.views import answer, forward
 
-CLOSE = 1e-3
-"""By how much of its length a vector of logits may change between batches before it is another answer."""
 ROUGHNESS = 0.25
 """Width of the noise that should not matter, as a fraction of eps."""
 DIRECTIONS = 20
@@ -44,13 +43,7 @@ def company(probe: Probe) -> Finding:
     name = "independent of the batch"
     if probe.noisy:
         return inapplicable(name, "the answers are random")
-    with torch.no_grad():
-        together = probe.net(probe.x)
-        noise = probe.rng.at("company").uniform(probe.x.shape[1:])
-        mixed = probe.net(torch.cat([probe.x[::2], noise]))[: len(probe.x[::2])]
-    reference = together[::2]
-    change = (mixed - reference).norm(dim=1) / reference.norm(dim=1).clamp_min(1e-12)
-    value = float((change > CLOSE).double().mean())
+    value = batch_dependence(probe.net, probe.x, probe.rng.at("company").uniform(probe.x.shape[1:]))
     return probe.graded(
         name, value, (0.01, 0.1), "an image gets the same answer in any batch",
         f"{value:.0%} of the images get another answer in other company: batch statistics or train mode at test time; an "
