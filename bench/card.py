@@ -122,6 +122,8 @@ class Card(Record):
     seconds: float
     device: str
     versions: dict[str, str]
+    code: dict[str, str] = {}  # noqa: RUF012
+    """Digests of the code of the defenses and attacks that came as plug-ins, by "defense NAME" and "attack NAME"."""
     notes: tuple[str, ...]
 
     def to_json(self) -> str:

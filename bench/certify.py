@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from bench.defense import Defense
 from bench.engine import Evaluation
+from bench.errors import BadInput
 from bench.measured import Certified, CurvePoint
 from bench.restarts import RADII
 from bench.rng import Rng
 from bench.stats import wilson
+from bench.threat import ThreatModel
 
 
 def certify(run: Evaluation, defense: Defense) -> Certified | None:
@@ -24,7 +27,7 @@ def certify(run: Evaluation, defense: Defense) -> Certified | None:
     for index in torch.arange(size).split(run.batch_size):
         x, y = run.data.batch(index)
         rng = Rng(run.seed, run.data.ids[index.to(x.device)]).at("certify")
-        found = defense.certify(run.net, x, run.threat, rng)
+        found = proved(defense, run.net, x, run.threat, rng)
         if found is None:
             return None
         labels, radii = found
@@ -46,3 +49,18 @@ def certify(run: Evaluation, defense: Defense) -> Certified | None:
         curve=tuple(curve),
         contradicted=int((certain & run.broken[:size]).sum()),
     )
+
+
+def proved(defense: Defense, net: nn.Module, x: Tensor, threat: ThreatModel, rng: Rng) -> tuple[Tensor, Tensor] | None:
+    """What a defense certifies of some images; BadInput where that is not labels [N] and radii [N]."""
+    found: object = defense.certify(net, x, threat, rng)
+    if found is None:
+        return None
+    n, name = len(x), defense.name
+    parts = found if isinstance(found, tuple) and len(found) == 2 else ()
+    if not parts or not all(isinstance(part, Tensor) and part.shape == (n,) for part in parts):
+        raise BadInput(f"defense {name!r}: certify has to return labels [{n}] and radii [{n}] for {n} images, or None")
+    labels, radii = parts
+    if radii.isnan().any():
+        raise BadInput(f"defense {name!r}: certify returned a radius that is no number; -1 stands for no answer")
+    return labels, radii

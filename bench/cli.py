@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
@@ -13,7 +14,7 @@ import typer
 from bench import options as opt
 from bench.errors import GauntletError, Skipped, UnknownName, out_of_memory
 from bench.trust import trust
-from bench.userfile import PluginWarning
+from bench.userfile import PluginWarning, culprit
 
 app = typer.Typer(
     name="gauntlet",
@@ -189,6 +190,9 @@ def list_names(
 
 def main() -> None:
     """Run the command line: 0 when all is well, 1 when a check failed, 2 for misuse, 130 or 143 when interrupted."""
+    # Threads that spin while they wait take the core from those they wait for, wherever something else runs too. It is read
+    # when torch is first imported (tests/speed/waiting.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plain = warnings.formatwarning
     warnings.formatwarning = lambda message, category, *place, **line: (
@@ -202,27 +206,35 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except SystemExit as stop:
-        code = stop.code
+        code = stop.code if (told := culprit(stop)) is None else _error(told)
     except OSError as error:
         named = f": {error.filename}" if error.filename else ""
         typer.echo(f"error: {error.strerror or error}{named}; everything finished is kept", err=True)
         code = 2
     except Exception as error:
-        told = _told(error)
-        if told is None:
+        misuse = _told(error)
+        if misuse is None:
             raise
-        code = told
+        code = misuse
     if code in (130, 143):
         typer.echo("interrupted; everything finished is kept, and the same command goes on from there", err=True)
     sys.exit(code)
 
 
+def _error(told: str) -> int:
+    typer.echo(f"error: {told}", err=True)
+    return 2
+
+
 def _told(error: Exception) -> int | None:
-    """Tell misuse of the command line and a lack of memory; anything else is a bug and keeps its traceback."""
+    """Tell misuse of the command line, a lack of memory and a fault of a plug-in; anything else is a bug of ours and keeps its
+    traceback."""
     if out_of_memory(error):
         hint = "try a smaller --batch-size, for a training --set batch_size=..., or --device cpu"
         typer.echo(f"error: out of memory; everything finished is kept: {hint}", err=True)
         return 2
+    if told := culprit(error):
+        return _error(told)
     if not hasattr(error, "format_message"):
         return None
     error.show()  # type: ignore[attr-defined]

@@ -55,7 +55,7 @@ def carry_out(checks: Mapping[str, Callable[[Case], None]], cases: Mapping[str, 
                 finding = Finding(name, None, str(reason))
             except (Violation, GauntletError) as error:
                 finding = Finding(name, False, f"{case_name}: {error}")
-            except Exception as error:  # a plug-in raises anything
+            except (Exception, SystemExit) as error:  # a plug-in raises anything
                 finding = Finding(name, False, f"{case_name}: {place(source, error)}: {told(error)}")
             if finding.ok is False:
                 break

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.certify import proved
 from bench.conformance import expect, no_global_randomness
 from bench.data import Dataset, load
 from bench.defense import Context, Defense
@@ -25,6 +28,8 @@ from bench.update import Updates
 
 SIZE = 32
 STEPS = 20
+BUDGETS = 1000
+"""Points of the training at which the budget is looked at."""
 ARCH = "digits_cnn?width=8"
 EPS = {"linf": "0.2", "l2": "1", "l1": "4"}
 
@@ -107,8 +112,9 @@ def _traces(case: DefenseCase) -> None:
 
 
 def _global(case: DefenseCase) -> None:
-    with no_global_randomness('draw from ctx.rng.at("some name") instead of torch.rand and its like'):
-        case.loss(network(case.data))
+    for progress in (0.1, 0.9):
+        with no_global_randomness('draw from ctx.rng.at("some name") instead of torch.rand and its like'):
+            case.loss(network(case.data), progress)
 
 
 def _repeats(case: DefenseCase) -> None:
@@ -146,8 +152,9 @@ def _shown(case: DefenseCase, rows: Tensor) -> list[Tensor]:
 
 def _budget(case: DefenseCase) -> None:
     defense = case.defense()
-    for progress in [step / 20 for step in range(20)] + [0.999]:
-        given = defense.budget(case.threat, progress)
+    for progress in [step / BUDGETS for step in range(BUDGETS)]:
+        with no_global_randomness("a budget is a function of the progress alone") if not progress else nullcontext():
+            given = defense.budget(case.threat, progress)
         same = isinstance(given, ThreatModel) and given.norm == case.threat.norm
         expect(same, f"budget() returned {given} for {case.threat}; return threat.scaled(factor)")
         remedy = f"budget() gives {float(given.eps):g} at progress {progress:g}, more than eps; keep the factor within [0, 1]"
@@ -205,6 +212,24 @@ def _answers(case: DefenseCase) -> None:
     expect(logits.isfinite().all(), "what wrap() made answers with NaN or infinity on an untrained network")
 
 
+def _proves(case: DefenseCase) -> None:
+    """What it certifies, of few images and with no thought for speed, is of the right form; so is what it reports."""
+    run = case.updates()
+    run.batch(torch.arange(SIZE), 0, 0.9, 0.01)
+    said = {"report": dict(case.defense().report(run.memory)), "settings": run.job.settings()}
+    for what, content in said.items():
+        try:
+            json.dumps(content, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            expect(False, f"its {what} cannot be written down ({error}); keep to numbers, text and lists")
+    if type(case.defense()).certify is Defense.certify:
+        return
+    x = case.data.batch(torch.arange(2))[0]
+    net = case.defense().wrap(network(case.data).net.eval()).eval()
+    with torch.no_grad():
+        proved(case.defense(), net, x, case.threat, Rng(0, case.data.ids[:2]))
+
+
 CHECKS: Mapping[str, Callable[[DefenseCase], None]] = {
     "finite scalar loss": _finite,
     "gradients reach every weight": _gradients,
@@ -216,5 +241,6 @@ CHECKS: Mapping[str, Callable[[DefenseCase], None]] = {
     "state survives a restart": _resumes,
     f"{STEPS} steps lower the loss": _learns,
     "answers at test time": _answers,
+    "certificates and records": _proves,
 }
 """Under each threat model."""

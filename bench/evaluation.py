@@ -12,7 +12,7 @@ from typing import NamedTuple, get_args
 
 import torch
 
-from bench import device, plans
+from bench import device, plans, registry
 from bench.card import Card, read_card
 from bench.certify import certify
 from bench.data import Dataset, has_own_split, load
@@ -87,11 +87,15 @@ def evaluate(
         chosen = chosen.extended(defense.adaptive())
     chosen = chosen.resolved(balls[-1])
     draws = _draws(under.noisy, eot)
-    folder = _folder(results, dataset, balls, under.model, chosen, samples, [seed, draws, *filter(None, [test_time])])
+    foreign = _foreign_code(under, chosen)
+    # What is the default adds nothing, so that a row keeps its folder.
+    rest = [seed, draws, *filter(None, [test_time, foreign])]
+    folder = _folder(results, dataset, balls, under.model, chosen, samples, rest)
     size = max((batch_size or (256 if where.type == "cpu" else 1024)) // draws, 1)
     task = _Task(
         under,
         dataset,
+        foreign,
         samples.to(where),
         balls,
         chosen,
@@ -115,6 +119,8 @@ class _Task(NamedTuple):
 
     under: Subject
     dataset: str
+    code: dict[str, str]
+    """Of the defenses and attacks that are not ours."""
     data: Dataset
     balls: Sequence[ThreatModel]
     plan: Plan
@@ -150,7 +156,7 @@ def _attacked(task: _Task) -> Card:
         certified = next((proof for defense in proving if (proof := certify(run, defense))), None)
         seconds = round(time.monotonic() - began, 3)
         about = About(
-            under, task.dataset, task.label, task.test_time, seconds, device.describe(task.where), search, certified
+            under, task.dataset, task.label, task.test_time, task.code, seconds, device.describe(task.where), search, certified
         )  # fmt: skip
         card = make_card(run, attacks, curve, about, folder)
         card.save(folder / "card.json")
@@ -198,6 +204,16 @@ def carry_out(run: Evaluation, balls: Sequence[ThreatModel] = ()) -> tuple[list[
         interval = wilson(standing, len(run.data))
         curve.append(CurvePoint(eps=ball.eps_text, robust_accuracy=standing / len(run.data), interval=interval))
     return attacks, curve if len(balls) > 1 else []
+
+
+def _foreign_code(under: Subject, plan: Plan) -> dict[str, str]:
+    """A digest of the code of every defense and attack that takes part and is not ours."""
+    names: list[tuple[registry.Kind, str]] = [("defense", defense.name) for defense in under.defenses]
+    for entry in plan.attacks:
+        arms = (*entry.opening, *entry.arms, *entry.blind) if isinstance(entry, Portfolio) else (entry,)
+        names += [("attack", arm.attack) for arm in arms]
+    found = {f"{kind} {name}": registry.code(kind, name) for kind, name in names}
+    return {name: digest for name, digest in sorted(found.items()) if digest}
 
 
 def _draws(noisy: bool, eot: int | None) -> int:

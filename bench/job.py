@@ -28,6 +28,8 @@ class Job:
     seed: int
     data_digest: str = ""
     """Of a user's own file, which may change behind its name; named sets do not."""
+    code: str = ""
+    """A digest of the defense's code, where it is not ours."""
 
     def settings(self) -> dict[str, Any]:
         """All hyper-parameters, the defense's and the recipe's."""
@@ -37,4 +39,5 @@ class Job:
         """Eight hex digits that tell this training from any other of the same name."""
         source = self.data_digest or self.dataset
         content = [SCHEMA, self.defense.name, self.settings(), source, str(self.threat), self.arch, self.seed]
+        content += filter(None, [self.code])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

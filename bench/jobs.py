@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import data, device, plans
 from bench.card import Card
-from bench.errors import Skipped
+from bench.errors import BadInput, Skipped
 from bench.evaluation import choose_threat, evaluate, folder_name
 from bench.files import write_text
 from bench.job import Job
@@ -17,6 +17,7 @@ from bench.lock import LOCK, alone, bury
 from bench.models import architectures
 from bench.progress import Reporter
 from bench.recipe import configure
+from bench.registry import code
 from bench.rng import isolated
 from bench.training import Trainer, finished
 
@@ -111,6 +112,10 @@ def plan_job(
     name: str | None = None,
 ) -> Job:
     """Check everything about a training before anything is written."""
+    if name is not None and (
+        set(name) & {"/", "\\"} or name[:1] in ("", ".", "-") or not name.isprintable() or len(name) > 100
+    ):
+        raise BadInput(f"name {name!r} becomes a part of a folder's name; give up to 100 characters without slashes")
     source = data.load(dataset, "train")
     made, recipe, preferred = configure(defense, dataset, source.family, settings or {})
     threat = choose_threat(norm, eps, {}, source.family)
@@ -120,7 +125,7 @@ def plan_job(
     with isolated(seed):
         architectures.build(arch, source.shape, source.classes)
     digest = "" if dataset in data.CLASSES else source.digest
-    return Job(name or defense, made, recipe, dataset, threat, arch, seed, digest)
+    return Job(name or defense, made, recipe, dataset, threat, arch, seed, digest, code("defense", defense))
 
 
 def job_folder(job: Job, results: Path) -> Path:

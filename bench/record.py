@@ -36,6 +36,8 @@ class About(NamedTuple):
     label: str
     test_time: str
     """The defense that was added without training."""
+    code: dict[str, str]
+    """Digests of the code of defenses and attacks that are not ours."""
     seconds: float
     device: str
     search: str
@@ -92,6 +94,7 @@ def make_card(
         seconds=about.seconds,
         device=about.device,
         versions=_versions(),
+        code=about.code,
         notes=tuple(f"{attack.name}: {note}" for attack in attacks for note in attack.notes),
     )
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 from tabulate import tabulate
 
-from bench.bands import known_outcomes, ranks, remarks
+from bench.bands import known_outcomes, ranks, remarks, section
 from bench.card import Card, read_card
 from bench.collapse import GAP
 from bench.errors import BadInput, GauntletError, UnknownName
@@ -151,6 +151,11 @@ def render(
                 left.append(f"{NOT_COMPARABLE}: the answer to an image depends on the others in its batch; no rank")
             if "certified" in shown.columns:
                 left.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
+                left += [
+                    f"{card.name}: {card.certified.contradicted} samples that it says are certain were broken all the same"
+                    for card in cards
+                    if card.certified and card.certified.contradicted and section(card) == (dataset, threat, plan)
+                ]
             sections.append(Section(f"{dataset} · {threat} · plan {plan}", shown, left))
     return {"md": _markdown, "tex": _latex, "html": _html, "text": _text}[form](sections)
 

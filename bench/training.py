@@ -9,6 +9,7 @@ import platform
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +69,9 @@ class Trainer:
         """Train what is left of the epochs, then write the record that says the training is complete."""
         self._resume()
         points = self.job.recipe.snapshots or self.job.defense.snapshots()
+        if not all(0 < point <= 1 for point in points):
+            told = ", ".join(map(str, points))
+            raise BadInput(f"defense {self.job.defense.name!r}: snapshots at {told}; give shares of the training, up to 1")
         # Less a trifle, because 0.55 of 100 epochs is a little more than 55 in floating point.
         ends = [max(math.ceil(point * self.job.recipe.epochs - 1e-6), 1) - 1 for point in points]
         while self.done.epoch < self.job.recipe.epochs:
@@ -76,7 +80,7 @@ class Trainer:
                 loss = self._epoch(epoch)
                 self.judged = self._judged(epoch)
             self.done.seconds += time.monotonic() - began
-            if not loss < float("inf"):
+            if not math.isfinite(loss):
                 raise BadInput(
                     f"the training of {self.job.name} diverged in epoch {epoch + 1} (loss {loss}); "
                     f"lower lr (now {self.job.recipe.lr:g}), or train with precision=float32"
@@ -214,11 +218,21 @@ class Trainer:
             },
             "history": self.done.history,
             **({"found": dict(found)} if (found := job.defense.report(self.updates.memory)) else {}),
+            **({"code": job.code} if job.code else {}),
             "data_digest": self.train_data.digest,
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
-        write_text(self.folder / RECORD, json.dumps(record, indent=2) + "\n")
+        write_text(self.folder / RECORD, self._json(record) + "\n")
         (self.folder / STATE).unlink(missing_ok=True)
+
+    def _json(self, record: dict[str, Any]) -> str:
+        try:
+            return json.dumps(record, indent=2, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            name = self.job.defense.name
+            raise BadInput(
+                f"defense {name!r}: its record cannot be written ({error}); report numbers, text and lists"
+            ) from None
 
 
 def finished(folder: Path) -> bool:

@@ -99,12 +99,23 @@ class Updates:
         if ctx.progress < self.job.recipe.clean_first:
             return ctx.cross_entropy(net(x), y)
         loss = self.job.defense.loss(net, x, y, ctx)
+        if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.requires_grad):
+            raise BadInput(
+                f"defense {self.job.defense.name!r}: its loss is {_described(loss)}; return a scalar tensor that the weights "
+                "have a gradient of"
+            )
         if ctx.label_smoothing and not ctx.smoothed:
             name = self.job.defense.name
             raise BadInput(
                 f"defense {name!r} does not use ctx.cross_entropy, so label_smoothing would do nothing; leave it out"
             )
         return loss
+
+
+def _described(loss: object) -> str:
+    if not isinstance(loss, Tensor):
+        return f"of type {type(loss).__name__}"
+    return f"of shape {[*loss.shape]}" if loss.dim() else "cut off from the network"
 
 
 def _optimizer(recipe: Recipe, net: nn.Module) -> torch.optim.Optimizer:

@@ -19,12 +19,17 @@ class PluginWarning(UserWarning):
     """What was installed to be found, and cannot be used."""
 
 
+_files: set[Path] = set()
+"""Every file of a user's that was run."""
+
+
 def import_file(file: Path, *, stay: bool = False) -> ModuleType:
     """Run a Python file as a module; its siblings can be imported as if it were run where it stands.
 
     stay: also later, from inside its functions; then its folder comes last, so that it hides nothing.
     """
     file = file.resolve()
+    _files.add(file)
     with user_code(file):
         module = _import(file)
     if stay and str(file.parent) not in sys.path:
@@ -55,6 +60,15 @@ def place(file: Path, error: BaseException) -> str:
         return f"{error.filename}:{error.lineno}"
     lines = [line for where, line in _frames(error.__traceback__) if Path(where) == file]
     return f"{file}:{lines[-1]}" if lines else str(file)
+
+
+def culprit(error: BaseException) -> str | None:
+    """The line of a user's file that an error passed last, and what it says; None where it passed none."""
+    passed = [(Path(where), line) for where, line in _frames(error.__traceback__) if Path(where) in _files]
+    if not passed:
+        return None
+    file, line = passed[-1]
+    return f"{file}:{line}: {told(error)}"
 
 
 def _frames(trace: TracebackType | None) -> Iterator[tuple[str, int]]:

@@ -1,19 +1,22 @@
 """Defenses and attacks of one's own: the example and its test, plug-ins in place, other distributions, and the doctor."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench import attack_checks, declaration_checks, defense_checks, registry
+from bench import attack_checks, declaration_checks, defense_checks, evaluate, registry, train
 from bench.cli import main
 from bench.conformance import Finding, carry_out
 from bench.doctor import examine
-from bench.errors import BadInput, UnknownName
+from bench.errors import BadInput, GauntletError, UnknownName
 from bench.registry import defense_names, get_attack, get_defense, load_plugin
 from bench.scaffold import scaffold
+from bench.tables import render
 
 # Without the folder it is called in on the path, as the installed script.
 GAUNTLET = [sys.executable, "-P", "-c", "from bench.cli import main; main()"]
@@ -163,6 +166,132 @@ def test_a_run_of_a_plugin_that_is_not_given_asks_for_it(
     assert code == 2
     assert "unknown defense 'novel'" in err
     assert "yours with --plugin FILE" in err
+
+
+def rerun(folder: Path, *arguments: str) -> dict[str, object]:
+    """The newest card that a command in a process of its own leaves behind."""
+    command = [
+        sys.executable,
+        "-c",
+        "from bench.cli import main; main()",
+        *arguments,
+        "--quiet",
+        "--results",
+        str(folder / "r"),
+    ]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    newest = max(folder.rglob("card.json"), key=lambda path: path.stat().st_mtime)
+    content: dict[str, object] = json.loads(newest.read_text())
+    return content
+
+
+def test_what_a_plugin_computes_is_a_part_of_what_it_is(tmp_path: Path) -> None:
+    """An edited loss, or a module it imports when it is called, is trained anew; an edited attack attacks anew."""
+    (tmp_path / "late.py").write_text("F = 1.0\n")
+    file = plugin(tmp_path, "novel.py", "defense", "novel")
+    loss = "    def loss(self, net, x, y, ctx):\n        import late\n\n        return ctx.cross_entropy(late.F * net(x), y)\n"
+    file.write_text(file.read_text() + loss)
+    attack = plugin(tmp_path, "own.py", "attack", "own")
+    attack.write_text(attack.read_text().replace("'l2'", "'linf'"))
+    (tmp_path / "own.toml").write_text('[[attacks]]\nattack = "own"\non = "all"\n')
+    command = ["run", "novel", "--plugin", "novel.py", "--plugin", "own.py", "--epochs", "1", "--plan", "own.toml", "--n", "20"]
+    first = rerun(tmp_path, *command)
+    assert rerun(tmp_path, *command) == first
+    assert len([*tmp_path.rglob("card.json")]) == len([*tmp_path.rglob("train.json")]) == 1
+    assert sorted(first["code"]) == ["attack own", "defense novel"]  # type: ignore[call-overload]
+    attack.write_text(attack.read_text().replace("return x", "return x - 0"))
+    second = rerun(tmp_path, *command)
+    assert (len([*tmp_path.rglob("card.json")]), len([*tmp_path.rglob("train.json")])) == (2, 1)
+    assert second["model"] == first["model"]
+    (tmp_path / "late.py").write_text("F = 3.0\n")
+    third = rerun(tmp_path, *command)
+    assert (len([*tmp_path.rglob("card.json")]), len([*tmp_path.rglob("train.json")])) == (3, 2)
+    assert third["model"]["digest"] != first["model"]["digest"]  # type: ignore[index]
+
+
+FAULTS = [
+    ("loss", "    def loss(self, net, x, y, ctx):\n        return ctx.nothing\n", r"novel\.py:\d+: AttributeError"),
+    ("loss", "    def loss(self, net, x, y, ctx):\n        raise SystemExit(0)\n", r"novel\.py:\d+: SystemExit: 0"),
+    ("loss", "    def loss(self, net, x, y, ctx):\n        return None\n", "its loss is of type NoneType; return"),
+    ("loss", "    def loss(self, net, x, y, ctx):\n        return net(x)\n", r"its loss is of shape \[64, 10\]"),
+    ("loss", "    def loss(self, net, x, y, ctx):\n        return net(x).sum().detach()\n", "its loss is cut off from"),
+    ("budget", "    def budget(self, threat, progress):\n        return 1 / 0\n", r"novel\.py:\d+: ZeroDivisionError"),
+    ("skip", "    def skip(self, dataset, threat):\n        return 1 / 0\n", r"novel\.py:\d+: ZeroDivisionError"),
+    ("report", "    def report(self, memory):\n        return {'x': float('nan')}\n", "its record cannot be written"),
+    ("snapshots", "    def snapshots(self):\n        return (0.5, 2.0)\n", "snapshots at 0.5, 2.0; give shares"),
+    ("wrap", "    def wrap(self, net):\n        return 1 / 0\n", r"novel\.py:\d+: ZeroDivisionError"),
+    ("certify", "    def certify(self, net, x, threat, rng):\n        return 3\n", r"certify has to return labels \[20\]"),
+    ("certify", "    def certify(self, net, x, threat, rng):\n        return net(x).argmax(1), x.new_ones(1)\n", "radii"),
+    ("certify", "    def certify(self, net, x, threat, rng):\n        return net(x).argmax(1), x[:, 0, 0, 0] * float('nan')\n",
+     "a radius that is no number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "source", "told"), FAULTS, ids=[f"{fault[0]} {fault[2][:30]}" for fault in FAULTS])
+def test_a_fault_of_a_plugin_is_told_in_a_line(
+    tmp_path: Path, method: str, source: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = plugin(tmp_path, "novel.py", "defense", "novel")
+    loss = "    def loss(self, net, x, y, ctx):\n        return ctx.cross_entropy(net(ctx.threat.project(x, x)), y)\n"
+    file.write_text(file.read_text() + (loss if method != "loss" else "") + source)
+    code, _, err = call(capsys, monkeypatch, "run novel --plugin novel.py --epochs 1 --plan smoke --n 20 --quiet")
+    assert code == 2
+    assert re.search(told, err.splitlines()[-1]), err
+    assert "Traceback" not in err
+
+
+def test_a_certificate_that_is_wrong_is_contradicted_in_the_table(tmp_path: Path) -> None:
+    file = plugin(tmp_path, "novel.py", "defense", "novel")
+    file.write_text(
+        file.read_text() + "    def loss(self, net, x, y, ctx):\n        return ctx.cross_entropy(net(x), y)\n"
+        "    def certify(self, net, x, threat, rng):\n        return net(x).argmax(1), x.new_full((len(x),), 9.0)\n"
+    )
+    load_plugin(file)
+    folder = train("novel", settings={"epochs": "2"}, results=tmp_path, quiet=True)
+    card, _ = evaluate(str(folder), plan_name="smoke", n=40, quiet=True)
+    assert card.certified is not None
+    assert card.certified.contradicted > 20
+    assert f"novel: {card.certified.contradicted} samples that it says are certain were broken all the same" in render(
+        [card], "md"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("@defense('novel')\nclass Thing:\n    pass\n", "no subclass of Defense"),
+        ("@defense(3)\nclass Thing(Defense):\n    pass\n", "a name is text"),
+        ("@defense('../up')\nclass Thing(Defense):\n    pass\n", "a name is text"),
+        ("@defense\nclass Thing(Defense):\n    pass\n", "@defense needs a name"),
+        ("@defense('broken_novel')\nclass Thing(Defense):\n    pass\n", "broken on purpose"),
+        ("@defense('novel')\nclass Thing(Defense):\n    selects = 'pdg'\n", "did you mean 'pgd'"),
+        ("@defense('novel')\nclass Thing(Defense):\n    presets = [1]\n", "mapping of mappings"),
+        ("@defense('novel')\nclass Thing(Defense):\n    a: int\n", "'a' has no default"),
+        ("@defense('novel')\nclass Thing(Defense):\n    model: str = 'x'\n", "the harness uses it"),
+        (
+            "@attack('no vel', access='score', norms={'linf'})\ndef thing(view, x, y, threat, rng):\n    return x\n",
+            "a name is text",
+        ),
+        (
+            "@attack('novel', access='score', norms='linf')\ndef thing(view, x, y, threat, rng):\n    return x\n",
+            "is text; write",
+        ),
+    ],
+)
+def test_a_wrong_declaration_is_told_at_once(tmp_path: Path, source: str, told: str) -> None:
+    file = tmp_path / "novel.py"
+    file.write_text(f"from bench.defense import Defense\nfrom bench.registry import attack, defense\n\n\n{source}")
+    with pytest.raises(GauntletError, match=told):
+        load_plugin(file)
+    with pytest.raises(UnknownName):
+        get_defense("novel")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "-x", "a\nb"])
+def test_a_row_is_not_named_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match="becomes a part of a folder's name"):
+        train("standard", name=name, settings={"epochs": "1"}, results=tmp_path, quiet=True)
 
 
 def plugin(folder: Path, file: str, kind: str, name: str, thing: str = "Thing") -> Path:
@@ -341,6 +470,17 @@ DEFENSE_FAULTS = [
      "        net.seen = getattr(net, 'seen', 0) + ctx.epoch\n        z = z / (1 + net.seen)\n" + LOSS),
     ("state survives a restart", "tensors", LOSS, "        ctx.memory['names'] = ['a']\n" + LOSS),
     ("20 steps lower the loss", "sign", LOSS, LOSS.replace("return", "return -")),
+    ("finite scalar loss", "SystemExit", LOSS, "        raise SystemExit(0)\n"),
+    ("no global random state", "generator of torch;", LOSS,
+     "        z = z + (0.01 * torch.randn_like(z) if ctx.progress < 0.5 else 0)\n" + LOSS),
+    ("budget within [0, eps]", "more than eps", "    paper",
+     "    def budget(self, threat, progress):\n        return threat.scaled(3 if 0.963 < progress < 0.99 else 1)\n\n    paper"),
+    ("budget within [0, eps]", "generator of torch;", "    paper",
+     "    def budget(self, threat, progress):\n        return threat.scaled(float(torch.rand(())))\n\n    paper"),
+    ("certificates and records", "its report cannot be written", "    paper",
+     "    def report(self, memory):\n        return {'x': torch.zeros(3)}\n\n    paper"),
+    ("certificates and records", "labels [2] and radii [2]", "    paper",
+     "    def certify(self, net, x, threat, rng):\n        return net(x).argmax(1), x.new_ones(1)\n\n    paper"),
     ("answers at test time", "[32, 5]", "    paper",
      "    def wrap(self, net):\n        return nn.Sequential(net, nn.AvgPool1d(2))\n\n    paper"),
 ]  # fmt: skip
