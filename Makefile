@@ -31,6 +31,7 @@ bench: .venv/installed
 	$(BIN)/python tests/speed/training.py
 	$(BIN)/python tests/speed/kernel.py
 	$(BIN)/python tests/speed/memory.py
+	$(BIN)/python tests/speed/waiting.py
 	$(BIN)/python tests/speed/verify.py
 
 # Which broken defenses the diagnosis exposes, and which sound ones it wrongs; goes on where it was interrupted.

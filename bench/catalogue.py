@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from textwrap import fill
 
 from tabulate import tabulate
 
@@ -20,7 +21,12 @@ def _table(rows: Sequence[tuple[object, ...]], *headers: str) -> str:
 def _defenses() -> str:
     known = [registry.get_defense(name) for name in registry.defense_names()]
     rows = [(cls.name, cls.paper, cls.passes, _first_line(cls)) for cls in known]
-    return _table(rows, "defense", "paper", "passes per step", "what it is")
+    fields = [(cls.name, fill(details.in_short(cls.name) or "none", 100)) for cls in known]
+    return (
+        f"{_table(rows, 'defense', 'paper', 'passes per step', 'what it is')}\n\n"
+        f"{_table(fields, 'defense', 'hyper-parameters and their defaults')}\n\n"
+        "`gauntlet list NAME` says what each of them means, with the options of its training and their defaults."
+    )
 
 
 def _broken() -> str:

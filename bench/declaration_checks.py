@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from bench.conformance import expect
 from bench.plans import PLANS
-from bench.recipe import BASE, configure
+from bench.recipe import configure, family_of
 from bench.registry import get_defense, make_defense
 from bench.threat import ThreatModel
 
@@ -26,7 +26,7 @@ def _settings(name: str) -> None:
     # Defaults are not validated when they are used.
     make_defense(name, asdict(make_defense(name, {})))  # type: ignore[call-overload]
     for key in {"digits", *get_defense(name).presets}:
-        configure(name, key, key if key in BASE else "cifar", {})
+        configure(name, key, family_of(key), {})
 
 
 def _schedules(name: str) -> None:

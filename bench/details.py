@@ -34,7 +34,7 @@ def of_defense(name: str) -> str:
     """What a defense is, its hyper-parameters and the options of its training, with the defaults for each data set."""
     cls = registry.get_defense(name)
     sets = {
-        key: recipe.defaults(cls, key, _family(key))
+        key: recipe.defaults(cls, key, recipe.family_of(key))
         for key in [*recipe.BASE, *sorted({*cls.presets} - {*recipe.BASE, "default"})]
     }
     source = " · ".join(filter(None, (
@@ -52,6 +52,17 @@ def of_defense(name: str) -> str:
     return "\n\n".join(parts)
 
 
+def in_short(name: str) -> str:
+    """The hyper-parameters of a defense in a line, with defaults and what data sets have instead: "step=1, q=1 (mnist: 2)"."""
+    cls, told = registry.get_defense(name), []
+    for field in fields(cls):  # type: ignore[arg-type]
+        usual = _text(field.default if field.default is not MISSING else None)
+        own = {key: _text(preset[field.name]) for key, preset in cls.presets.items() if field.name in preset}
+        others = ", ".join(f"{key}: {text}" for key, text in own.items() if text != usual)
+        told.append(f"{field.name}={usual}" + (f" ({others})" if others else ""))
+    return ", ".join(told)
+
+
 def of_attack(name: str) -> str:
     """What an attack is, what it asks of a model, and its parameters."""
     attack = registry.get_attack(name)
@@ -62,11 +73,6 @@ def of_attack(name: str) -> str:
         f"needs: {attack.access} · norms: {', '.join(sorted(attack.norms))} · {registry.owner('attack', name)}",
         _table(rows, ("parameter", "default", "takes")) if rows else "No parameters.",
     ))  # fmt: skip
-
-
-def _family(key: str) -> str:
-    """Which defaults serve a data set that has a preset of its own."""
-    return key if key in recipe.BASE else "cifar"
 
 
 def _fields(cls: type[Any], sets: Mapping[str, Mapping[str, Any]]) -> str:

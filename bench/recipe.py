@@ -128,6 +128,11 @@ BASE: Mapping[str, Mapping[str, Any]] = {
 """What a defense without a preset of its own is trained with, per data set or family of data sets."""
 
 
+def family_of(key: str) -> str:
+    """The family whose defaults serve what presets call by this key, a data set or a family."""
+    return key if key in ("digits", "mnist") else "cifar"
+
+
 def defaults(cls: type[Defense], dataset: str, family: str) -> dict[str, Any]:
     """What a defense is trained with on a data set where nothing else is asked for, as far as a field's own default differs."""
     preset = next((cls.presets[key] for key in (dataset, family, "default") if key in cls.presets), {})

@@ -9,7 +9,7 @@ import pytest
 
 from bench import recipe, registry
 from bench.catalogue import catalogue
-from bench.details import meaning, of_attack, of_defense
+from bench.details import in_short, meaning, of_attack, of_defense
 from bench.errors import UnknownName
 
 EVERY = [*registry.defense_names(), *registry.broken_names()]
@@ -42,14 +42,14 @@ def test_every_option_of_a_training_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", registry.defense_names())
-@pytest.mark.parametrize("family", list(recipe.BASE))
-def test_what_is_shown_is_what_a_training_gets(name: str, family: str) -> None:
+@pytest.mark.parametrize("key", list(recipe.BASE))
+def test_what_is_shown_is_what_a_training_gets(name: str, key: str) -> None:
     shown = cells(of_defense(name))
-    defense, chosen, model = recipe.configure(name, family, family, {})
+    defense, chosen, model = recipe.configure(name, key, recipe.family_of(key), {})
     for owner in (defense, chosen):
         for field in type(owner).__pydantic_fields__:
             row, value = shown[field], getattr(owner, field)
-            told = row["default"] if row[family] == "." else row[family]
+            told = row["default"] if row[key] == "." else row[key]
             if isinstance(value, float):
                 assert float(told) == pytest.approx(value, rel=1e-3), field
             elif isinstance(value, (bool, int, type(None))):
@@ -59,7 +59,14 @@ def test_what_is_shown_is_what_a_training_gets(name: str, family: str) -> None:
             else:
                 assert told == re.sub(r"\d+\.\d{5,}", lambda number: f"{float(number[0]):.4g}", value), field
     if model:
-        assert f"{model} ({family})" in of_defense(name)
+        assert f"{model} ({key})" in of_defense(name)
+
+
+def test_the_list_of_defenses_has_the_hyper_parameters_of_each() -> None:
+    assert in_short("fast_at") == "step=1.25, box_start=True (mnist: False)"
+    listed = " ".join(catalogue("defenses").split())
+    for name in registry.defense_names():
+        assert " ".join(in_short(name).split()) in listed, name
 
 
 @pytest.mark.parametrize("name", registry.attack_names())

@@ -7,6 +7,7 @@ process of its own, as a script is; the first epoch of each process is left out,
     python tests/speed/training.py
     python tests/speed/training.py --images 2560 --model "preact_resnet18?width=16"
     python tests/speed/training.py --images 50000 --device cuda
+    python tests/speed/training.py --profile        what our own epochs are made of
 """
 
 import argparse
@@ -24,6 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tabulate import tabulate
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Images
 from torchvision import transforms
@@ -35,6 +37,13 @@ from bench.models import build
 from bench.progress import Reporter
 from bench.step import native_bf16
 from bench.training import Trainer
+
+DEFENSES = {"fast_at": 1, "pgd_at": 10}
+PARTS = {
+    "convolutions": ("conv",), "batch norm": ("batch_norm",), "ReLU": ("threshold", "clamp_min", "relu"),
+    "optimiser": ("Optimizer", "_foreach", "_fused"), "copies and casts": ("copy",),
+}  # fmt: skip
+"""Words in the names of torch's operations."""
 
 
 class Pictures(Images[tuple[Tensor, int]]):
@@ -85,19 +94,38 @@ def timed(run: Callable[[int], object], device: torch.device, repeats: int) -> f
     return median(seconds[1:])
 
 
+def trainer(defense: str, folder: str, device: torch.device, options: argparse.Namespace) -> Trainer:
+    """Ours, about to begin."""
+    short = data.load("cifar10", "train").first(options.images)
+    file = f"{folder}/short.npz"
+    np.savez(file, x=short.x.permute(0, 2, 3, 1).numpy(), y=short.y.numpy())
+    job = plan_job(defense, dataset=file, model=options.model, eps="8/255", settings={"epochs": "100", "validation": "1"})
+    return Trainer(job, Path(folder), device, Reporter("speed", 1, quiet=True))
+
+
+def shares(defense: str, options: argparse.Namespace) -> dict[str, float]:
+    """What the time of one of our epochs goes into, after another one."""
+    device = pick(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        ours = trainer(defense, folder, device, options)
+        ours._epoch(0)
+        with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (device.type == "cuda")]) as seen:
+            ours._epoch(1)
+    found = dict.fromkeys([*PARTS, "the rest"], 0.0)
+    for event in seen.key_averages():
+        spent = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        part = next((name for name, words in PARTS.items() if any(word in event.key for word in words)), "the rest")
+        found[part] += spent
+    return {name: spent / sum(found.values()) for name, spent in found.items()}
+
+
 def epoch_of(side: str, defense: str, steps: int, options: argparse.Namespace) -> float:
     """Seconds of an epoch on one of the two sides, in this process."""
     device = pick(options.device) if side == "ours" else torch.device(options.device)
     with tempfile.TemporaryDirectory() as folder:
-        short = data.load("cifar10", "train").first(options.images)
         if side == "ours":
-            file = f"{folder}/short.npz"
-            np.savez(file, x=short.x.permute(0, 2, 3, 1).numpy(), y=short.y.numpy())
-            job = plan_job(
-                defense, dataset=file, model=options.model, eps="8/255", settings={"epochs": "100", "validation": "1"}
-            )
-            return timed(Trainer(job, Path(folder), device, Reporter("speed", 1, quiet=True))._epoch, device, options.repeats)
-        same = short.first(options.images - 1)
+            return timed(trainer(defense, folder, device, options)._epoch, device, options.repeats)
+        same = data.load("cifar10", "train").first(options.images - 1)
         net = build(options.model, same.shape, 10, data.STATISTICS["cifar10"]).to(device)
         loader = DataLoader(
             Pictures(same.x, same.y), 128, shuffle=True, num_workers=options.workers, persistent_workers=options.workers > 0
@@ -114,14 +142,19 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1, help="processes of each side")
     parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
         side, defense, steps = options.side
         print(epoch_of(side, defense, int(steps), options))  # noqa: T201
         return
+    if options.profile:
+        parts = [(defense, *(f"{100 * share:.1f}" for share in shares(defense, options).values())) for defense in DEFENSES]
+        print(tabulate(parts, ("% of time", *PARTS, "the rest"), disable_numparse=True))  # noqa: T201
+        return
     rows = []
-    for defense, steps in (("fast_at", 1), ("pgd_at", 10)):
+    for defense, steps in DEFENSES.items():
         times: dict[str, list[float]] = {"plain": [], "ours": []}
         for _ in range(options.turns):
             for side, found in times.items():
