@@ -16,6 +16,7 @@ from bench import device, plans, registry
 from bench.card import Card, read_card
 from bench.certify import certify
 from bench.data import Dataset, has_own_split, load
+from bench.declared import Kind
 from bench.diagnose import ACTIVE, CHECKS, choose, examine
 from bench.engine import Evaluation
 from bench.errors import BadInput, UnknownName
@@ -208,7 +209,7 @@ def carry_out(run: Evaluation, balls: Sequence[ThreatModel] = ()) -> tuple[list[
 
 def _foreign_code(under: Subject, plan: Plan) -> dict[str, str]:
     """A digest of the code of every defense and attack that takes part and is not ours."""
-    names: list[tuple[registry.Kind, str]] = [("defense", defense.name) for defense in under.defenses]
+    names: list[tuple[Kind, str]] = [("defense", defense.name) for defense in under.defenses]
     for entry in plan.attacks:
         arms = (*entry.opening, *entry.arms, *entry.blind) if isinstance(entry, Portfolio) else (entry,)
         names += [("attack", arm.attack) for arm in arms]

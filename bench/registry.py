@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import pkgutil
-import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -14,27 +12,19 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal, TypeVar, dataclass_transform, get_args
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
+from bench.declared import BROKEN, Access, Kind, check_attack, check_defense, code_of, is_ours
 from bench.defense import Defense
 from bench.errors import BadInput, UnknownName
-from bench.provenance import code_digest
-from bench.threat import Norm
 from bench.userfile import PluginWarning, import_file, told
 
-Kind = Literal["attack", "defense"]
-Access = Literal["decision", "score", "gradient", "module"]
 LIBRARIES = ("foolbox", "torchattacks")
 """Packages whose attacks are named `package:Name`; each has an adapter in bench.compat, imported when it is asked for."""
 YOURS = "yours with --plugin FILE"
-SELECTS = ("pgd", "fgsm", "clean", "epoch")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_TAKEN = ("name", "model", "paper", "passes", "presets", "selects", "certifies")
-BROKEN = "broken_"
-"""How the names of deliberately broken defenses begin; they are imported when one is asked for, and listed apart."""
 DefenseClass = TypeVar("DefenseClass", bound=type[Defense])
 AttackFunction = TypeVar("AttackFunction", bound=Callable[..., Any])
 
@@ -78,6 +68,8 @@ _attacks: dict[str, Attack] = {}
 _defenses: dict[str, type[Defense]] = {}
 _owners: dict[tuple[str, str], tuple[str, str]] = {}
 """Of a kind and a name: where the owner comes from, and what it is called there."""
+_codes: dict[tuple[str, str], str] = {}
+"""Of a kind and a name: a digest of the code, as it was when it was registered."""
 _shipped: dict[str, str] = {}
 """Top-level modules that entry points named, and their distributions."""
 
@@ -88,10 +80,8 @@ def attack(
     """Register a function `(view, x, y, threat, rng, *, parameters) -> z` as an attack."""
 
     def register(run: AttackFunction) -> AttackFunction:
-        if isinstance(norms, str):
-            raise BadInput(f"attack {name!r}: norms = {norms!r} is text; write norms={{{norms!r}}}")
         made = Attack(name, run, access, frozenset(norms), seeded, whole)
-        _check(made)
+        check_attack(name, access, norms, made.parameters)
         _claim("attack", name, run)
         _attacks[name] = made
         return run
@@ -106,7 +96,7 @@ def defense(name: str) -> Callable[[DefenseClass], DefenseClass]:
         raise BadInput(f'defense {name.__name__}: @defense needs a name; write @defense("my_defense")')
 
     def register(cls: DefenseClass) -> DefenseClass:
-        _check_defense(name, cls)
+        check_defense(name, cls)
         made: Any = validated(frozen=True, config=ConfigDict(extra="forbid"))(cls)
         _claim("defense", name, made)
         made.name = name
@@ -163,19 +153,8 @@ def owner(kind: Kind, name: str) -> str:
 
 
 def code(kind: Kind, name: str) -> str:
-    """A digest of the code behind a name, which may change under it; empty for ours, and for a library's."""
-    thing: Any = get_defense(name) if kind == "defense" else get_attack(name).run
-    module = str(thing.__module__)
-    if _is_ours(module):
-        return ""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file and Path(file).is_file():
-        depth = module.count(".") + (Path(file).name == "__init__.py")
-        return code_digest(Path(file), Path(file).resolve().parents[depth])
-    try:  # a cell of a notebook
-        return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()
-    except (OSError, TypeError):
-        return ""
+    """A digest of the code that was registered under a name; empty for ours, and for a library's."""
+    return _codes.get((kind, name), "")
 
 
 def make_defense(name: str, settings: Mapping[str, Any]) -> Defense:
@@ -236,65 +215,17 @@ def _claim(kind: str, name: str, new: Any) -> None:
             f"two {kind}s are called {name!r}: {theirs[0]} owns the name (for {theirs[1]}), "
             f"{mine[0]} wants it too (for {mine[1]}); rename the latter in its @{kind}(...)"
         )
+    _codes[kind, name] = code_of(new)
 
 
 def _origin(module: str) -> str:
     """Where a module comes from, as a user knows it."""
     root = module.partition(".")[0]
-    if _is_ours(module):
+    if is_ours(module):
         return module
     if root in _shipped:
         return f"{_shipped[root]} ({module})"
     return str(getattr(sys.modules.get(module), "__file__", None) or module)
-
-
-def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] == __name__.partition(".")[0]
-
-
-def _check_name(kind: Kind, name: object) -> None:
-    """A name becomes a part of a folder's name and of a command line."""
-    if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise BadInput(
-            f"{kind} {name!r}: a name is text of letters, digits, '_', '-' and '.', and begins with a letter or a digit; "
-            f'write @{kind}("my_{kind}", ...)'
-        )
-
-
-def _check_defense(name: object, cls: object) -> None:
-    """What a user can get wrong in declaring a defense."""
-    _check_name("defense", name)
-    if not (isinstance(cls, type) and issubclass(cls, Defense)):
-        told = getattr(cls, "__name__", cls)
-        raise BadInput(f"defense {name!r}: {told} is no subclass of Defense; write class {told}(Defense)")
-    if str(name).startswith(BROKEN) and not _is_ours(cls.__module__):
-        raise BadInput(f"defense {name!r}: names that begin with {BROKEN!r} are for what is broken on purpose here; rename it")
-    if cls.selects not in SELECTS:
-        raise UnknownName(f"what defense {name!r} selects by", str(cls.selects), SELECTS)
-    if not isinstance(cls.presets, Mapping) or not all(isinstance(preset, Mapping) for preset in cls.presets.values()):
-        raise BadInput(f'defense {name!r}: presets are a mapping of mappings, {{"cifar": {{"epochs": 30}}}}')
-    for field, kind in inspect.get_annotations(cls).items():
-        if "ClassVar" in str(kind):
-            continue
-        if field in _TAKEN:
-            raise BadInput(f"defense {name!r}: {field!r} is no name for a hyper-parameter, the harness uses it; rename it")
-        if not hasattr(cls, field):
-            raise BadInput(f"defense {name!r}: hyper-parameter {field!r} has no default; give it one")
-
-
-def _check(made: Attack) -> None:
-    """What a user can get wrong in a declaration."""
-    _check_name("attack", made.name)
-    if made.access not in get_args(Access):
-        raise UnknownName(f"access of attack {made.name!r}", str(made.access), get_args(Access))
-    if not made.norms:
-        raise BadInput(f"attack {made.name!r} declares no norm; write norms={{'linf'}}")
-    for norm in made.norms:
-        if norm not in get_args(Norm):
-            raise UnknownName(f"norm of attack {made.name!r}", norm, get_args(Norm))
-    for key, value in made.parameters.items():
-        if value is inspect.Parameter.empty:
-            raise BadInput(f"attack {made.name!r}: parameter {key!r} has no default; give it one")
 
 
 def _checked(what: str, hint: Any, value: Any) -> Any:

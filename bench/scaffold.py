@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench import registry
+from bench.declared import BROKEN
 from bench.errors import BadInput
 
 Kind = Literal["defense", "attack"]
@@ -189,8 +190,8 @@ def _refuse_name(kind: Kind, words: Mapping[str, str], source: str) -> None:
     name, example = words["NAME"], f"my_{kind}"
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or keyword.iskeyword(name) or keyword.iskeyword(words["CLASS"]):
         raise BadInput(f"{kind} {name!r}: the name becomes that of a Python file; use letters, digits and _, as in {example}")
-    if kind == "defense" and name.startswith(registry.BROKEN):
-        raise BadInput(f"{kind} {name!r}: names that begin with {registry.BROKEN!r} are for what is broken on purpose here")
+    if kind == "defense" and name.startswith(BROKEN):
+        raise BadInput(f"{kind} {name!r}: names that begin with {BROKEN!r} are for what is broken on purpose here")
     if name in (registry.defense_names() if kind == "defense" else registry.attack_names()):
         raise BadInput(f"{kind} {name!r} exists: {registry.owner(kind, name)} owns the name; choose another")
     imports = " ".join(line for line in source.splitlines() if line.startswith("from "))
