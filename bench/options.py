@@ -23,7 +23,7 @@ Eps = Annotated[str | None, typer.Option("--eps", help="Radius in input units: 8
 Sweep = Annotated[str | None, typer.Option("--eps-sweep", help="Radii, one after the other: 2/255,4/255,8/255.")]
 Plan = Annotated[str, typer.Option("--plan", help="A built-in plan (see `gauntlet list plans`) or a .toml file.")]
 Count = Annotated[int | None, typer.Option("--n", help="Evaluate the first n test samples [default: 1000, or all].")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
 Eot = Annotated[
     int | None, typer.Option("--eot", help="Answers of a randomised model that attacks see the mean of [default: 20].")
 ]
@@ -71,13 +71,14 @@ class Training:
         }  # fmt: skip
 
     def _settings(self) -> dict[str, str]:
-        settings = {}
-        for pair in self.setting or []:
+        settings: dict[str, str] = {}
+        for pair in [*(self.setting or []), *([] if self.epochs is None else [f"epochs={self.epochs}"])]:
             key, equals, value = pair.partition("=")
             if not (key and equals):
                 raise BadInput(f"--set {pair!r}: write key=value, as in --set epochs=5")
-            settings[key] = value
-        return settings | ({} if self.epochs is None else {"epochs": str(self.epochs)})
+            if settings.setdefault(key, value) != value:
+                raise BadInput(f"{key} is given twice, as {settings[key]} and as {value}; leave one out")
+        return settings
 
 
 @dataclass(frozen=True)

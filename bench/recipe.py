@@ -149,6 +149,8 @@ def configure(name: str, dataset: str, family: str, given: Mapping[str, str]) ->
     of_recipe = {field.name for field in fields(Recipe)}
     chosen = {**defaults(cls, dataset, family), **{key: _value(text) for key, text in given.items()}}
     model = chosen.pop("model", None)
+    if model is not None and not isinstance(model, str):
+        raise BadInput(f"setting model = {model!r} is no architecture; name one, as in --model preact_resnet18")
     if both := of_defense & of_recipe:
         raise BadInput(f"defense {name!r} has a hyper-parameter {min(both)!r}, as the recipe has; give it another name")
     for key in chosen:

@@ -172,6 +172,7 @@ def test_published_constants(name: str, dataset: str, wanted: dict[str, Any]) ->
         ({"precision": "fp8"}, "precision = 'fp8'"),
         ({"lr": "nan"}, "lr ="),
         ({"batch_size": "1"}, "batch_size = 1"),
+        ({"model": "3"}, "model = 3 is no architecture"),
         ({"ema_buffers": "true"}, "set ema, or leave it out"),
         ({"awp_warmup": "0.1"}, "set awp, or leave it out"),
     ],
