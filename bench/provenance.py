@@ -26,6 +26,16 @@ def code_digest(file: Path, root: Path) -> str:
     return total.hexdigest()
 
 
+def late_imports(file: Path) -> set[str]:
+    """The top-level modules that a Python file imports from inside its functions, when they are called."""
+    tree = ast.parse(file.read_bytes())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    inside = [node for function in functions for node in ast.walk(function)]
+    names = {alias.name for node in inside if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in inside if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in names}
+
+
 def _imported(source: bytes, file: Path, root: Path) -> Iterator[Path]:
     try:
         tree = ast.parse(source)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 
 from bench.errors import BadInput, GauntletError
+from bench.provenance import late_imports
 
 
 class PluginWarning(UserWarning):
@@ -21,6 +22,8 @@ class PluginWarning(UserWarning):
 
 _files: set[Path] = set()
 """Every file of a user's that was run."""
+_stayed: list[Path] = []
+"""Folders in which modules are found also later."""
 
 
 def import_file(file: Path, *, stay: bool = False) -> ModuleType:
@@ -33,8 +36,21 @@ def import_file(file: Path, *, stay: bool = False) -> ModuleType:
     with user_code(file):
         module = _import(file)
     if stay and str(file.parent) not in sys.path:
+        _refuse_namesakes(file)
+        _stayed.append(file.parent)
         sys.path.append(str(file.parent))
     return module
+
+
+def _refuse_namesakes(file: Path) -> None:
+    """A module that this file imports when it is called would be that of a plug-in which came before."""
+    late = late_imports(file) & _Siblings(file.parent).names
+    for folder in _stayed:
+        if both := late & _Siblings(folder).names:
+            raise BadInput(
+                f"{file} imports {min(both)!r} from inside a function, and the plug-in in {folder} brings a module of that "
+                "name: import it at the top of the file, or use one of the two plug-ins at a time"
+            )
 
 
 @contextmanager

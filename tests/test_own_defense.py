@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import attack_checks, declaration_checks, defense_checks, evaluate, registry, train
+from bench import attack_checks, declaration_checks, defense_checks, evaluate, registry, train, userfile
 from bench.cli import main
 from bench.conformance import Finding, carry_out
 from bench.doctor import examine
@@ -292,6 +292,28 @@ def test_a_wrong_declaration_is_told_at_once(tmp_path: Path, source: str, told: 
 def test_a_row_is_not_named_out_of_its_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match="becomes a part of a folder's name"):
         train("standard", name=name, settings={"epochs": "1"}, results=tmp_path, quiet=True)
+
+
+def test_a_module_of_another_plugin_is_not_taken_for_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imported at the top each gets its own; from inside a function it would be whichever came first."""
+    monkeypatch.setattr(userfile, "_stayed", [])
+    loss = "    def loss(self, net, x, y, ctx):\n        {late}return ctx.cross_entropy(net(x), y)\n"
+    for number, (top, late) in enumerate(
+        [("from tool import KEY\n", ""), ("from tool import KEY\n", ""), ("", "import tool; ")]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "tool.py").write_text(f"KEY = {number}\n")
+        file = plugin(folder, f"novel{number}.py", "defense", f"novel{number}")
+        file.write_text(top + file.read_text() + loss.format(late=late))
+        if late:
+            with pytest.raises(
+                BadInput, match=rf"novel2.py imports 'tool' from inside a function, and the plug-in in {tmp_path}/0"
+            ):
+                load_plugin(file)
+        else:
+            load_plugin(file)
+            assert number == sys.modules[get_defense(f"novel{number}").__module__].KEY
 
 
 def plugin(folder: Path, file: str, kind: str, name: str, thing: str = "Thing") -> Path:
