@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from bench import data, device
+from bench import data, device, registry
 from bench.card import Card
 from bench.claims import Check, Claims, check
 from bench.data import Dataset
@@ -80,12 +80,23 @@ def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: l
             f"the weights have the digest {under.model.digest[:12]}, the card says {card.model.digest[:12]}: "
             f"{reference} is another model than the one evaluated"
         )
+    elif under and (other := _other_code(card, under)):
+        problems.append(f"the code of defense {other!r} is another than the one evaluated; check out the plug-in as it was")
     elif under and under.batch_dependent and not card.batch_dependent:
         problems.append("its answer to an image depends on the others in the batch, and the card does not say so")
     elif under and not given.model and under.model.arch != card.model.arch:
         problems.append(f"the network is {under.model.arch}, the card says {card.model.arch[:80]}")
     checks.append(check("model", problems, f"{reference}, {card.model.digest[:12]}"))
     return None if problems else under
+
+
+def _other_code(card: Card, under: Subject) -> str:
+    """The name of a defense whose plug-in has changed since the evaluation; empty where none has, or the card does not say."""
+    codes = {
+        defense.name: (card.code.get(f"defense {defense.name}"), registry.code("defense", defense.name))
+        for defense in under.defenses
+    }
+    return next((name for name, (then, now) in codes.items() if then and then != now), "")
 
 
 def _reference(card: Card, path: Path) -> str:

@@ -203,7 +203,23 @@ def test_what_a_plugin_computes_is_a_part_of_what_it_is(tmp_path: Path) -> None:
     second = rerun(tmp_path, *command)
     assert (len([*tmp_path.rglob("card.json")]), len([*tmp_path.rglob("train.json")])) == (2, 1)
     assert second["model"] == first["model"]
+    check = [
+        sys.executable,
+        "-c",
+        "from bench.cli import main; main()",
+        "verify",
+        "r",
+        "--plugin",
+        "novel.py",
+        "--plugin",
+        "own.py",
+    ]
+    done = subprocess.run(check, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
     (tmp_path / "late.py").write_text("F = 3.0\n")
+    done = subprocess.run(check, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the code of defense 'novel' is another than the one evaluated" in " ".join(done.stdout.split())
     third = rerun(tmp_path, *command)
     assert (len([*tmp_path.rglob("card.json")]), len([*tmp_path.rglob("train.json")])) == (3, 2)
     assert third["model"]["digest"] != first["model"]["digest"]  # type: ignore[index]
