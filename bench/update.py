@@ -99,7 +99,9 @@ class Updates:
         if ctx.progress < self.job.recipe.clean_first:
             return ctx.cross_entropy(net(x), y)
         loss = self.job.defense.loss(net, x, y, ctx)
-        if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.requires_grad):
+        # Where statistics are recomputed, the weights stand still.
+        learns = any(weight.requires_grad for weight in net.parameters())
+        if not (isinstance(loss, Tensor) and loss.dim() == 0 and (loss.requires_grad or not learns)):
             raise BadInput(
                 f"defense {self.job.defense.name!r}: its loss is {_described(loss)}; return a scalar tensor that the weights "
                 "have a gradient of"
