@@ -83,9 +83,9 @@ class Updates:
         if recipe.awp is not None and ctx.progress >= max(recipe.awp_warmup, recipe.clean_first):
             # Crafting still moves the kept statistics, here and only here; the passes of the loss do so at the second take.
             with batchnorm.frozen(self.net.net):
-                moves = awp.perturb(self.net.net, self._loss(self.net, x, y, ctx), recipe.awp)
+                moves = awp.perturb(self.net.net, self._trainable(x, y, ctx), recipe.awp)
             ctx.again()
-        loss = self._loss(self.net, x, y, ctx)
+        loss = self._trainable(x, y, ctx)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -95,17 +95,20 @@ class Updates:
             self.ema.update(self.net, ctx.ema_decay)
         return loss.detach()
 
-    def _loss(self, net: TrainingNet, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
-        if ctx.progress < self.job.recipe.clean_first:
-            return ctx.cross_entropy(net(x), y)
-        loss = self.job.defense.loss(net, x, y, ctx)
-        # Where statistics are recomputed, the weights stand still.
-        learns = any(weight.requires_grad for weight in net.parameters())
-        if not (isinstance(loss, Tensor) and loss.dim() == 0 and (loss.requires_grad or not learns)):
+    def _trainable(self, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
+        """The loss of the network that is trained, which a step can be taken on."""
+        loss = self._loss(self.net, x, y, ctx)
+        if not (isinstance(loss, Tensor) and loss.dim() == 0 and loss.requires_grad):
             raise BadInput(
                 f"defense {self.job.defense.name!r}: its loss is {_described(loss)}; return a scalar tensor that the weights "
                 "have a gradient of"
             )
+        return loss
+
+    def _loss(self, net: TrainingNet, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
+        if ctx.progress < self.job.recipe.clean_first:
+            return ctx.cross_entropy(net(x), y)
+        loss = self.job.defense.loss(net, x, y, ctx)
         if ctx.label_smoothing and not ctx.smoothed:
             name = self.job.defense.name
             raise BadInput(
