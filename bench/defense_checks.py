@@ -6,13 +6,12 @@ import copy
 import io
 import json
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.certify import proved
 from bench.conformance import expect, no_global_randomness
@@ -152,9 +151,10 @@ def _shown(case: DefenseCase, rows: Tensor) -> list[Tensor]:
 
 def _budget(case: DefenseCase) -> None:
     defense = case.defense()
-    for progress in [step / BUDGETS for step in range(BUDGETS)]:
-        with no_global_randomness("a budget is a function of the progress alone") if not progress else nullcontext():
-            given = defense.budget(case.threat, progress)
+    points = [step / BUDGETS for step in range(BUDGETS)]
+    with no_global_randomness("a budget is a function of the progress alone"):
+        budgets = [defense.budget(case.threat, progress) for progress in points]
+    for progress, given in zip(points, budgets, strict=True):
         same = isinstance(given, ThreatModel) and given.norm == case.threat.norm
         expect(same, f"budget() returned {given} for {case.threat}; return threat.scaled(factor)")
         remedy = f"budget() gives {float(given.eps):g} at progress {progress:g}, more than eps; keep the factor within [0, 1]"
@@ -201,13 +201,15 @@ def _clean(case: DefenseCase, run: Updates) -> float:
     return float(F.cross_entropy(run.net(x), y))
 
 
+def _at_test_time(case: DefenseCase) -> nn.Module:
+    defense = case.defense()
+    return defense.wrap(defense.fit(network(case.data).net, case.data)).eval()
+
+
 def _answers(case: DefenseCase) -> None:
-    net, defense = network(case.data).net, case.defense()
     x = case.data.batch(torch.arange(SIZE))[0]
     with isolated(0), torch.no_grad():
-        if type(defense).fit is not Defense.fit:
-            net = defense.fit(net, case.data)
-        logits = defense.wrap(net).eval()(x)
+        logits = _at_test_time(case)(x)
     expect(logits.shape == (SIZE, case.data.classes), f"what wrap() made answers with {list(logits.shape)}; answer with [N, K]")
     expect(logits.isfinite().all(), "what wrap() made answers with NaN or infinity on an untrained network")
 
@@ -225,9 +227,8 @@ def _proves(case: DefenseCase) -> None:
     if type(case.defense()).certify is Defense.certify:
         return
     x = case.data.batch(torch.arange(2))[0]
-    net = case.defense().wrap(network(case.data).net.eval()).eval()
     with torch.no_grad():
-        proved(case.defense(), net, x, case.threat, Rng(0, case.data.ids[:2]))
+        proved(case.defense(), _at_test_time(case), x, case.threat, Rng(0, case.data.ids[:2]))
 
 
 CHECKS: Mapping[str, Callable[[DefenseCase], None]] = {

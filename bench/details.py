@@ -6,7 +6,7 @@ import ast
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from itertools import pairwise
 from textwrap import dedent, fill
@@ -56,7 +56,7 @@ def in_short(name: str) -> str:
     """The hyper-parameters of a defense in a line, with defaults and what data sets have instead: "step=1, q=1 (mnist: 2)"."""
     cls, told = registry.get_defense(name), []
     for field in fields(cls):  # type: ignore[arg-type]
-        usual = _text(field.default if field.default is not MISSING else None)
+        usual = _usual(field)
         own = {key: _text(preset[field.name]) for key, preset in cls.presets.items() if field.name in preset}
         others = ", ".join(f"{key}: {text}" for key, text in own.items() if text != usual)
         told.append(f"{field.name}={usual}" + (f" ({others})" if others else ""))
@@ -79,12 +79,16 @@ def _fields(cls: type[Any], sets: Mapping[str, Mapping[str, Any]]) -> str:
     """A row per field: name, default, what each data set has instead, and what it means."""
     rows = []
     for field in fields(cls):
-        usual = _text(field.default if field.default is not MISSING else None)
+        usual = _usual(field)
         own = [_text(chosen[field.name]) if field.name in chosen else usual for chosen in sets.values()]
         rows.append(
             (field.name, usual, *(_SAME if text == usual else text for text in own), fill(meaning(cls, field.name), 60))
         )
     return _table(rows, ("name", "default", *sets, "what it is")) if rows else ""
+
+
+def _usual(field: Field[Any]) -> str:
+    return _text(field.default if field.default is not MISSING else None)
 
 
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:

@@ -99,8 +99,11 @@ class Interval:
         if rule is None or not known:
             raise Unknown(f"it calls {func.__name__}, which has no bounds here")
         # Half precision would lose a small radius beside a large centre.
+        options = dict(kwargs or {})
+        inplace = options.pop("inplace", False)
         with torch.autocast(known[0].lower.device.type, enabled=False):
-            return rule(func, *args, **(kwargs or {}))
+            found = rule(func, *args, **options)
+        return known[0].replace(found) if inplace and found is not known[0] else found
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -200,14 +203,12 @@ def _exact(func: Function, x: Interval, *args: Any, return_indices: bool = False
     """A rising function that does not round."""
     if return_indices:
         raise Unknown("it asks for the indices of a maximum")
-    inplace = options.pop("inplace", False)
-    found = Interval(func(x.lower, *args, **options), func(x.upper, *args, **options), x.unit)
-    return x.replace(found) if inplace else found
+    return Interval(func(x.lower, *args, **options), func(x.upper, *args, **options), x.unit)
 
 
 def _view(func: Function, x: Interval, *args: Any, **options: Any) -> Interval:
     """The same numbers in another shape."""
-    found = Interval(func(x.lower, *args, **options), func(x.upper, *args, **options), x.unit)
+    found = _exact(func, x, *args, **options)
     x.shared = found.shared = True
     return found
 
@@ -216,10 +217,8 @@ def _rising(func: Function, x: Interval, *args: Any, **options: Any) -> Interval
     """An activation that rises, and rounds."""
     if any(value < 0 for value in (*args, *options.values())):
         raise Unknown(f"its {func.__name__} has a negative parameter, and may fall")
-    inplace = options.pop("inplace", False)
     found = _exact(func, x, *args, **options)
-    found = found.widened(_gamma(8, x.unit) * (1 + found.size_at_most))
-    return x.replace(found) if inplace else found
+    return found.widened(_gamma(8, x.unit) * (1 + found.size_at_most))
 
 
 def _softplus(func: Function, x: Interval, beta: float = 1.0, threshold: float = 20.0) -> Interval:
@@ -244,8 +243,8 @@ def _same(func: Function, x: Interval, *args: Any, **options: Any) -> Interval:
     return found
 
 
-def _dropout(func: Function, x: Interval, p: float = 0.5, training: bool = True, inplace: bool = False) -> Interval:
-    del func, inplace
+def _dropout(func: Function, x: Interval, p: float = 0.5, training: bool = True) -> Interval:
+    del func
     if training and p:
         raise Unknown("it drops at random")
     return x

@@ -46,6 +46,8 @@ def _imported(source: bytes, file: Path, root: Path) -> Iterator[Path]:
             for alias in node.names:
                 yield from _modules(root, alias.name.split("."))
         elif isinstance(node, ast.ImportFrom):
+            if node.level > len(file.relative_to(root).parts):  # out of the folder, which no import can do
+                continue
             base = file.parents[node.level - 1] if node.level else root
             parts = node.module.split(".") if node.module else []
             for alias in node.names:
@@ -58,4 +60,4 @@ def _modules(base: Path, parts: list[str]) -> Iterator[Path]:
         place = base.joinpath(*parts[:end])
         for path in (place / "__init__.py", place.with_suffix(".py")):
             if path.is_file():
-                yield path.resolve()
+                yield path

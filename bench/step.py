@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,21 +94,25 @@ class Crafting:
 
     def __call__(self, z: Tensor, loss: Callable[[Tensor], Tensor], *, create_graph: bool = False) -> Tensor:
         """The gradient at z, [N, C, H, W]."""
-        before = self.net.training
-        self.net.train(self.mode == "train")
         # One that is differentiated is a part of the loss, and treats the kept statistics as the loss does.
         part_of_loss = self.follow and create_graph
-        with torch.enable_grad(), nullcontext() if part_of_loss else batchnorm.frozen(self.net.net, keep=not self.follow):
+        kept = nullcontext() if part_of_loss else batchnorm.frozen(self.net.net, keep=not self.follow)
+        with torch.enable_grad(), kept, self._in_mode():
             z = z.detach().requires_grad_()
             (grad,) = torch.autograd.grad(loss(self.net(z)), z, create_graph=create_graph)
-        self.net.train(before)
         return grad
 
     def answers(self, x: Tensor) -> Tensor:
         """The logits at x as constants, [N, K]."""
+        with torch.no_grad(), batchnorm.frozen(self.net.net), self._in_mode():
+            logits: Tensor = self.net(x)
+        return logits
+
+    @contextmanager
+    def _in_mode(self) -> Iterator[None]:
         before = self.net.training
         self.net.train(self.mode == "train")
-        with torch.no_grad(), batchnorm.frozen(self.net.net):
-            logits: Tensor = self.net(x)
-        self.net.train(before)
-        return logits
+        try:
+            yield
+        finally:
+            self.net.train(before)

@@ -170,15 +170,7 @@ def test_a_run_of_a_plugin_that_is_not_given_asks_for_it(
 
 def rerun(folder: Path, *arguments: str) -> dict[str, object]:
     """The newest card that a command in a process of its own leaves behind."""
-    command = [
-        sys.executable,
-        "-c",
-        "from bench.cli import main; main()",
-        *arguments,
-        "--quiet",
-        "--results",
-        str(folder / "r"),
-    ]
+    command = [*GAUNTLET, *arguments, "--quiet", "--results", str(folder / "r")]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     newest = max(folder.rglob("card.json"), key=lambda path: path.stat().st_mtime)
     content: dict[str, object] = json.loads(newest.read_text())
@@ -203,17 +195,7 @@ def test_what_a_plugin_computes_is_a_part_of_what_it_is(tmp_path: Path) -> None:
     second = rerun(tmp_path, *command)
     assert (len([*tmp_path.rglob("card.json")]), len([*tmp_path.rglob("train.json")])) == (2, 1)
     assert second["model"] == first["model"]
-    check = [
-        sys.executable,
-        "-c",
-        "from bench.cli import main; main()",
-        "verify",
-        "r",
-        "--plugin",
-        "novel.py",
-        "--plugin",
-        "own.py",
-    ]
+    check = [*GAUNTLET, *["verify", "r", "--plugin", "novel.py", "--plugin", "own.py"]]
     done = subprocess.run(check, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     (tmp_path / "late.py").write_text("F = 3.0\n")

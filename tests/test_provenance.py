@@ -45,6 +45,18 @@ def test_the_same_code_elsewhere_is_the_same(repository: Path, tmp_path_factory:
     assert code_digest(leaf, leaf.parent) == code_digest(other / "renamed.py", other)
 
 
+def test_what_leads_out_of_the_folder_is_left_alone(repository: Path) -> None:
+    """As do relative imports that cannot work, and a link to a file elsewhere, which counts under its own name."""
+    inner = repository / "pack"
+    (inner / "mine.py").write_text("from .. import top\nfrom .linked import LEAF\n")
+    (inner / "linked.py").symlink_to(repository / "bare" / "leaf.py")
+    before = code_digest(inner / "mine.py", inner)
+    (repository / "top.py").write_text("")
+    assert code_digest(inner / "mine.py", inner) == before
+    (repository / "bare" / "leaf.py").write_text("LEAF = 2\n")
+    assert code_digest(inner / "mine.py", inner) != before
+
+
 def test_code_that_cannot_be_parsed_counts_as_it_is(repository: Path) -> None:
     (repository / "mine.py").write_text("import broken\n")
     before = code_digest(repository / "mine.py", repository)
