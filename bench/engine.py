@@ -17,13 +17,14 @@ from bench.data import Dataset
 from bench.errors import AttackWarning, out_of_memory
 from bench.expectation import Expectation
 from bench.judge import VOTES, Judge
+from bench.losses import margin
 from bench.plan import Plan
 from bench.progress import Reporter
 from bench.registry import Attack
 from bench.rng import Rng, isolated
 from bench.threat import ThreatModel
 from bench.units import Unit, load_unit
-from bench.views import VIEWS, Gradient, Meter
+from bench.views import VIEWS, Gradient, Meter, dead, slopes
 
 Outcome = TypeVar("Outcome")
 
@@ -94,6 +95,16 @@ class Evaluation:
         x, y = self.data.batch(index)
         correct, margin = self.judge.correct(x, y)
         self.clean[index], self.margin[index], self.closest[index] = correct.cpu(), margin.cpu(), x.cpu()
+
+    def flat(self, index: Tensor) -> Tensor:
+        """At which of these clean images the margin has no gradient that leads anywhere, bool [M]."""
+
+        def look(part: Tensor) -> Tensor:
+            x, y = self.data.batch(part)
+            with isolated(self.seed, "flat", int(part[0])) if self.randomised else nullcontext():
+                return dead(slopes(self.seen, x, y, margin)).cpu()
+
+        return torch.cat(self._in_batches(index, look))
 
     def _in_batches(self, index: Tensor, work: Callable[[Tensor], Outcome], *, whole: bool = False) -> list[Outcome]:
         """What some work gives for each batch of these samples; where memory runs out, it goes on with smaller ones."""

@@ -132,7 +132,7 @@ class _Search:
         others = pool[~torch.isin(pool, near) & ~self.evaluation.broken[pool]][: size // 4]
         samples = torch.cat([near, others])
         trials = [self.launch(arm, samples) for arm in self.spec.arms]
-        self.suspect(trials, len(near))
+        self.suspect(trials, samples, len(near))
         for trial in trials:
             self.absorb(trial, "pilot", samples)
         if not any(bool(trial.fooled.any()) for trial in trials):
@@ -208,22 +208,33 @@ class _Search:
         told = f"{self.spec.label}: {stage} {trial.arm.label}: {int(trial.fooled.sum())} of {len(samples)} fell"
         self.evaluation.report.advance(0.0, f"{told}, {self.standing():.1%} stand")
 
-    def suspect(self, trials: Sequence[_Trial], near: int) -> None:
-        """Compare searches that see no gradient, and start from no gradient's candidate, with everything that does."""
+    def suspect(self, trials: Sequence[_Trial], samples: Tensor, near: int) -> None:
+        """Compare searches that see no gradient, and start from no gradient's candidate, with everything that does.
+
+        Where labels alone are shown, random starts may break as much as they do; then there is no gradient to be seen.
+        """
+        self.masked = self._outdone(trials, near)
+        flat = 0 if self.masked or not len(samples) else int(self.evaluation.flat(samples).sum())
+        if flat > len(samples) // 2:
+            self.masked = f"{flat} of {len(samples)} pilot samples have no gradient"
+        if self.masked:
+            self.left += (MASKED - 1) * self.spec.budget * len(self.closest())
+            self.reach = len(self.evaluation.data)
+
+    def _outdone(self, trials: Sequence[_Trial], near: int) -> str:
+        """In what searches without gradients are ahead, if they are."""
         blind = [t for t in trials if _blind(t.arm)]
         seeing = [t for t in trials if get_attack(t.arm.attack).access == "gradient"]
         if not blind or not seeing or not len(trials[0].progress):
-            return
+            return ""
         without, best = (torch.stack([t.progress for t in group]).amax(0) for group in (blind, seeing))
         alone = int(((without == 1) & (best < 1)).sum())
         ahead = int((without > best)[near:].sum())
         if alone > 0.1 * len(best):
-            self.masked = f"black-box search broke {alone} of {len(best)} pilot samples that no gradient attack broke"
-        elif ahead > 0.5 * (len(best) - near):
-            self.masked = f"black-box search came closer than every gradient attack on {ahead} of {len(best) - near} samples"
-        if self.masked:
-            self.left += (MASKED - 1) * self.spec.budget * len(self.closest())
-            self.reach = len(self.evaluation.data)
+            return f"black-box search broke {alone} of {len(best)} pilot samples that no gradient attack broke"
+        if ahead > 0.5 * (len(best) - near):
+            return f"black-box search came closer than every gradient attack on {ahead} of {len(best) - near} samples"
+        return ""
 
 
 def _blind(arm: Arm) -> bool:

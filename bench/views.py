@@ -55,6 +55,20 @@ def slope(value: Tensor, z: Tensor) -> Tensor:
     return torch.zeros_like(z) if grad is None else grad
 
 
+def slopes(net: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """The gradient of a loss at x as it comes, [N, C, H, W]; no warning where there is none."""
+    z = x.detach().requires_grad_()
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", AttackWarning)
+        return slope(loss(answer(partial(forward, net), z), y).sum(), z)
+
+
+def dead(grad: Tensor) -> Tensor:
+    """Which gradients lead nowhere, bool [N]: exactly 0, or not finite."""
+    rows = grad.flatten(1)
+    return ~rows.isfinite().all(1) | (rows == 0).all(1)
+
+
 class Meter:
     """Forward and backward passes spent on each sample of a batch, with an upper limit on the forwards.
 

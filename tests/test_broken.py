@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,12 +41,13 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
     results = tmp_path_factory.mktemp("broken")
     standard = str(train("standard", settings={"epochs": "5"}, results=results, quiet=True))
 
-    def make(name: str, query: str = "") -> nn.Module:
+    def make(name: str, query: str = "", seed: int = 0) -> nn.Module:
         if name == "standard":
             return subject(standard, SAMPLES, "digits", 0).model.net
         if get_defense(name).loss is Standard.loss:
             return subject(standard, SAMPLES, "digits", 0, name + query).model.net
-        return subject(str(train(name, settings={"epochs": "5"}, results=results, quiet=True)), SAMPLES, "digits", 0).model.net
+        made = train(name, settings={"epochs": "5"}, results=results, quiet=True, seed=seed)
+        return subject(str(made), SAMPLES, "digits", 0).model.net
 
     return make
 
@@ -74,8 +76,10 @@ def undefended(loader: Loader, transferred: Tensor) -> float:
 
 @pytest.mark.parametrize("name", sorted(set(broken_names()) - SINGLE_DRAWS))
 def test_it_looks_robust_under_plain_pgd(name: str, loader: Loader, undefended: float) -> None:
+    """On average over three trainings, where the defense has one of its own."""
     assert undefended < 0.1
-    assert under_attack(loader(name)) > undefended + 0.3
+    seeds = range(1) if get_defense(name).loss is Standard.loss else range(3)
+    assert mean(under_attack(loader(name, seed=seed)) for seed in seeds) > undefended + 0.3
 
 
 @pytest.mark.parametrize("name", broken_names())

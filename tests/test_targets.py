@@ -13,6 +13,7 @@ from bench.losses import TARGETED, cross_entropy_targeted, margin, margin_target
 from bench.models import resolve
 from bench.registry import get_attack
 from bench.rng import Rng, isolated
+from bench.stats import mcnemar
 from bench.targets import Order, order
 from bench.threat import ThreatModel
 from bench.views import VIEWS, Gradient, Meter
@@ -173,8 +174,8 @@ def test_the_targeted_cross_entropy_keeps_its_gradient_where_the_plain_one_loses
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.15"), ("l2", "0.8"), ("l1", "1.5")])
 def test_all_targets_break_no_less_than_as_many_restarts_of_the_margin(digits: nn.Module, norm: str, eps: str) -> None:
-    """Gowal et al. 2019, at equal steps: nine classes against nine restarts."""
-    x, y, ids, threat = X[:200], Y[:200], DATA.ids[:200], ThreatModel.parse(norm, eps)
+    """Gowal et al. 2019, at equal steps: nine classes against nine restarts, with no certain difference the other way."""
+    x, y, ids, threat = X, Y, DATA.ids, ThreatModel.parse(norm, eps)
     judge = Judge(digits, threat)
     right = judge.correct(x, y)[0]
     z = attacked("multi_targeted", digits, threat, x, y, Rng(0, ids), steps=20)
@@ -184,7 +185,10 @@ def test_all_targets_break_no_less_than_as_many_restarts_of_the_margin(digits: n
         rng = Rng(0, ids[stands]).at(restart)
         z = attacked("pgd", digits, threat, x[stands], y[stands], rng, steps=20, loss="margin")
         stands = stands[~judge.verdict(z, x[stands], y[stands]).fooled]
-    assert 0 < left.sum() <= len(stands)
+    standing = torch.zeros_like(left).index_fill(0, stands, True)
+    worse, better = int((left & ~standing).sum()), int((standing & ~left).sum())
+    assert left.any()
+    assert worse <= better or mcnemar(worse, better) > 0.01
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.diagnose.finding import graded, inapplicable
-from bench.diagnose.gradients import slopes
+from bench.diagnose.gradients import gradient
 from bench.diagnose.probe import Probe
 from bench.errors import AttackWarning
 from bench.expectation import CLOSE, batch_dependence
@@ -76,7 +76,7 @@ def unstable(probe: Probe) -> Finding:
     What the gradient foretells does not count: a linear network may be sensitive to noise and is as stable as can be.
     """
     given = margin(_logits(probe, probe.x), probe.y)
-    grad = slopes(probe, probe.x, margin).nan_to_num(0.0)
+    grad = gradient(probe, probe.x, margin).nan_to_num(0.0)
     total = torch.zeros_like(given)
     width = ROUGHNESS * probe.threat.radius
     for direction in range(DIRECTIONS):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from functools import partial
-
 import torch
 from torch import Tensor
 
 from bench.diagnose.finding import inapplicable
 from bench.diagnose.probe import Probe
-from bench.errors import AttackWarning
 from bench.losses import Loss, margin, margin_targeted, raw_cross_entropy
 from bench.measured import Finding
-from bench.views import answer, forward, slope
+from bench.views import dead, forward, slopes
 
 REACH = 0.02
 """Half the distance of finite differences, as a fraction of eps."""
@@ -47,7 +43,7 @@ def faithful(probe: Probe) -> Finding:
     with torch.no_grad():
         logits = forward(probe.net, x)
     rival = logits.scatter(1, probe.y[:, None], -torch.inf).argmax(1)
-    grad = slopes(probe, x, margin).nan_to_num(0.0)
+    grad = gradient(probe, x, margin).nan_to_num(0.0)
     along = probe.threat.steepest(grad) * REACH * probe.threat.radius
     predicted = 2 * (grad.double() * along.double()).flatten(1).sum(1)
     with torch.no_grad():
@@ -66,18 +62,11 @@ def _dead(probe: Probe, loss: Loss) -> float:
     """The share of images whose gradient is zero or not finite, at the image and elsewhere in its ball."""
     found = []
     for x in (probe.x, probe.threat.random_start(probe.x, probe.rng.at("gradients"))):
-        grad = slopes(probe, x, loss).flatten(1)
-        found.append(~grad.isfinite().all(1) | (grad == 0).all(1))
+        found.append(dead(gradient(probe, x, loss)))
     return float(torch.cat(found).double().mean())
 
 
-def slopes(probe: Probe, x: Tensor, loss: Loss) -> Tensor:
+def gradient(probe: Probe, x: Tensor, loss: Loss) -> Tensor:
     """Gradients as they come, [M, C, H, W]."""
-    found = []
-    for rows in torch.arange(len(x), device=x.device).split(probe.rows):
-        z = x[rows].detach().requires_grad_()
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", AttackWarning)
-            logits = answer(partial(forward, probe.seen), z)
-            found.append(slope(loss(logits, probe.y[rows]).sum(), z))
-    return torch.cat(found)
+    every = torch.arange(len(x), device=x.device).split(probe.rows)
+    return torch.cat([slopes(probe.seen, x[rows], probe.y[rows], loss) for rows in every])

@@ -54,6 +54,7 @@ class Probe:
     """The network in a faster precision, for searches."""
     own: Sequence[AttackResult] = ()
     """What the evaluation ran; its own gradient attacks are watched."""
+    _climbed: dict[ThreatModel, Tensor] = field(default_factory=dict, repr=False)
     _fallen: dict[ThreatModel, Tensor] = field(default_factory=dict, repr=False)
 
     def graded(self, check: str, value: float, limits: tuple[float, float], fine: str, wrong: str) -> Finding:
@@ -137,12 +138,19 @@ class Probe:
             fooled |= self.attack(name, among=left & ~fooled, queries=fewer)
         return fooled
 
+    def climbed(self, ball: ThreatModel) -> Tensor:
+        """What falls to a way up the margin from the clean image, in a ball of another radius."""
+        if ball not in self._climbed:
+            run: dict[str, Any] = {"steps": 60, "step": 0.5, "decay": "cosine", "loss": "margin", "start": "clean"}
+            self._climbed[ball] = self.attack("pgd", threat=ball, rough=True, **run)
+        return self._climbed[ball]
+
     def fallen(self, ball: ThreatModel) -> Tensor:
-        """What falls to gradient attacks from the clean image in a ball of another radius."""
+        """What falls to gradient attacks in a ball of another radius."""
         if ball not in self._fallen:
-            run: dict[str, Any] = {"threat": ball, "steps": 60, "decay": "cosine", "rough": True}
-            fooled = self.attack("pgd", step=0.5, loss="margin", start="clean", **run)
-            self._fallen[ball] = fooled | self.attack("pgd", among=~fooled, step=1.0, loss="ce", **run)
+            run: dict[str, Any] = {"steps": 60, "step": 1.0, "decay": "cosine", "loss": "ce"}
+            fooled = self.climbed(ball)
+            self._fallen[ball] = fooled | self.attack("pgd", among=~fooled, threat=ball, rough=True, **run)
         return self._fallen[ball]
 
     @property

@@ -106,10 +106,13 @@ def larger_balls(probe: Probe) -> Finding:
 
 
 def unbounded(probe: Probe) -> Finding:
-    """Indicator 6 of Pintor et al. 2022: what stands when an attack may do anything to the image."""
+    """Indicator 6 of Pintor et al. 2022: what stands when an attack may do anything to the image.
+
+    It starts at the image: in so large a ball a random start alone breaks most, with whatever gradient.
+    """
     ball = _whole(probe.threat, probe.x)
-    left = ~probe.fallen(ball)
-    run: dict[str, Any] = {"steps": 100, "step": 0.1, "loss": "ce", "stream": "unbounded", "rough": True}
+    left = ~probe.climbed(ball)
+    run: dict[str, Any] = {"steps": 100, "step": 0.1, "loss": "ce", "start": "clean", "stream": "unbounded", "rough": True}
     value = _share(left & ~probe.attack("pgd", among=left, threat=ball, **run))
     return probe.graded(
         "unbounded attack", value, (0.05, 0.3), f"an attack that may do anything leaves {value:.1%}",
