@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import warnings
@@ -190,9 +189,6 @@ def list_names(
 
 def main() -> None:
     """Run the command line: 0 when all is well, 1 when a check failed, 2 for misuse, 130 or 143 when interrupted."""
-    # Threads that spin while they wait take the core from those they wait for, wherever something else runs too. It is read
-    # when torch is first imported (tests/speed/waiting.py).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plain = warnings.formatwarning
     warnings.formatwarning = lambda message, category, *place, **line: (

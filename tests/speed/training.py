@@ -31,6 +31,7 @@ from torch.utils.data import Dataset as Images
 from torchvision import transforms
 
 from bench import data
+from bench.data import Dataset
 from bench.device import pick
 from bench.jobs import plan_job
 from bench.models import build
@@ -94,13 +95,17 @@ def timed(run: Callable[[int], object], device: torch.device, repeats: int) -> f
     return median(seconds[1:])
 
 
+def samples(options: argparse.Namespace) -> Dataset:
+    """What both sides train on."""
+    return data.load("cifar10", "train").first(options.images)
+
+
 def trainer(defense: str, folder: str, device: torch.device, options: argparse.Namespace) -> Trainer:
     """Ours, about to begin."""
-    short = data.load("cifar10", "train").first(options.images)
-    file = f"{folder}/short.npz"
-    np.savez(file, x=short.x.permute(0, 2, 3, 1).numpy(), y=short.y.numpy())
-    job = plan_job(defense, dataset=file, model=options.model, eps="8/255", settings={"epochs": "100", "validation": "1"})
-    return Trainer(job, Path(folder), device, Reporter("speed", 1, quiet=True))
+    job = plan_job(defense, dataset="cifar10", model=options.model, eps="8/255", settings={"epochs": "100"})
+    ours = Trainer(job, Path(folder), device, Reporter("speed", 1, quiet=True))
+    ours.train_data = ours.updates.samples = samples(options).to(device)
+    return ours
 
 
 def shares(defense: str, options: argparse.Namespace) -> dict[str, float]:
@@ -125,7 +130,7 @@ def epoch_of(side: str, defense: str, steps: int, options: argparse.Namespace) -
     with tempfile.TemporaryDirectory() as folder:
         if side == "ours":
             return timed(trainer(defense, folder, device, options)._epoch, device, options.repeats)
-        same = data.load("cifar10", "train").first(options.images - 1)
+        same = samples(options)
         net = build(options.model, same.shape, 10, data.STATISTICS["cifar10"]).to(device)
         loader = DataLoader(
             Pictures(same.x, same.y), 128, shuffle=True, num_workers=options.workers, persistent_workers=options.workers > 0
@@ -137,7 +142,7 @@ def main() -> None:
     """Print a row per defense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="preact_resnet18")
-    parser.add_argument("--images", type=int, default=513, help="one of them is for validation")
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=2, help="epochs in a process")
     parser.add_argument("--turns", type=int, default=1, help="processes of each side")
     parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
@@ -165,7 +170,7 @@ def main() -> None:
     print(tabulate(rows, ("defense", "network", "plain s", "ours s", "ratio"), disable_numparse=True))  # noqa: T201
     precision = "bf16" if native_bf16(torch.device(options.device)) else "float32"
     threads = f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {threads}, {options.device}, {options.images - 1} images, ours in {precision}")  # noqa: T201
+    print(f"torch {torch.__version__}, {threads}, {options.device}, {options.images} images, ours in {precision}")  # noqa: T201
 
 
 if __name__ == "__main__":

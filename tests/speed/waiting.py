@@ -1,7 +1,7 @@
 """What it costs when threads wait by spinning, on a machine that is quiet and on one that does other work too.
 
-A training on digits for each way of waiting, each a process of its own: what the command line sets (passive), what torch does
-by itself, and a single thread. "Busy": a loop that keeps one core to itself runs beside.
+A training on digits for each way of waiting, each a process of its own: what torch does by itself, threads that sleep, and a
+single thread. "Busy": a loop that keeps one core to itself runs beside.
 
     python tests/speed/waiting.py
     python tests/speed/waiting.py --dataset mnist --epochs 1
@@ -20,9 +20,9 @@ from statistics import median
 from tabulate import tabulate
 
 WAYS = {
-    "passive, as set": {},
-    "spinning, torch's default": {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "300000"},
-    "one thread": {"OMP_NUM_THREADS": "1"},
+    "spinning, torch's default": {},
+    "asleep (OMP_WAIT_POLICY=PASSIVE)": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "one thread (OMP_NUM_THREADS=1)": {"OMP_NUM_THREADS": "1"},
 }
 
 
@@ -66,7 +66,7 @@ def main() -> None:
                 with neighbour(busy):
                     found.setdefault((way, busy), []).append(seconds(options, settings))
     rows = [(way, f"{median(found[way, False]):.1f}", f"{median(found[way, True]):.1f}") for way in WAYS]
-    print(tabulate(rows, ("threads wait", "s quiet", "s busy"), disable_numparse=True))  # noqa: T201
+    print(tabulate(rows, ("threads", "s quiet", "s busy"), disable_numparse=True))  # noqa: T201
 
 
 if __name__ == "__main__":
