@@ -24,6 +24,7 @@ _TOLD: dict[str, Callable[[Card], object]] = {
     "radii of the sweep": lambda card: ", ".join(point.eps for point in card.curve) or "none",
     "version of gauntlet-bench": lambda card: card.versions.get("gauntlet-bench", "unknown"),
 }
+_TIED = "the answer to an image depends on the others in its batch, and so does the number"
 
 
 def require_same(first: Outcomes, second: Outcomes, names: tuple[str, str], *, adaptive: bool = False) -> list[str]:
@@ -50,8 +51,10 @@ def require_same_work(first: Card, second: Card, names: tuple[str, str], *, adap
         _require("plans", _plan(first), _plan(second), names)
     _require("attacks left out", _left_out(first), _left_out(second), names)
     values = {what: (value(first), value(second)) for what, value in _TOLD.items()}
-    return further + [
-        f"{what}: {left} for {names[0]}, {right} for {names[1]}" for what, (left, right) in values.items() if left != right
+    return [
+        *further,
+        *(f"{what}: {left} for {names[0]}, {right} for {names[1]}" for what, (left, right) in values.items() if left != right),
+        *(f"{name}: {_TIED}" for card, name in zip((first, second), names, strict=True) if card.batch_dependent),
     ]
 
 

@@ -332,6 +332,15 @@ def test_nothing_measured_is_told(tmp_path: Path) -> None:
 # The gate.
 
 
+def test_an_answer_that_depends_on_the_batch_is_told(tmp_path: Path) -> None:
+    a, b = evaluated(tmp_path / "a", np.arange(100) < 60), evaluated(tmp_path / "b", np.arange(100) < 60, digest="b" * 64)
+    assert not any("in its batch" in note for note in check(a, b).notes)
+    edit(b, lambda card: card.update(batch_dependent=True))
+    assert (
+        "the candidate: the answer to an image depends on the others in its batch, and so does the number" in check(a, b).notes
+    )
+
+
 def test_the_gate_names_what_was_lost(tmp_path: Path) -> None:
     was = np.arange(100) < 60
     now = (np.arange(100) >= 30) & (np.arange(100) < 62)
