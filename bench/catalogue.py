@@ -68,7 +68,10 @@ _TABLES: dict[str, Callable[[], str]] = {
 
 
 def catalogue(what: str) -> str:
-    """The table of one kind of thing, or all of them ("broken" is shown alone); or what there is to say of one by its name."""
+    """The table of one kind of thing, or all of them ("broken" is shown alone); or what there is to say of one by its name.
+
+    Of a model, a data set or a plan that is the table it stands in.
+    """
     if what == "all":
         return "\n\n".join(table() for table in _TABLES.values())
     tables = {**_TABLES, "broken": _broken}
@@ -78,7 +81,11 @@ def catalogue(what: str) -> str:
     if what.partition(":")[0] in registry.LIBRARIES:
         return details.of_attack(what)
     if what not in defenses + attacks:
-        raise UnknownName("kind, defense or attack", what, [*tables, "all", *defenses, *attacks])
+        others = {"models": architectures.names(), "datasets": data.names(), "plans": [*plans.PLANS]}
+        if kind := next((kind for kind, names in others.items() if what in names), None):
+            return tables[kind]()
+        known = [*tables, "all", *defenses, *attacks, *(name for names in others.values() for name in names)]
+        raise UnknownName("kind or name", what, list(dict.fromkeys(known)))
     # Where a defense and an attack have one name, both are meant.
     told = [tell(what) for known, tell in ((defenses, details.of_defense), (attacks, details.of_attack)) if what in known]
     return "\n\n".join(told)

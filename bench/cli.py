@@ -176,7 +176,7 @@ def doctor(name: Annotated[str, typer.Argument(help="A defense or an attack.")],
 @app.command("list")
 def list_names(
     what: Annotated[
-        str, typer.Argument(help="defenses, attacks, models, datasets, plans or all; or the name of a defense or an attack.")
+        str, typer.Argument(help="defenses, attacks, models, datasets, plans or all; or a name in one of these.")
     ] = "all",
     plugin: opt.Plugin = None,
 ) -> None:

@@ -22,7 +22,7 @@ from bench.registry import get_attack
 from bench.restarts import totals
 from bench.rng import shuffled
 from bench.stats import wilson
-from bench.units import Unit
+from bench.trial import Trial, blind, by_worth, outdone
 
 POOL = 512
 """The fixed samples, drawn with the seed, that the pilot is taken from."""
@@ -66,24 +66,6 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
         broken=attempted - left, robust_accuracy=left / size, interval=wilson(left, size), grid=None, restarts=(),
         rounds=tuple(search.rounds), masked=search.masked, **totals(evaluation.units[first:], attempted),
     )  # fmt: skip
-
-
-@dataclass
-class _Trial:
-    """What an arm did in one round."""
-
-    arm: Arm
-    units: list[Unit]
-    progress: Tensor
-    """Of each sample of the round: 1 where it broke, else up to one half for the part of the way its margin came."""
-
-    @property
-    def cost(self) -> int:
-        return sum(unit.cost for unit in self.units)
-
-    @property
-    def fooled(self) -> Tensor:
-        return torch.cat([unit.fooled for unit in self.units]) if self.units else torch.zeros(0, dtype=torch.bool)
 
 
 @dataclass
@@ -138,7 +120,7 @@ class _Search:
         if not any(bool(trial.fooled.any()) for trial in trials):
             # Many attacks on the closest samples, and none fell: the frontier has been found.
             self.reach = self.fewest
-        arms = _by_worth(trials)
+        arms = by_worth(trials)
         idle = {trial.arm.label for trial in trials if float(trial.progress.sum()) < IDLE}
         return [*arms[:FINALISTS], *(arm for arm in arms[FINALISTS:] if self.masked or arm.label not in idle)]
 
@@ -159,14 +141,14 @@ class _Search:
     def exhaust(self) -> None:
         """Long black-box searches on everything that stands; margins say little where the gradient is masked."""
         self.reach, self.effort = len(self.evaluation.data), EXHAUSTIVE
-        self.sweep([arm for arm in (*self.spec.arms, *self.spec.blind) if _blind(arm)])
+        self.sweep([arm for arm in (*self.spec.arms, *self.spec.blind) if blind(arm)])
 
     def finalists(self) -> list[Arm]:
         """The arms that achieved most for their cost."""
         worth = {label: progress / max(cost, 1) for label, (progress, cost) in self.achieved.items()}
         return sorted(self.ranked, key=lambda arm: -worth.get(arm.label, 0.0))[:FINALISTS]
 
-    def round(self, arm: Arm, stage: str, samples: Tensor) -> _Trial:
+    def round(self, arm: Arm, stage: str, samples: Tensor) -> Trial:
         """One arm on these samples, closest first; how deep it still broke some decides how deep the next round reaches."""
         trial = self.launch(arm, samples)
         depths = trial.fooled.nonzero().squeeze(1).double()
@@ -175,7 +157,7 @@ class _Search:
         self.absorb(trial, stage, samples)
         return trial
 
-    def launch(self, arm: Arm, samples: Tensor) -> _Trial:
+    def launch(self, arm: Arm, samples: Tensor) -> Trial:
         name = f"round {self.evaluation.launched}: {arm.label}"
         stream = ("round", self.evaluation.launched)
         parameters = _stronger(arm.parameters, self.effort)
@@ -183,14 +165,14 @@ class _Search:
         before = self.evaluation.margin[samples].clamp_max(-1e-9)
         units = self.evaluation.launch(run, samples, absorb=False)
         if not units:
-            return _Trial(arm, [], torch.zeros(0))
+            return Trial(arm, [], torch.zeros(0))
         fooled, margin = (torch.cat([getattr(unit, key) for unit in units]) for key in ("fooled", "margin"))
         way = (1 - margin.clamp_max(0) / before).nan_to_num(0.0).clamp(0, 1) / 2
-        trial = _Trial(arm, units, torch.where(fooled, 1.0, way))
+        trial = Trial(arm, units, torch.where(fooled, 1.0, way))
         self.left -= trial.cost
         return trial
 
-    def absorb(self, trial: _Trial, stage: str, samples: Tensor) -> None:
+    def absorb(self, trial: Trial, stage: str, samples: Tensor) -> None:
         self.evaluation.absorb(trial.units)
         self.rounds.append(
             Round(
@@ -208,12 +190,12 @@ class _Search:
         told = f"{self.spec.label}: {stage} {trial.arm.label}: {int(trial.fooled.sum())} of {len(samples)} fell"
         self.evaluation.report.advance(0.0, f"{told}, {self.standing():.1%} stand")
 
-    def suspect(self, trials: Sequence[_Trial], samples: Tensor, near: int) -> None:
+    def suspect(self, trials: Sequence[Trial], samples: Tensor, near: int) -> None:
         """Compare searches that see no gradient, and start from no gradient's candidate, with everything that does.
 
         Where labels alone are shown, random starts may break as much as they do; then there is no gradient to be seen.
         """
-        self.masked = self._outdone(trials, near)
+        self.masked = outdone(trials, near)
         flat = 0 if self.masked or not len(samples) else int(self.evaluation.flat(samples).sum())
         if flat > len(samples) // 2:
             self.masked = f"{flat} of {len(samples)} pilot samples have no gradient"
@@ -221,39 +203,7 @@ class _Search:
             self.left += (MASKED - 1) * self.spec.budget * len(self.closest())
             self.reach = len(self.evaluation.data)
 
-    def _outdone(self, trials: Sequence[_Trial], near: int) -> str:
-        """In what searches without gradients are ahead, if they are."""
-        blind = [t for t in trials if _blind(t.arm)]
-        seeing = [t for t in trials if get_attack(t.arm.attack).access == "gradient"]
-        if not blind or not seeing or not len(trials[0].progress):
-            return ""
-        without, best = (torch.stack([t.progress for t in group]).amax(0) for group in (blind, seeing))
-        alone = int(((without == 1) & (best < 1)).sum())
-        ahead = int((without > best)[near:].sum())
-        if alone > 0.1 * len(best):
-            return f"black-box search broke {alone} of {len(best)} pilot samples that no gradient attack broke"
-        if ahead > 0.5 * (len(best) - near):
-            return f"black-box search came closer than every gradient attack on {ahead} of {len(best) - near} samples"
-        return ""
-
-
-def _blind(arm: Arm) -> bool:
-    """Whether it sees no gradient, nor goes on from what one found."""
-    return get_attack(arm.attack).access in ("score", "decision") and arm.parameters.get("start") != "known"
-
 
 def _stronger(parameters: Mapping[str, Any], effort: int) -> dict[str, Any]:
     grows = "targets" if parameters.get("targets") else "queries" if "queries" in parameters else "steps"
     return {key: value * effort if key == grows else value for key, value in parameters.items()}
-
-
-def _by_worth(trials: Sequence[_Trial]) -> list[Arm]:
-    """Greedily, the arm that adds most to what the chosen ones achieve, per forward-equivalent."""
-    waiting, chosen = list(trials), []
-    reached = torch.zeros_like(trials[0].progress)
-    while waiting:
-        best = max(waiting, key=lambda t: float((t.progress - reached).clamp_min(0).sum()) / max(t.cost, 1))
-        reached = torch.maximum(reached, best.progress)
-        chosen.append(best.arm)
-        waiting.remove(best)
-    return chosen

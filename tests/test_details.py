@@ -91,6 +91,14 @@ def test_catalogue_knows_names_and_corrects_them() -> None:
         catalogue("fastat")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("mnist", "datasets"), ("lenet", "models"), ("smoke", "plans")])
+def test_anything_else_is_shown_in_its_table(name: str, kind: str) -> None:
+    assert name in catalogue(name)
+    assert catalogue(name) == catalogue(kind)
+    with pytest.raises(UnknownName, match=f"did you mean '{name}'"):
+        catalogue(name[:-1])
+
+
 def test_a_defense_typed_at_a_prompt_is_known_and_shown(tmp_path: Path) -> None:
     """Its source is out of reach; registering it must not need it."""
     typed = "\n".join((
