@@ -45,38 +45,23 @@ SMALL: dict[str, Any] = {
         {"attack": "square", "parameters": {"queries": 60}},
     ],
 }
-MASKED_DIGITS = """
+WRAPPED = """
 import torch
 from torch import nn
 from bench.models import resolve
 
-class Masked(nn.Module):
+class Wrapped(nn.Module):
     def __init__(self):
         super().__init__()
         self.net = resolve({weights!r}, (1, 8, 8), 10).net
 
     def forward(self, x):
-        return 1e4 * self.net(torch.round(x * 7) / 7)
+        return {answer}
 
 def net():
-    return Masked()
+    return Wrapped()
 """
-LABELS = """
-import torch
-from torch import nn
-from bench.models import resolve
-
-class Labels(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = resolve({weights!r}, (1, 8, 8), 10).net
-
-    def forward(self, x):
-        return 5 * torch.eye(10)[self.net(x).argmax(1)]
-
-def net():
-    return Labels()
-"""
+MASKED_DIGITS, LABELS = "1e4 * self.net(torch.round(x * 7) / 7)", "5 * torch.eye(10)[self.net(x).argmax(1)]"
 PGD = '[[attacks]]\nattack = "pgd"\nrestarts = 5\non = "all"\nparameters = { steps = 50 }\n'
 SQUARE = '[[attacks]]\nattack = "square"\non = "all"\nparameters = { queries = 2000 }\n'
 
@@ -88,6 +73,12 @@ def attacked(reference: str, results: Path, plan: str = "fast", **options: Any) 
 def written(folder: Path, text: str) -> str:
     (folder / "plan.toml").write_text(text)
     return str(folder / "plan.toml")
+
+
+def wrapped(folder: Path, weights: str, answer: str) -> str:
+    """The digits network of these weights behind another answer."""
+    (folder / "wrapped.py").write_text(WRAPPED.format(weights=weights, answer=answer))
+    return f"py:{folder}/wrapped.py:net"
 
 
 def timeless(card: Card) -> dict[str, Any]:
@@ -229,8 +220,7 @@ def test_fast_is_no_weaker_than_what_it_replaces(
 
 def test_a_masked_gradient_is_named_and_costs_the_attacker_nothing(weights: str, tmp_path: Path) -> None:
     """Images cut to 8 grey levels and logits times 1e4: at least as many fall as to 2000 queries of Square alone."""
-    (tmp_path / "masked.py").write_text(MASKED_DIGITS.format(weights=weights))
-    reference = f"py:{tmp_path}/masked.py:net"
+    reference = wrapped(tmp_path, weights, MASKED_DIGITS)
     fast, _ = attacked(reference, tmp_path, n=100, seed=1)
     square, _ = attacked(reference, tmp_path, written(tmp_path, SQUARE), n=100, seed=1)
     assert fast.attacks[0].masked.startswith("black-box search broke ")
@@ -239,8 +229,7 @@ def test_a_masked_gradient_is_named_and_costs_the_attacker_nothing(weights: str,
 
 @pytest.fixture
 def labels_alone(weights: str, tmp_path: Path) -> str:
-    (tmp_path / "labels.py").write_text(LABELS.format(weights=weights))
-    return f"py:{tmp_path}/labels.py:net"
+    return wrapped(tmp_path, weights, LABELS)
 
 
 def test_a_network_that_shows_its_label_alone_falls_to_searches_on_labels(
