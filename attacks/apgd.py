@@ -9,15 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.core.iterates import Live
+from bench.core.losses import LOSSES, TARGETED, dlr_targeted, margin_targeted
+from bench.core.rng import Rng
+from bench.core.targets import Order
+from bench.core.targets import order as ordered
+from bench.core.threat import ThreatModel
+from bench.core.views import Gradient
 from bench.errors import BadInput
-from bench.live import Live
-from bench.losses import LOSSES, TARGETED, dlr_targeted, margin_targeted
-from bench.registry import attack
-from bench.rng import Rng
-from bench.targets import Order
-from bench.targets import order as ordered
-from bench.threat import ThreatModel
-from bench.views import Gradient
+from bench.plugins.registry import attack
 
 
 @attack("apgd", access="gradient", norms={"linf", "l2", "l1"})

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Module
 from bench.errors import AttackWarning
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Module
+from bench.plugins.registry import attack
 
 
 @attack("autoattack", access="module", norms={"linf", "l2", "l1"}, whole=True)

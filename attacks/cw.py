@@ -6,12 +6,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.live import Closest
-from bench.losses import margin
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Gradient
+from bench.core.iterates import Closest
+from bench.core.losses import margin
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Gradient
+from bench.plugins.registry import attack
 
 
 @attack("cw", access="gradient", norms={"l2"}, seeded=False)

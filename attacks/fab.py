@@ -7,14 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.core.hyperplane import smallest_move
+from bench.core.iterates import Closest
+from bench.core.losses import margin_targeted
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Gradient
 from bench.errors import BadInput
-from bench.hyperplane import smallest_move
-from bench.live import Closest
-from bench.losses import margin_targeted
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Gradient
+from bench.plugins.registry import attack
 
 
 @attack("fab", access="gradient", norms={"linf", "l2", "l1"})

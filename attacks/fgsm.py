@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from bench.losses import cross_entropy
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Gradient
+from bench.core.losses import cross_entropy
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Gradient
+from bench.plugins.registry import attack
 
 
 @attack("fgsm", access="gradient", norms={"linf", "l2", "l1"}, seeded=False)

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from bench.live import Closest
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Decision
+from bench.core.iterates import Closest
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Decision
+from bench.plugins.registry import attack
 
 _SEEK, _BISECT, _PROBE, _LEAP = range(4)
 _FIRST_PROBE = 0.1

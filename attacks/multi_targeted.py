@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from bench.live import Live
-from bench.losses import margin, margin_targeted
-from bench.registry import attack
-from bench.rng import Rng
-from bench.targets import Order
-from bench.targets import order as ordered
-from bench.threat import ThreatModel
-from bench.views import Gradient
+from bench.core.iterates import Live
+from bench.core.losses import margin, margin_targeted
+from bench.core.rng import Rng
+from bench.core.targets import Order
+from bench.core.targets import order as ordered
+from bench.core.threat import ThreatModel
+from bench.core.views import Gradient
+from bench.plugins.registry import attack
 
 
 @attack("multi_targeted", access="gradient", norms={"linf", "l2", "l1"})

@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.live import Live
-from bench.losses import margin
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Score
+from bench.core.iterates import Live
+from bench.core.losses import margin
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Score
+from bench.plugins.registry import attack
 
 
 @attack("nes", access="score", norms={"linf", "l2"})

@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.live import Live
-from bench.losses import LOSSES
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Gradient
+from bench.core.iterates import Live
+from bench.core.losses import LOSSES
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Gradient
+from bench.plugins.registry import attack
 
 _DECAYS = {
     "none": lambda _: 1.0,

@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from bench.live import Live
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Decision
+from bench.core.iterates import Live
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Decision
+from bench.plugins.registry import attack
 
 
 @attack("random_noise", access="decision", norms={"linf", "l2", "l1"})

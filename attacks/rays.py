@@ -7,11 +7,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.live import Closest
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Decision
+from bench.core.iterates import Closest
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Decision
+from bench.plugins.registry import attack
 
 
 @attack("rays", access="decision", norms={"linf"}, seeded=False)

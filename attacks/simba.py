@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from bench.core.iterates import Live
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Score
 from bench.errors import BadInput
-from bench.live import Live
-from bench.registry import attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import Score
+from bench.plugins.registry import attack
 
 
 @attack("simba", access="score", norms={"linf", "l2"})

@@ -10,17 +10,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.archive import read_archive
+from bench.core.iterates import Live
+from bench.core.rng import Rng, isolated
+from bench.core.surrogate import RECIPE, Surrogate
+from bench.core.threat import ThreatModel
+from bench.core.views import Decision, Meter
 from bench.errors import AttackWarning, BadInput
-from bench.files import below
-from bench.live import Live
-from bench.measured import MOST
+from bench.files.whole import below
 from bench.models import check_outputs, resolve
-from bench.registry import attack
-from bench.rng import Rng, isolated
-from bench.surrogate import RECIPE, Surrogate
-from bench.threat import ThreatModel
-from bench.views import Decision, Meter
+from bench.plugins.registry import attack
+from bench.results.archive import read_archive
+from bench.results.schema import MOST
 
 from .pgd import pgd
 

@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Card": "card",
-    "Defense": "defense",
-    "Plan": "plan",
-    "ThreatModel": "threat",
-    "evaluate": "evaluation",
-    "leaderboard": "tables",
-    "run": "jobs",
-    "train": "jobs",
-    "transfer_matrix": "transfer",
+    "Card": "results.card",
+    "Defense": "plugins.contract",
+    "Plan": "plans.plan",
+    "ThreatModel": "core.threat",
+    "evaluate": "evaluation.evaluation",
+    "leaderboard": "leaderboard.tables",
+    "run": "runs.jobs",
+    "train": "runs.jobs",
+    "transfer_matrix": "evaluation.transfer",
 }
 __all__ = list(_HOMES)
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench import ntk
-from bench.defense import Context
-from bench.registry import defense
-from bench.rng import Rng
-from bench.step import TrainingNet
+from bench.core.rng import Rng
+from bench.plugins.contract import Context
+from bench.plugins.registry import defense
+from bench.science import ntk
+from bench.training.network import TrainingNet
 
 from .pgd_at import PGDTraining
 

@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.defense import Context, Defense, adversarial_step
-from bench.registry import defense
+from bench.plugins.contract import Context, Defense, adversarial_step
+from bench.plugins.registry import defense
 
 
 @defense("fgsm_at")

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.defense import Context, Defense, projected_step
 from bench.errors import BadInput
-from bench.registry import defense
+from bench.plugins.contract import Context, Defense, projected_step
+from bench.plugins.registry import defense
 
 _CIFAR = {
     "model": "resnet18",

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.defense import Context
-from bench.registry import defense
+from bench.plugins.contract import Context
+from bench.plugins.registry import defense
 
 from .fgsm_pgi import PriorGuided
 

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.defense import Context, Defense, projected_step
-from bench.registry import defense
+from bench.plugins.contract import Context, Defense, projected_step
+from bench.plugins.registry import defense
 
 
 @defense("free_at")

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.defense import Context, projected_step
-from bench.registry import defense
-from bench.threat import ThreatModel
+from bench.core.threat import ThreatModel
+from bench.plugins.contract import Context, projected_step
+from bench.plugins.registry import defense
 
 from .fgsm_at import FGSMTraining
 

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.bounds import bounds, verified_radii
-from bench.defense import Context, Defense
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
 from bench.errors import BadInput
-from bench.registry import defense
-from bench.rng import Rng
-from bench.threat import ThreatModel
+from bench.plugins.contract import Context, Defense
+from bench.plugins.registry import defense
+from bench.proofs.bounds import bounds, verified_radii
 
 
 @defense("ibp")

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.defense import Context
-from bench.registry import defense
+from bench.plugins.contract import Context
+from bench.plugins.registry import defense
 
 from .trades import TRADES, divergence, near
 

@@ -10,8 +10,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from bench.defense import Context
-from bench.registry import defense
+from bench.plugins.contract import Context
+from bench.plugins.registry import defense
 
 from .fgsm_at import FGSMTraining
 

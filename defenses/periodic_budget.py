@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from bench.defense import Context, adversarial_step
-from bench.registry import defense
-from bench.schedules import rising_budget
-from bench.threat import ThreatModel
+from bench.core.threat import ThreatModel
+from bench.plugins.contract import Context, adversarial_step
+from bench.plugins.registry import defense
+from bench.plugins.schedules import rising_budget
 
 from .pgd_at import PGDTraining
 

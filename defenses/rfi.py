@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.data import Dataset
+from bench.data.datasets import Dataset
 from bench.errors import BadInput
 from bench.models.ensemble import SnapshotEnsemble
-from bench.registry import defense
+from bench.plugins.registry import defense
 
 from .pgd_at import PGDTraining
 

@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.defense import Context, Defense
-from bench.registry import defense
-from bench.rng import Rng
-from bench.smoothed import Smoothed
-from bench.threat import ThreatModel
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.plugins.contract import Context, Defense
+from bench.plugins.registry import defense
+from bench.proofs.smoothed import Smoothed
 
 
 @defense("smoothing")

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from bench.defense import Context, Defense
-from bench.registry import defense
+from bench.plugins.contract import Context, Defense
+from bench.plugins.registry import defense
 
 
 @defense("standard")

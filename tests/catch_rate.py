@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import ThreatModel, evaluate, train
-from bench.card import Card
-from bench.evaluation import DEFAULT_EPS
-from bench.registry import broken_names, defense_names, make_defense
-from bench.rng import isolated
-from bench.subject import samples_of, subject, training_record
+from bench.core.rng import isolated
+from bench.evaluation.evaluation import DEFAULT_EPS
+from bench.models.subject import samples_of, subject, training_record
+from bench.plugins.registry import broken_names, defense_names, make_defense
+from bench.results.card import Card
 
 VARIANTS: Mapping[str, Mapping[str, str]] = {"broken_quantiser": {"bits": "3"}, "broken_ripples": {"moving": "true"}}
 """Broken defenses that are tried with these settings too."""

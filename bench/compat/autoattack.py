@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.compat.library import frozen
+from bench.core.rng import isolated
+from bench.core.threat import ThreatModel
 from bench.errors import BadInput
-from bench.rng import isolated
-from bench.threat import ThreatModel
 
 Version = Literal["standard", "plus", "rand", "l1"]
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}

@@ -21,11 +21,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench.core.rng import Rng, isolated
+from bench.core.threat import ThreatModel
+from bench.core.views import Module
 from bench.errors import BadInput
-from bench.registry import Attack
-from bench.rng import Rng, isolated
-from bench.threat import ThreatModel
-from bench.views import Module
+from bench.plugins.registry import Attack
 
 Once = Callable[[nn.Module, Tensor, Tensor, ThreatModel, Mapping[str, Any]], Tensor]
 """One run of a library's attack on a batch: (net, x, y, threat, its parameters) -> candidates."""

@@ -11,8 +11,8 @@ from bench.diagnose.finding import worst
 from bench.diagnose.paths import paths
 from bench.diagnose.probe import Probe, choose
 from bench.diagnose.substitute import transferred
-from bench.measured import Diagnosis, Finding
-from bench.progress import Reporter
+from bench.files.progress import Reporter
+from bench.results.schema import Diagnosis, Finding
 
 CHECKS: tuple[Callable[[Probe], Finding | list[Finding]], ...] = (
     gradients.unavailable, gradients.saturated, gradients.faithful, answers.stochastic, answers.company, answers.two_faced,

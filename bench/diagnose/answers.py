@@ -8,15 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from bench.core.expectation import CLOSE, batch_dependence
+from bench.core.losses import margin
+from bench.core.rng import isolated
+from bench.core.views import answer, forward
 from bench.diagnose.finding import graded, inapplicable
 from bench.diagnose.gradients import gradient
 from bench.diagnose.probe import Probe
 from bench.errors import AttackWarning
-from bench.expectation import CLOSE, batch_dependence
-from bench.losses import margin
-from bench.measured import Finding
-from bench.rng import isolated
-from bench.views import answer, forward
+from bench.results.schema import Finding
 
 ROUGHNESS = 0.25
 """Width of the noise that should not matter, as a fraction of eps."""

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Gradient, Meter, forward
 from bench.diagnose.finding import graded, inapplicable
 from bench.diagnose.probe import Probe
-from bench.measured import Finding
-from bench.registry import get_attack
-from bench.rng import Rng
-from bench.stats import clopper_pearson
-from bench.threat import ThreatModel
-from bench.views import Gradient, Meter, forward
+from bench.plugins.registry import get_attack
+from bench.results.schema import Finding
+from bench.statistics.proportions import clopper_pearson
 
 ACTIVE = "binarization test"
 """The check's name."""

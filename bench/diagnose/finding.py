@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.measured import ORDER, Finding, Verdict
+from bench.results.schema import ORDER, Finding, Verdict
 
 
 def graded(check: str, value: float, limits: tuple[float, float], fine: str, wrong: str, n: int = 0) -> Finding:

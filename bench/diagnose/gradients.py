@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench.core.losses import Loss, margin, margin_targeted, raw_cross_entropy
+from bench.core.views import dead, forward, slopes
 from bench.diagnose.finding import inapplicable
 from bench.diagnose.probe import Probe
-from bench.losses import Loss, margin, margin_targeted, raw_cross_entropy
-from bench.measured import Finding
-from bench.views import dead, forward, slopes
+from bench.results.schema import Finding
 
 REACH = 0.02
 """Half the distance of finite differences, as a fraction of eps."""

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bench.diagnose.probe import Probe
 from bench.diagnose.watch import Watch
-from bench.measured import Finding
-from bench.registry import get_attack
+from bench.plugins.registry import get_attack
+from bench.results.schema import Finding
 
 OURS: Mapping[str, Any] = {"steps": 100, "step": 0.05, "loss": "margin", "start": "clean", "cycles": False}
 """PGD whose steps stay the same, so that its path shows whether it has arrived."""
@@ -35,7 +35,7 @@ def paths(probe: Probe) -> list[Finding]:
         probe.graded(
             "silent success", silent.silent, (0.0, 0.05), "no attack passes an adversarial example by",
             f"on {silent.silent:.1%} of the right images {silent.name} met an adversarial example and returned another point: "
-            "it should keep the best iterate (bench.live.Live does)",
+            "it should keep the best iterate (bench.core.iterates.Live does)",
         ),
         probe.graded(
             "path ends too early", ending.unfinished, (0.3, 0.6), "hardly a path still climbs at its end",

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.data import Dataset
+from bench.core.expectation import DRAWS, Expectation
+from bench.core.judge import Judge
+from bench.core.rng import Rng, isolated, shuffled
+from bench.core.threat import ThreatModel
+from bench.core.views import VIEWS, Gradient, Meter
+from bench.data.datasets import Dataset
 from bench.diagnose.finding import graded
 from bench.diagnose.watch import Watch, Watched
 from bench.errors import AttackWarning
-from bench.expectation import DRAWS, Expectation
-from bench.judge import Judge
-from bench.measured import AttackResult, Finding
-from bench.registry import get_attack
-from bench.rng import Rng, isolated, shuffled
-from bench.threat import ThreatModel
-from bench.views import VIEWS, Gradient, Meter
+from bench.plugins.registry import get_attack
+from bench.results.schema import AttackResult, Finding
 
 SIZE, NOISY = 128, 48
 """Correctly classified samples that every check is made on, at most; fewer of a randomised network, each of whose answers is

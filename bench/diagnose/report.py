@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from bench.card import Card
-from bench.measured import ORDER, Diagnosis, Finding
+from bench.results.card import Card
+from bench.results.schema import ORDER, Diagnosis, Finding
 
 WIDTH = 110
 

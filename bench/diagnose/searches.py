@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.core.threat import ThreatModel
 from bench.diagnose.finding import inapplicable
 from bench.diagnose.probe import Probe
-from bench.measured import Finding
-from bench.threat import ThreatModel
+from bench.results.schema import Finding
 
 NOISE = 200
 """Random points that are tried on each sample."""

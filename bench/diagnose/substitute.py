@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.data import Dataset
+from bench.core.rng import isolated, shuffled
+from bench.core.views import forward
+from bench.data.datasets import Dataset
 from bench.diagnose.finding import inapplicable
 from bench.diagnose.probe import Probe
-from bench.measured import Finding
 from bench.models import build
-from bench.rng import isolated, shuffled
-from bench.views import forward
+from bench.results.schema import Finding
 
 IMAGES, EPOCHS, BATCH = 4000, 8, 128
 """Images that the substitute learns from, at most; a few seconds of training."""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.losses import Loss, margin
-from bench.threat import ThreatModel
-from bench.views import Ascent, Gradient, Meter
+from bench.core.losses import Loss, margin
+from bench.core.threat import ThreatModel
+from bench.core.views import Ascent, Gradient, Meter
 
 
 class Watch:

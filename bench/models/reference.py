@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench import views
+from bench.core import views
 from bench.errors import BadInput, UnknownName, out_of_memory
 from bench.models import architectures
 from bench.models.checkpoint import digest, fit, load_weights
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.factory import call_factory
 from bench.models.layers import Normalize, Normalized
-from bench.userfile import user_code
+from bench.plugins.userfile import user_code
 
 FORMS = (
     "a run folder, run:FOLDER?weights=best, a weights file, ckpt:FILE?arch=preact_resnet18, py:FILE.py:factory, "
@@ -148,7 +148,7 @@ def _from_file(reference: str, rest: str) -> Model:
 
 
 def _from_zoo(reference: str, rest: str, classes: int) -> Model:
-    from bench.compat.robustbench import load
+    from bench.models.robustbench import load
 
     name, net = load(reference, rest, classes)
     return _model(reference, name, net, type(net).__name__, None)

@@ -7,9 +7,9 @@ another batch size or order the same images get other answers; alone, every imag
 import torch
 from torch import Tensor, nn
 
-from bench.defense import Context
 from bench.defenses.standard import Standard
-from bench.registry import defense
+from bench.plugins.contract import Context
+from bench.plugins.registry import defense
 
 from .around import Around
 

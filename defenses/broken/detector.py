@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.data import Dataset
+from bench.data.datasets import Dataset
 from bench.defenses.standard import Standard
-from bench.registry import defense
+from bench.plugins.registry import defense
 
 
 @defense("broken_detector")

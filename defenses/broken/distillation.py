@@ -9,9 +9,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.defense import Context
 from bench.defenses.standard import Standard
-from bench.registry import defense
+from bench.plugins.contract import Context
+from bench.plugins.registry import defense
 
 
 @defense("broken_distillation")

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from bench.defenses.standard import Standard
-from bench.registry import defense
+from bench.plugins.registry import defense
 
 from .around import Around
 

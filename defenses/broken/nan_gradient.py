@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.defenses.standard import Standard
-from bench.registry import defense
+from bench.plugins.registry import defense
 
 
 @defense("broken_nan_gradient")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from bench.registry import defense
+from bench.plugins.registry import defense
 
 from .around import TrainedAround
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.registry import defense
+from bench.plugins.registry import defense
 
 from .around import TrainedAround
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.registry import get_attack
-from bench.rng import Rng, isolated
-from bench.threat import ThreatModel
-from bench.views import VIEWS, Meter
+from bench.core.rng import Rng, isolated
+from bench.core.threat import ThreatModel
+from bench.core.views import VIEWS, Meter
+from bench.plugins.registry import get_attack
 
 EPS = {"linf": "0.02", "l2": "0.5", "l1": "4"}
 SMALL: dict[str, Any] = {

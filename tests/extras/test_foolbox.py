@@ -14,10 +14,10 @@ if importlib.util.find_spec("foolbox") is None:
 import foolbox
 
 from bench import evaluate
+from bench.core.threat import ThreatModel
 from bench.errors import BadInput, UnknownName
-from bench.plan import AttackSpec, Plan
-from bench.registry import get_attack
-from bench.threat import ThreatModel
+from bench.plans.plan import AttackSpec, Plan
+from bench.plugins.registry import get_attack
 
 NAMES = [name for name, found in vars(foolbox.attacks).items() if isinstance(found, type) and name != "Attack"]
 UNABLE = {

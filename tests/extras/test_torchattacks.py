@@ -17,11 +17,11 @@ import torchattacks
 
 from bench import evaluate
 from bench.compat.torchattacks import NORMS
+from bench.core.threat import ThreatModel
 from bench.errors import BadInput, UnknownName
 from bench.models import resolve
-from bench.plan import AttackSpec, Plan
-from bench.registry import get_attack
-from bench.threat import ThreatModel
+from bench.plans.plan import AttackSpec, Plan
+from bench.plugins.registry import get_attack
 
 
 @pytest.mark.parametrize(("name", "norm"), [(name, norm) for name in sorted(NORMS) for norm in NORMS[name]])

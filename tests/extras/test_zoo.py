@@ -23,9 +23,9 @@ if importlib.util.find_spec("robustbench") is None:
     pytest.skip("extra zoo is not installed", allow_module_level=True)
 
 from bench import evaluate
+from bench.core.rng import isolated
 from bench.errors import BadInput, UnknownName
 from bench.models import check_outputs, resolve
-from bench.rng import isolated
 
 CIFAR = (3, 32, 32)
 NAME = "robustbench:Wong2020Fast"

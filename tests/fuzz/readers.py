@@ -11,18 +11,21 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from bench import archive, data, plans, train
-from bench.card import read_card
+from bench import train
+from bench.core.threat import ThreatModel
+from bench.data import datasets as data
 from bench.errors import BadInput, GauntletError
-from bench.evaluation import evaluate
-from bench.jobs import plan_job
+from bench.evaluation.evaluation import evaluate
+from bench.evaluation.units import Unit, load_unit
+from bench.files.progress import Reporter
 from bench.models.checkpoint import load_weights
-from bench.progress import Reporter
-from bench.state import load_state
-from bench.subject import training_record
-from bench.threat import ThreatModel
-from bench.training import Trainer
-from bench.units import Unit, load_unit
+from bench.models.subject import training_record
+from bench.plans import built_in as plans
+from bench.results import archive
+from bench.results.card import read_card
+from bench.runs.jobs import plan_job
+from bench.training.loop import Trainer
+from bench.training.state import load_state
 
 from . import inputs
 

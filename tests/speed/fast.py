@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from bench import data, evaluate
-from bench.device import exact_float32, pick
-from bench.evaluation import choose_threat
-from bench.judge import Judge
+from bench import evaluate
+from bench.core.device import exact_float32, pick
+from bench.core.judge import Judge
+from bench.data import datasets as data
+from bench.evaluation.evaluation import choose_threat
 from bench.models import resolve
-from bench.subject import training_record
+from bench.models.subject import training_record
 
 
 def autoattack(reference: str, options: argparse.Namespace) -> tuple[float, float]:

@@ -17,12 +17,12 @@ from unittest.mock import patch
 import numpy as np
 from tabulate import tabulate
 
-from bench import data
+from bench.core.device import pick
+from bench.data import datasets as data
 from bench.defenses.clean_warmup import CleanWarmup
-from bench.device import pick
-from bench.jobs import plan_job
-from bench.progress import Reporter
-from bench.training import Trainer
+from bench.files.progress import Reporter
+from bench.runs.jobs import plan_job
+from bench.training.loop import Trainer
 
 
 class Clock:

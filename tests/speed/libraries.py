@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import data, evaluate, train
-from bench.evaluation import choose_threat
-from bench.judge import Judge
+from bench import evaluate, train
+from bench.core.judge import Judge
+from bench.core.threat import ThreatModel
+from bench.data import datasets as data
+from bench.evaluation.evaluation import choose_threat
 from bench.models import resolve
-from bench.subject import training_record
-from bench.threat import ThreatModel
+from bench.models.subject import training_record
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from environment import InstallError, build_wheel, create

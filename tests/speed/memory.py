@@ -15,7 +15,7 @@ import time
 import torch
 from tabulate import tabulate
 
-from bench.device import pick
+from bench.core.device import pick
 from bench.models import build
 
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import VIEWS, Meter
 from bench.models import build
-from bench.registry import get_attack
-from bench.rng import Rng
-from bench.threat import ThreatModel
-from bench.views import VIEWS, Meter
+from bench.plugins.registry import get_attack
 
 CASES = [("mnist_fast", (1, 28, 28)), ("preact_resnet18?width=16", (3, 32, 32)), ("preact_resnet18?width=64", (3, 32, 32))]
 

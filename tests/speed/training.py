@@ -30,14 +30,14 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Images
 from torchvision import transforms
 
-from bench import data
-from bench.data import Dataset
-from bench.device import pick
-from bench.jobs import plan_job
+from bench.core.device import pick
+from bench.data import datasets as data
+from bench.data.datasets import Dataset
+from bench.files.progress import Reporter
 from bench.models import build
-from bench.progress import Reporter
-from bench.step import native_bf16
-from bench.training import Trainer
+from bench.runs.jobs import plan_job
+from bench.training.loop import Trainer
+from bench.training.network import native_bf16
 
 DEFENSES = {"fast_at": 1, "pgd_at": 10}
 PARTS = {

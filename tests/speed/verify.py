@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 from bench import evaluate
-from bench.archive import write_archive
-from bench.data import load
+from bench.core.views import forward
+from bench.data.datasets import load
 from bench.models import architectures, resolve
 from bench.models.checkpoint import save_weights
-from bench.stand import Given
-from bench.verify import verify_card
-from bench.views import forward
+from bench.results.archive import write_archive
+from bench.verify.cards import verify_card
+from bench.verify.loading import Given
 
 PLAN = '[[attacks]]\nattack = "random_noise"\nparameters = { queries = 1 }\n'
 

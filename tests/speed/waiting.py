@@ -43,8 +43,8 @@ def seconds(options: argparse.Namespace, settings: dict[str, str]) -> float:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-c", "from bench.cli import main; main()", "train", options.defense, "--dataset", options.dataset,
-            "--epochs", str(options.epochs), "--results", folder, "--quiet",
+            sys.executable, "-c", "from bench.cli.commands import main; main()", "train", options.defense,
+            "--dataset", options.dataset, "--epochs", str(options.epochs), "--results", folder, "--quiet",
         ]  # fmt: skip
         began = time.perf_counter()
         subprocess.run(command, env={**clean, **settings}, check=True, stdout=subprocess.DEVNULL, cwd=folder)

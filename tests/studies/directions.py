@@ -15,7 +15,7 @@ from itertools import product
 
 from study import Cell, compared, judged, options, percent, record, shorten, told, trained
 
-from bench.paired import Flags
+from bench.results.outcomes import Flags
 
 CELLS = (
     Cell("plain", "pgd_at"),

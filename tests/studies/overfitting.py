@@ -14,7 +14,7 @@ from statistics import mean
 
 from study import Cell, compared, judged, options, percent, record, shorten, told, trained
 
-from bench.collapse import collapsed
+from bench.results.collapse import collapsed
 
 LONG = "40"
 """Epochs of the cells that show a long schedule."""

@@ -17,9 +17,9 @@ import numpy as np
 from tabulate import tabulate
 
 from bench import evaluate, train
-from bench.card import Card
-from bench.paired import Flags, outcomes_of
-from bench.stats import mcnemar, paired_bootstrap
+from bench.results.card import Card
+from bench.results.outcomes import Flags, outcomes_of
+from bench.statistics.proportions import mcnemar, paired_bootstrap
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,237 @@
+"""The command line. It imports torch only inside a command, so that --help and --version answer at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli import options as opt
+from bench.cli.trust import trust
+from bench.errors import GauntletError, Skipped, UnknownName, out_of_memory
+from bench.plugins.userfile import PluginWarning, culprit
+
+app = typer.Typer(
+    name="gauntlet",
+    help="How robust is this classifier, really? Train defenses, attack them, publish rows a stranger can check.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+plans = typer.Typer(help="Which attacks are run, and how.", no_args_is_help=True)
+new = typer.Typer(
+    help="A defense or an attack of your own, to start from: a working example and its test.", no_args_is_help=True
+)
+app.add_typer(plans, name="plan")
+app.add_typer(new, name="new")
+app.add_typer(trust)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"gauntlet {installed('gauntlet-bench')}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(results: opt.Results = Path("results/demo"), quiet: opt.Quiet = False) -> None:
+    """Train six defenses on 1,797 real digits, attack each with the smoke plan, print a leaderboard."""
+    from bench.cli.demo import demo as run_demo
+
+    typer.echo(run_demo(results, quiet=quiet))
+
+
+@app.command()
+@opt.unfold
+def train(training: opt.Training) -> None:
+    """Train a defense. Run it again after an interruption and it goes on; a finished training is left alone."""
+    from bench.runs.jobs import train as run_train
+
+    opt.load(training.plugin)
+    typer.echo(run_train(**training.arguments()))
+
+
+@app.command()
+@opt.unfold
+def evaluate(evaluating: opt.Evaluating) -> None:
+    """Attack a model with a plan and write its card, records and adversarial examples."""
+    from bench.evaluation.evaluation import evaluate as run_evaluate
+    from bench.leaderboard.tables import summary
+
+    opt.load(evaluating.plugin)
+    card, path = run_evaluate(**evaluating.arguments())
+    typer.echo(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)]))
+
+
+@app.command()
+@opt.unfold
+def run(
+    training: opt.Training,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds to train, from --seed on.")] = 1,
+    plan: opt.Plan = "fast",
+    n: opt.Count = None,
+    batch_size: opt.Batch = None,
+) -> None:
+    """Train a defense, evaluate it, record it. Idempotent: run it again and it does only what is missing."""
+    from bench.leaderboard.tables import summary
+    from bench.runs.jobs import run as run_all
+    from bench.runs.jobs import skip
+
+    opt.load(training.plugin)
+    given = training.arguments()
+    try:
+        typer.echo(summary(run_all(seeds=seeds, plan_name=plan, n=n, batch_size=batch_size, **given)))
+    except Skipped as reason:
+        noted = skip(str(reason), **{key: given[key] for key in ("defense", "dataset", "norm", "eps", "results")})
+        typer.echo(f"skipped: {reason}; noted for the leaderboard in {noted}")
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[Path, typer.Argument(help="Folder with cards.")] = Path("results"),
+    form: Annotated[str, typer.Option("--format", help="md, csv, tex, html or all.")] = "all",
+) -> None:
+    """Write the tables of all cards below a folder. The same cards give the same bytes."""
+    from bench.leaderboard.tables import FORMATS, write_leaderboard
+
+    if form not in (*FORMATS, "all"):
+        raise UnknownName("format", form, [*FORMATS, "all"])
+    written, refused = write_leaderboard(results, FORMATS if form == "all" else [form])
+    for sentence in refused:
+        typer.echo(f"left out: {sentence}", err=True)
+    for path in written:
+        typer.echo(path)
+
+
+@app.command()
+def transfer(
+    model: opt.Models,
+    dataset: opt.Dataset = None,
+    norm: opt.Norm = None,
+    eps: opt.Eps = None,
+    n: opt.Count = None,
+    seed: opt.Seed = 0,
+    plugin: opt.Plugin = None,
+    device: opt.Device = "auto",
+    batch_size: opt.Batch = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Try the adversarial examples of every model on every other; tell whose own gradient finds less than another's."""
+    from bench.evaluation.transfer import render, to_json, transfer_matrix
+
+    opt.load(plugin)
+    found = transfer_matrix(
+        model, dataset=dataset, norm=norm, eps=eps, n=n, seed=seed, device_name=device, batch_size=batch_size,
+        quiet=quiet or (as_json and not sys.stderr.isatty()),
+    )  # fmt: skip
+    typer.echo(to_json(found) if as_json else render(found))
+
+
+@plans.command("show")
+def show_plan(name: Annotated[str, typer.Argument(help="A built-in plan or a .toml file.")], plugin: opt.Plugin = None) -> None:
+    """Print a plan as a TOML file, to read or to edit."""
+    from bench.plans import built_in
+
+    opt.load(plugin)
+    typer.echo(built_in.show(built_in.load(name)).rstrip())
+
+
+@new.command("defense")
+def new_defense(name: opt.OwnName, into: opt.Into = Path()) -> None:
+    """Write NAME.py, a defense that trains as it stands, and test_NAME.py."""
+    from bench.doctor.scaffolding import scaffold
+
+    typer.echo(scaffold("defense", name, into))
+
+
+@new.command("attack")
+def new_attack(name: opt.OwnName, into: opt.Into = Path()) -> None:
+    """Write NAME.py, an attack that works as it stands, and test_NAME.py."""
+    from bench.doctor.scaffolding import scaffold
+
+    typer.echo(scaffold("attack", name, into))
+
+
+@app.command()
+def doctor(name: Annotated[str, typer.Argument(help="A defense or an attack.")], plugin: opt.Plugin = None) -> None:
+    """Check a defense or an attack against what the harness relies on; exit code 1 where something is wrong."""
+    from bench.doctor.examination import examine, render
+
+    opt.load(plugin)
+    findings = examine(name)
+    typer.echo(render(name, findings))
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_names(
+    what: Annotated[
+        str, typer.Argument(help="defenses, attacks, models, datasets, plans or all; or a name in one of these.")
+    ] = "all",
+    plugin: opt.Plugin = None,
+) -> None:
+    """What there is, a line each; or a defense or an attack with its parameters, their meaning and defaults."""
+    from bench.cli.catalogue import catalogue
+
+    opt.load(plugin)
+    typer.echo(catalogue(what))
+
+
+def main() -> None:
+    """Run the command line: 0 when all is well, 1 when a check failed, 2 for misuse, 130 or 143 when interrupted."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *place, **line: (
+        f"warning: {message}\n" if issubclass(category, PluginWarning) else plain(message, category, *place, **line)
+    )
+    try:
+        code = app(standalone_mode=False)
+    except GauntletError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except SystemExit as stop:
+        code = stop.code if (told := culprit(stop)) is None else _error(told)
+    except OSError as error:
+        named = f": {error.filename}" if error.filename else ""
+        typer.echo(f"error: {error.strerror or error}{named}; everything finished is kept", err=True)
+        code = 2
+    except Exception as error:
+        misuse = _told(error)
+        if misuse is None:
+            raise
+        code = misuse
+    if code in (130, 143):
+        typer.echo("interrupted; everything finished is kept, and the same command goes on from there", err=True)
+    sys.exit(code)
+
+
+def _error(told: str) -> int:
+    typer.echo(f"error: {told}", err=True)
+    return 2
+
+
+def _told(error: Exception) -> int | None:
+    """Tell misuse of the command line, a lack of memory and a fault of a plug-in; anything else is a bug of ours and keeps its
+    traceback."""
+    if out_of_memory(error):
+        hint = "try a smaller --batch-size, for a training --set batch_size=..., or --device cpu"
+        typer.echo(f"error: out of memory; everything finished is kept: {hint}", err=True)
+        return 2
+    if told := culprit(error):
+        return _error(told)
+    if not hasattr(error, "format_message"):
+        return None
+    error.show()  # type: ignore[attr-defined]
+    return int(getattr(error, "exit_code", 2))

@@ -1,0 +1,110 @@
+"""The commands that say whether numbers can be trusted; torch is imported only inside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli import options as opt
+from bench.errors import BadInput, GauntletError
+
+trust = typer.Typer()
+
+
+@trust.command()
+@opt.unfold
+def diagnose(
+    evaluating: opt.Evaluating,
+    active: Annotated[bool, typer.Option("--active", help="Plant adversarial examples and see if they are found.")] = False,
+) -> None:
+    """Say whether a model's number can be trusted, and why not; evaluates it first where that is not done."""
+    from bench.diagnose.report import render, to_json
+    from bench.evaluation.evaluation import evaluate as run_evaluate
+
+    opt.load(evaluating.plugin)
+    card, path = run_evaluate(diagnosed=True, active=active, **evaluating.arguments())
+    typer.echo(to_json(card, path) if evaluating.as_json else render(card, path))
+
+
+@trust.command()
+def verify(
+    cards: Annotated[list[Path] | None, typer.Argument(help="Cards, or folders that hold some [default: results].")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The model, if the card's reference leads nowhere.")] = None,
+    dataset: opt.Dataset = None,
+    plugin: opt.Plugin = None,
+    device: opt.Device = "auto",
+    batch_size: opt.Batch = None,
+    add: Annotated[
+        Path | None, typer.Option("--add", help="Examples (ids, z; .safetensors or .npz) that lower one card's row.")
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="Whose examples these are.")] = "",
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Check cards against their files, the data and the model; runs no attack. Exit code 1 where anything does not hold."""
+    from bench.verify.cards import exit_code, render, to_json
+    from bench.verify.cards import verify as run_verify
+    from bench.verify.loading import Given
+
+    opt.load(plugin)
+    places, given = cards or [Path("results")], Given(model, dataset, device, batch_size)
+    quiet = quiet or (as_json and not sys.stderr.isatty())
+    if add is None:
+        rows = run_verify(places, given, quiet=quiet)
+        typer.echo(to_json(rows) if as_json else render(rows))
+        raise typer.Exit(exit_code(rows))
+    from bench.verify.additions import add as run_add
+    from bench.verify.additions import render as told
+
+    if len(places) > 1 or not by:
+        raise BadInput("--add takes one card, and --by NAME, which the card will say")
+    added = run_add(places[0], add, by, given, quiet=quiet)
+    typer.echo(told(added, as_json=as_json))
+    raise typer.Exit(0 if added.card else exit_code([added.before]) or 1)
+
+
+@trust.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A card, its folder, or a folder or pattern with cards that differ in the seed.")],
+    b: Annotated[str, typer.Argument(help="What it is compared with.")],
+    metric: Annotated[str, typer.Option("--metric", help="robust or clean.")] = "robust",
+    as_json: opt.Json = False,
+) -> None:
+    """Say who wins, by how much and with what certainty, and how many samples would settle it."""
+    from bench.compare.pairs import compare as run_compare
+    from bench.compare.pairs import render
+
+    found = run_compare(a, b, metric)
+    typer.echo(found.to_json() if as_json else render(found))
+
+
+@trust.command()
+def check(
+    baseline: Annotated[str, typer.Option("--baseline", help="The card, or its folder, that must not be undercut.")],
+    candidate: Annotated[str, typer.Option("--candidate", help="The card, or its folder, that is checked.")],
+    alpha: Annotated[float, typer.Option("--alpha", help="How often a drop may be seen where there is none.")] = 0.025,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Tolerated drop: 0.01 is one point; of seconds 0.5 is half as many again.")
+    ] = 0.0,
+    metric: Annotated[str, typer.Option("--metric", help="robust, clean or seconds.")] = "robust",
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")] = None,
+    summary: Annotated[Path | None, typer.Option("--summary", help="Write a summary in Markdown.")] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Gate a change: exit code 1 for a regression, 2 where nothing was measured or the two do not compare."""
+    from bench.compare.gate import check as run_check
+    from bench.compare.gate_report import publish, render
+
+    try:
+        found = run_check(baseline, candidate, metric, alpha, tolerance)
+    except GauntletError as error:
+        publish(error, metric, junit, summary)
+        raise
+    for sentence in publish(found, metric, junit, summary):
+        typer.echo(f"warning: {sentence}", err=True)
+    typer.echo(found.to_json() if as_json else render(found))
+    if found.regression:
+        raise typer.Exit(1)

@@ -1,0 +1,219 @@
+"""What an attack sees of a model: labels, logits or gradients, never the model. Every query is counted per sample."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.core.losses import Loss
+from bench.errors import AccessError, AttackWarning, out_of_memory
+
+_SMALLEST, _MULTIPLE = 16, 8
+"""CPU kernels sum in another order in batches of fewer rows, or of a number that does not split evenly over the threads;
+such batches are padded, so that a sample's bits never change."""
+
+
+def forward(net: nn.Module, x: Tensor) -> Tensor:
+    """Logits [N, K] of x, the same bits for a sample whatever batch it stands in."""
+    missing = max(_SMALLEST, -(-len(x) // _MULTIPLE) * _MULTIPLE) - len(x)
+    if len(x) == 0 or missing == 0:
+        return net(x)  # type: ignore[no-any-return]
+    return net(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))[: len(x)]  # type: ignore[no-any-return]
+
+
+def answer(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Logits [N, K] that can be differentiated whatever the network does: where it cannot be, the gradient is 0."""
+    try:
+        logits = net(x)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        # Code that leaves torch, such as .numpy(), refuses what requires a gradient.
+        with torch.no_grad():
+            logits = net(x.detach())
+    if logits.requires_grad:
+        return logits
+    warnings.warn("the network gives no gradient; attacks see one of 0", AttackWarning, stacklevel=2)
+    return logits + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def slope(value: Tensor, z: Tensor) -> Tensor:
+    """The gradient of a scalar at z, as it comes; 0 where there is none."""
+    try:
+        (grad,) = torch.autograd.grad(value, z, allow_unused=True)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        warnings.warn(f"the network's backward pass fails ({error}); attacks see a gradient of 0", AttackWarning, stacklevel=3)
+        grad = None
+    return torch.zeros_like(z) if grad is None else grad
+
+
+def slopes(net: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
+    """The gradient of a loss at x as it comes, [N, C, H, W]; no warning where there is none."""
+    z = x.detach().requires_grad_()
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", AttackWarning)
+        return slope(loss(answer(partial(forward, net), z), y).sum(), z)
+
+
+def dead(grad: Tensor) -> Tensor:
+    """Which gradients lead nowhere, bool [N]: exactly 0, or not finite."""
+    rows = grad.flatten(1)
+    return ~rows.isfinite().all(1) | (rows == 0).all(1)
+
+
+class Meter:
+    """Forward and backward passes spent on each sample of a batch, with an upper limit on the forwards.
+
+    passes: how many a single answer takes, more than one where answers are averaged.
+    """
+
+    def __init__(self, size: int, device: torch.device, limit: int | None = None, passes: int = 1) -> None:
+        self.passes = passes
+        self.forwards = torch.zeros(size, dtype=torch.int64, device=device)
+        self.backwards = torch.zeros(size, dtype=torch.int64, device=device)
+        self.limit = limit
+
+
+class Decision:
+    """The labels of a model and nothing else. Index it with a mask to go on with some of the samples.
+
+    known: the closest candidates that earlier attacks found, [N, C, H, W], for attacks that go on from there.
+    """
+
+    grants = "labels"
+
+    def __init__(self, net: nn.Module, meter: Meter, known: Tensor | None = None) -> None:
+        self._net = net
+        self._meter = meter
+        self._index = torch.arange(len(meter.forwards), device=meter.forwards.device)
+        self._known = known
+
+    def __getitem__(self, keep: Tensor) -> Any:
+        part = copy(self)
+        part._index = self._index[keep]
+        return part
+
+    def known(self, x: Tensor) -> Tensor:
+        """The closest candidate that an earlier attack found for each of these samples; x itself where there was none."""
+        return x.clone() if self._known is None else self._known[self._index]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("logits", "grad", "module"):
+            raise AccessError(f"this attack declared access to {self.grants} only, and asked for {name}")
+        raise AttributeError(name)
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Predicted labels [N]."""
+        return self._logits(x).argmax(1)
+
+    @torch.no_grad()
+    def _logits(self, x: Tensor) -> Tensor:
+        self._count_forward()
+        return self._read(forward(self._net, x))
+
+    def _read(self, answers: Tensor) -> Tensor:
+        """The logits in what the network answers, for views that show something else than a classifier."""
+        return answers
+
+    def _count_forward(self) -> None:
+        meter = self._meter
+        meter.forwards[self._index] += meter.passes
+        if meter.limit is not None and (meter.forwards > meter.limit * meter.passes).any():
+            raise AccessError(f"this attack spent more than its {meter.limit} queries on a sample")
+
+
+class Score(Decision):
+    """Logits."""
+
+    grants = "logits"
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [N, K]."""
+        return self._logits(x)
+
+
+class Ascent(NamedTuple):
+    """The gradient of the loss at a point, [N, C, H, W], with the loss [N] and the logits [N, K] there."""
+
+    grad: Tensor
+    loss: Tensor
+    logits: Tensor
+
+
+class Gradient(Score):
+    """Logits and input gradients.
+
+    Gradients may be had from the same network in a faster precision. An iterate that fools the rough network is then shown
+    to the exact one, so that no sample is let go for a rounding error.
+    """
+
+    grants = "gradients"
+
+    _rough: nn.Module | None = None
+
+    def roughen(self, rough: nn.Module | None) -> None:
+        """From now on gradients come from this network."""
+        self._rough = rough
+
+    def grad(self, z: Tensor, loss: Loss, y: Tensor) -> Ascent:
+        """One forward and one backward pass at z; NaN gradients come back as 0."""
+        self._count_forward()
+        self._meter.backwards[self._index] += self._meter.passes
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            logits = self._read(answer(partial(forward, self._rough or self._net), z))
+            value = loss(logits, y)
+            grad = slope(value.sum(), z)
+        grad, value, logits = grad.nan_to_num(0.0), value.detach(), logits.detach()
+        if self._rough is not None:
+            claimed = (logits.argmax(1) != y).nonzero().squeeze(1)
+            if len(claimed):
+                logits = logits.index_put((claimed,), self[claimed]._logits(z.detach()[claimed]))
+                value = loss(logits, y)
+        return Ascent(grad, value, logits)
+
+
+class Module(Gradient):
+    """The network itself, for reference implementations that bring their own loop; its passes are counted in total."""
+
+    grants = "the network"
+
+    @property
+    def module(self) -> nn.Module:
+        """An nn.Module that counts; row i of a batch need not be sample i, so each pass is spread over the samples."""
+        return _Metered(self._net, self._meter)
+
+
+class _Metered(nn.Module):
+    def __init__(self, net: nn.Module, meter: Meter) -> None:
+        super().__init__()
+        self.net = net
+        self.training = net.training
+        self.rows = {"forwards": 0, "backwards": 0}
+        self._meter = meter
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = answer(self.net, x) if torch.is_grad_enabled() and x.requires_grad else self.net(x)
+        self._spend("forwards", len(x) * self._meter.passes)
+        if logits.requires_grad:
+            logits.register_hook(lambda _: self._spend("backwards", len(x) * self._meter.passes))
+        return logits
+
+    def _spend(self, what: str, rows: int) -> None:
+        # Whole passes over all samples are exact; the remainder goes to the first rows, so the total always is.
+        self.rows[what] += rows
+        spent = getattr(self._meter, what)
+        whole, rest = divmod(self.rows[what], len(spent))
+        spent.fill_(whole)
+        spent[:rest] += 1
+
+
+VIEWS: dict[str, type[Decision]] = {"decision": Decision, "score": Score, "gradient": Gradient, "module": Module}

@@ -1,0 +1,66 @@
+"""What an arm of a portfolio did in one round, and what the rounds of several on the same samples say together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.evaluation.units import Unit
+from bench.plans.plan import Arm
+from bench.plugins.registry import get_attack
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an arm did in one round."""
+
+    arm: Arm
+    units: list[Unit]
+    progress: Tensor
+    """Of each sample of the round: 1 where it broke, else up to one half for the part of the way its margin came."""
+
+    @property
+    def cost(self) -> int:
+        """Forward-equivalents."""
+        return sum(unit.cost for unit in self.units)
+
+    @property
+    def fooled(self) -> Tensor:
+        """Which samples of the round it broke, bool [M]."""
+        return torch.cat([unit.fooled for unit in self.units]) if self.units else torch.zeros(0, dtype=torch.bool)
+
+
+def blind(arm: Arm) -> bool:
+    """Whether it sees no gradient, nor goes on from what one found."""
+    return get_attack(arm.attack).access in ("score", "decision") and arm.parameters.get("start") != "known"
+
+
+def by_worth(trials: Sequence[Trial]) -> list[Arm]:
+    """Greedily, the arm that adds most to what the chosen ones achieve, per forward-equivalent."""
+    waiting, chosen = list(trials), []
+    reached = torch.zeros_like(trials[0].progress)
+    while waiting:
+        best = max(waiting, key=lambda t: float((t.progress - reached).clamp_min(0).sum()) / max(t.cost, 1))
+        reached = torch.maximum(reached, best.progress)
+        chosen.append(best.arm)
+        waiting.remove(best)
+    return chosen
+
+
+def outdone(trials: Sequence[Trial], near: int) -> str:
+    """In what searches without gradients are ahead, if they are."""
+    unseeing = [t for t in trials if blind(t.arm)]
+    seeing = [t for t in trials if get_attack(t.arm.attack).access == "gradient"]
+    if not unseeing or not seeing or not len(trials[0].progress):
+        return ""
+    without, best = (torch.stack([t.progress for t in group]).amax(0) for group in (unseeing, seeing))
+    alone = int(((without == 1) & (best < 1)).sum())
+    ahead = int((without > best)[near:].sum())
+    if alone > 0.1 * len(best):
+        return f"black-box search broke {alone} of {len(best)} pilot samples that no gradient attack broke"
+    if ahead > 0.5 * (len(best) - near):
+        return f"black-box search came closer than every gradient attack on {ahead} of {len(best) - near} samples"
+    return ""

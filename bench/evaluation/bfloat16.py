@@ -1,0 +1,65 @@
+"""The network in a faster precision, for the search alone: what counts is always confirmed by the network itself."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.core.losses import margin
+from bench.training.network import native_bf16
+
+WORTHWHILE = 10_000_000
+"""Floating-point operations per image below which converting costs more than it saves."""
+ALIKE = 0.9
+"""The least share of the network's answers, and the least cosine to its gradients, of a copy that is good enough."""
+
+
+class Rough(nn.Module):
+    """A copy of a network in bfloat16, images with channels last; float32 in and out."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = deepcopy(net).to(torch.bfloat16).to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, K] of x [N, C, H, W]."""
+        logits: Tensor = self.net(x.to(torch.bfloat16, memory_format=torch.channels_last))
+        return logits.float()
+
+
+def roughen(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | None, str]:
+    """A faster copy of the network, or None, and why; x, y: a batch that shows whether the copy is one.
+
+    The choice depends on the device, the network and the images, never on a measured time: the same run makes it again.
+    """
+    if not native_bf16(x.device):
+        return None, "float32: the device has no bfloat16"
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x)
+    if counter.get_total_flops() < WORTHWHILE * len(x):
+        return None, "float32: the network is too small to gain from bfloat16"
+    try:
+        rough = Rough(net).eval().requires_grad_(False)
+        (answers, slopes), (theirs, rougher) = _answers(net, x, y), _answers(rough, x, y)
+    except Exception as error:  # whatever the network raises
+        told = str(error).partition("\n")[0]
+        return None, f"float32: the network does not run in bfloat16: {type(error).__name__}: {told}"
+    agreement = float((answers == theirs).double().mean())
+    cosine = float(torch.cosine_similarity(slopes, rougher).median())
+    if agreement < ALIKE or not cosine >= ALIKE:
+        return (
+            None,
+            f"float32: bfloat16 agrees on {agreement:.0%} of the images, with gradients at cosine {cosine:.2f}",
+        )
+    return rough, "bfloat16"
+
+
+def _answers(net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels [N] and the gradients of the margin, [N, C * H * W]."""
+    x = x.detach().requires_grad_()
+    logits = net(x)
+    (grad,) = torch.autograd.grad(margin(logits, y).sum(), x)
+    return logits.argmax(1), grad.flatten(1)

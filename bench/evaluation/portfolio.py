@@ -1,0 +1,209 @@
+"""A portfolio of attacks on one model: a pilot finds out which of them hurt it, and effort goes to the samples that are
+closest to falling.
+
+Samples are ranked by the highest margin that any candidate has reached on them. Every round says how deep in that ranking
+it still broke samples, and the next rounds reach twice as deep and no deeper (after the statistics-based discarding of Liu
+et al. 2022): on a smooth model that is a few per cent of the survivors, where margins mean nothing it is all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.core.rng import shuffled
+from bench.evaluation.arms import Trial, blind, by_worth, outdone
+from bench.evaluation.engine import Evaluation, Run
+from bench.evaluation.restarts import totals
+from bench.plans.plan import Arm, Portfolio
+from bench.plugins.registry import get_attack
+from bench.results.schema import AttackResult, Round
+from bench.statistics.proportions import wilson
+
+POOL = 512
+"""The fixed samples, drawn with the seed, that the pilot is taken from."""
+FEWEST, SHARE = 32, 8
+"""A round takes on at least so many samples, and one in so many of the opening's survivors."""
+ESCALATION = 4
+"""Times the targets, queries or steps when the arms have run dry."""
+EXHAUSTIVE = 16
+"""Times the queries of black-box searches where the gradient is masked: about AutoAttack's."""
+FINALISTS = 4
+"""Arms that are still worth running then, or after a pilot in which none got anywhere."""
+IDLE = 0.5
+"""Progress in the pilot below which an arm got nowhere."""
+MASKED = 10
+"""Times the budget where the gradient is masked."""
+
+
+def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> AttackResult:
+    """Carry out one portfolio of a plan."""
+    first, size = len(evaluation.units), len(evaluation.data)
+    attempted = int((~evaluation.broken).sum())
+    evaluation.report.say(f"{spec.label}: {attempted} of {size} samples to attack")
+    search = _Search(evaluation, number, spec)
+    search.open()
+    search.ranked = search.pilot()
+    search.sweep(search.ranked)
+    if search.masked:
+        search.exhaust()
+    # Worth more effort only as far as the sweeps still got somewhere.
+    fell = sum(round.broken for round in search.rounds if round.stage == "sweep")
+    search.effort = ESCALATION
+    search.sweep(search.finalists()[:fell])
+    if search.rough:
+        search.rough, search.effort = False, 1
+        search.left = spec.budget * len(search.closest()) // 4
+        search.sweep(search.finalists())
+    evaluation.report.advance(1.0, f"{spec.label}: {search.standing():.1%} stand")
+    left = size - int(evaluation.broken.sum())
+    return AttackResult(
+        name=spec.label, attack=spec.attack, parameters={}, on="survivors", n=size, attempted=attempted,
+        broken=attempted - left, robust_accuracy=left / size, interval=wilson(left, size), grid=None, restarts=(),
+        rounds=tuple(search.rounds), masked=search.masked, **totals(evaluation.units[first:], attempted),
+    )  # fmt: skip
+
+
+@dataclass
+class _Search:
+    evaluation: Evaluation
+    number: int
+    spec: Portfolio
+    rounds: list[Round] = field(default_factory=list)
+    masked: str = ""
+    """Why the gradient is believed to be masked; empty where it is not."""
+
+    def __post_init__(self) -> None:
+        self.rough = self.spec.rough and self.evaluation.rough is not None
+        self.reach = len(self.evaluation.data)
+        """How many of the closest survivors a round takes on."""
+        self.fewest = FEWEST
+        self.left = 0
+        """Forward-equivalents that may still be spent."""
+        self.effort = 1
+        self.ranked: list[Arm] = []
+        """The arms worth running, in the pilot's order."""
+        self.achieved: dict[str, tuple[float, int]] = {}
+        """Each arm's progress in the sweeps, and what it cost."""
+
+    def standing(self) -> float:
+        return 1 - float(self.evaluation.broken.double().mean())
+
+    def closest(self, among: Tensor | None = None) -> Tensor:
+        """The survivors, or some of them, those with the highest margin first."""
+        index = (~self.evaluation.broken).nonzero().squeeze(1) if among is None else among[~self.evaluation.broken[among]]
+        return index[self.evaluation.margin[index].argsort(descending=True, stable=True)]
+
+    def open(self) -> None:
+        """The cheap attacks, on everything."""
+        for arm in self.spec.opening:
+            self.round(arm, "opening", self.closest())
+        self.fewest = max(FEWEST, len(self.closest()) // SHARE)
+        self.left = self.spec.budget * len(self.closest())
+
+    def pilot(self) -> list[Arm]:
+        """Every arm on the same few survivors; the arms in the order in which they are worth running."""
+        pool = shuffled(len(self.evaluation.data), self.evaluation.seed, "pilot", self.number)[:POOL]
+        ranked = self.closest(pool)
+        size = min(self.spec.pilot, max(len(ranked) // 6, FEWEST // 2))
+        near = ranked[: size - size // 4]
+        others = pool[~torch.isin(pool, near) & ~self.evaluation.broken[pool]][: size // 4]
+        samples = torch.cat([near, others])
+        trials = [self.launch(arm, samples) for arm in self.spec.arms]
+        self.suspect(trials, samples, len(near))
+        for trial in trials:
+            self.absorb(trial, "pilot", samples)
+        if not any(bool(trial.fooled.any()) for trial in trials):
+            # Many attacks on the closest samples, and none fell: the frontier has been found.
+            self.reach = self.fewest
+        arms = by_worth(trials)
+        idle = {trial.arm.label for trial in trials if float(trial.progress.sum()) < IDLE}
+        return [*arms[:FINALISTS], *(arm for arm in arms[FINALISTS:] if self.masked or arm.label not in idle)]
+
+    def sweep(self, arms: Sequence[Arm]) -> None:
+        """Round after round over the arms; those that get nowhere any more are dropped."""
+        while arms and len(self.closest()):
+            going: list[tuple[float, Arm]] = []
+            for arm in arms:
+                if self.left <= 0 or not len(self.closest()):
+                    return
+                trial = self.round(arm, "sweep", self.closest()[: self.reach])
+                progress, cost = self.achieved.get(arm.label, (0.0, 0))
+                self.achieved[arm.label] = (progress + float(trial.progress.sum()), cost + trial.cost)
+                if float(trial.progress.sum()) >= 1:
+                    going.append((float(trial.progress.sum()) / max(trial.cost, 1), arm))
+            arms = [arm for _, arm in sorted(going, key=lambda pair: -pair[0])]
+
+    def exhaust(self) -> None:
+        """Long black-box searches on everything that stands; margins say little where the gradient is masked."""
+        self.reach, self.effort = len(self.evaluation.data), EXHAUSTIVE
+        self.sweep([arm for arm in (*self.spec.arms, *self.spec.blind) if blind(arm)])
+
+    def finalists(self) -> list[Arm]:
+        """The arms that achieved most for their cost."""
+        worth = {label: progress / max(cost, 1) for label, (progress, cost) in self.achieved.items()}
+        return sorted(self.ranked, key=lambda arm: -worth.get(arm.label, 0.0))[:FINALISTS]
+
+    def round(self, arm: Arm, stage: str, samples: Tensor) -> Trial:
+        """One arm on these samples, closest first; how deep it still broke some decides how deep the next round reaches."""
+        trial = self.launch(arm, samples)
+        depths = trial.fooled.nonzero().squeeze(1).double()
+        deep = 2 * int(depths.quantile(0.95) + 1) if len(depths) else len(samples) // 2
+        self.reach = max(deep, self.fewest)
+        self.absorb(trial, stage, samples)
+        return trial
+
+    def launch(self, arm: Arm, samples: Tensor) -> Trial:
+        name = f"round {self.evaluation.launched}: {arm.label}"
+        stream = ("round", self.evaluation.launched)
+        parameters = _stronger(arm.parameters, self.effort)
+        run = Run(self.number, self.spec.label, get_attack(arm.attack), parameters, name, stream, self.rough, keep=True)
+        before = self.evaluation.margin[samples].clamp_max(-1e-9)
+        units = self.evaluation.launch(run, samples, absorb=False)
+        if not units:
+            return Trial(arm, [], torch.zeros(0))
+        fooled, margin = (torch.cat([getattr(unit, key) for unit in units]) for key in ("fooled", "margin"))
+        way = (1 - margin.clamp_max(0) / before).nan_to_num(0.0).clamp(0, 1) / 2
+        trial = Trial(arm, units, torch.where(fooled, 1.0, way))
+        self.left -= trial.cost
+        return trial
+
+    def absorb(self, trial: Trial, stage: str, samples: Tensor) -> None:
+        self.evaluation.absorb(trial.units)
+        self.rounds.append(
+            Round(
+                stage=stage,
+                arm=trial.arm.label,
+                effort=self.effort,
+                rough=self.rough,
+                samples=len(samples),
+                broken=int(trial.fooled.sum()),
+                progress=round(float(trial.progress.sum()), 3),
+                cost=round(trial.cost / max(len(samples), 1), 1),
+                reach=self.reach,
+            )
+        )
+        told = f"{self.spec.label}: {stage} {trial.arm.label}: {int(trial.fooled.sum())} of {len(samples)} fell"
+        self.evaluation.report.advance(0.0, f"{told}, {self.standing():.1%} stand")
+
+    def suspect(self, trials: Sequence[Trial], samples: Tensor, near: int) -> None:
+        """Compare searches that see no gradient, and start from no gradient's candidate, with everything that does.
+
+        Where labels alone are shown, random starts may break as much as they do; then there is no gradient to be seen.
+        """
+        self.masked = outdone(trials, near)
+        flat = 0 if self.masked or not len(samples) else int(self.evaluation.flat(samples).sum())
+        if flat > len(samples) // 2:
+            self.masked = f"{flat} of {len(samples)} pilot samples have no gradient"
+        if self.masked:
+            self.left += (MASKED - 1) * self.spec.budget * len(self.closest())
+            self.reach = len(self.evaluation.data)
+
+
+def _stronger(parameters: Mapping[str, Any], effort: int) -> dict[str, Any]:
+    grows = "targets" if parameters.get("targets") else "queries" if "queries" in parameters else "steps"
+    return {key: value * effort if key == grows else value for key, value in parameters.items()}

@@ -1,0 +1,171 @@
+"""What is evaluated: a model as it answers at test time, and the samples it is judged on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from torch import Tensor
+
+from bench import models
+from bench.core.expectation import batch_dependence, randomised
+from bench.core.rng import isolated
+from bench.data import datasets as data
+from bench.data.datasets import Dataset
+from bench.errors import BadInput
+from bench.files.whole import read_text
+from bench.models import Model, batchnorm
+from bench.models.architectures import parse_query
+from bench.plugins.contract import Defense
+from bench.plugins.registry import get_defense, make_defense
+
+READS = (1, 2)
+"""Versions of the record of a training; what is read of it is the same in both."""
+DEFAULT_N = 1000
+"""Test samples, where the user does not say how many."""
+DEPENDENT = 0.1
+"""Share of images whose answers company changes, from which a network is said to depend on it; fewer may be rounding."""
+
+
+class Subject(NamedTuple):
+    """A model under test."""
+
+    model: Model
+    """With what its defense, or one added at test time, makes of its network."""
+    label: str
+    """As a leaderboard has it."""
+    trained: dict[str, Any]
+    """The record of its training; empty for a model from elsewhere."""
+    defenses: tuple[Defense, ...]
+    """The one it was trained with and the one added at test time, as far as there are any."""
+    noisy: bool
+    """Whether it answers the same images differently."""
+    batch_dependent: bool
+    """Whether the answer to an image depends on the others in its batch, so that numbers are not comparable."""
+    first: tuple[Tensor, Tensor]
+    """A few samples to try things on."""
+
+
+def subject(reference: str, samples: Dataset, dataset: str, seed: int, test_time: str = "") -> Subject:
+    """Load a model and check it on real images; BadInput where it does not fit them.
+
+    test_time: a defense to add without training, such as "rfi" or "smoothing?sigma=0.25".
+    """
+    open_ended = dataset not in data.CLASSES
+    trained = training_record(reference)
+    with isolated(seed):
+        model = models.resolve(reference, samples.shape, samples.classes, at_least=open_ended)
+    net = model.net
+    if trained.get("settings", {}).get("statistics") == "batch":
+        net = batchnorm.use_batches(net)
+    added = _added(test_time)
+    found = tuple(defense for defense in (_of_training(trained), added) if defense)
+    for defense in found:
+        if type(defense).fit is not Defense.fit:
+            net = defense.fit(net, data.load(dataset, "train"))
+        net = defense.wrap(net)
+    net.eval().requires_grad_(False)
+    first, labels = samples.batch(torch.arange(min(len(samples), 64)))
+    with isolated(seed):
+        models.check_outputs(net, first, samples.classes, reference, at_least=open_ended)
+    label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
+    noisy = randomised(net, first, seed)
+    dependent = not noisy and batch_dependence(net, first[:32], 1 - first[:32]) > DEPENDENT
+    return Subject(replace(model, net=net), label, trained, found, noisy, dependent, (first, labels))
+
+
+def training_record(reference: str) -> dict[str, Any]:
+    """What the training of a run folder left behind; empty for a model from elsewhere."""
+    path = Path(reference.removeprefix("run:").split("?")[0]) / "train.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(read_text(path), parse_constant=_refuse)
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version not in READS:
+            known = " and ".join(map(str, READS))
+            raise BadInput(f"{path} has schema version {version!r}, this release reads {known}; train again")
+        _Record.model_validate(content)
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        where = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
+        told = f" ({where})" if where else ""
+        raise BadInput(f"{path} is not the record of a finished training{told}; train again") from None
+    return {key: content[key] for key in _Record.model_fields}
+
+
+class _Threat(BaseModel):
+    norm: str
+    eps: str
+
+
+class _Training(BaseModel):
+    best_epoch: Annotated[int, Field(ge=1)]
+
+
+class _Settings(BaseModel):
+    validation: Annotated[int, Field(ge=1)]
+
+
+class _Record(BaseModel):
+    """What is read of the record of a training, which may come from anybody."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    defense: str
+    settings: _Settings
+    dataset: str
+    threat: _Threat
+    training: _Training
+    data_digest: str
+    history: Annotated[list[dict[str, FiniteFloat]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        last = self.training.best_epoch
+        if last > len(self.history) or not {"clean", "fgsm", "pgd"} <= self.history[last - 1].keys():
+            raise ValueError(f"there is no epoch {last} in its history")
+        return self
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+def samples_of(dataset: str, trained: dict[str, Any], n: int | None) -> Dataset:
+    """The first n samples of the test split; of everything, where the data has no split and the model never saw it."""
+    split = "test" if data.has_own_split(dataset) or _trained_on(dataset, trained) else "all"
+    samples = data.load(dataset, split)
+    return samples.first(n if n is not None else min(DEFAULT_N, len(samples)))
+
+
+def _trained_on(dataset: str, trained: dict[str, Any]) -> bool:
+    """Whether the model's training images come out of this data set, whatever path it is named by."""
+    if not trained:
+        return False
+    images, _ = data.hold_out(data.load(dataset, "train"), trained["settings"]["validation"])
+    return bool(images.digest == trained["data_digest"])
+
+
+def _of_training(trained: dict[str, Any]) -> Defense | None:
+    """The defense that trained the model; None for a model from elsewhere."""
+    if "defense" not in trained:
+        return None
+    known = get_defense(trained["defense"]).hyper_parameters()
+    return make_defense(trained["defense"], {key: value for key, value in trained["settings"].items() if key in known})
+
+
+def _added(test_time: str) -> Defense | None:
+    if not test_time:
+        return None
+    name, _, query = test_time.partition("?")
+    cls = get_defense(name)
+    if cls.fit is Defense.fit and cls.wrap is Defense.wrap:
+        raise BadInput(f"defense {name!r} changes nothing at test time; it has to be trained")
+    return make_defense(name, parse_query(query, f"test-time defense {test_time!r}"))

@@ -1,0 +1,165 @@
+"""Plans: which attacks are run, in what order, with which parameters, on which samples."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from bench.core.threat import ThreatModel
+from bench.errors import BadInput
+from bench.plugins.registry import Attack, get_attack
+
+MOST_POINTS = 10_000
+"""Of a grid: each is run on the probe."""
+
+
+class Arm(BaseModel):
+    """An attack with its parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attack: str
+    """The registered attack."""
+    name: str = ""
+    """The column it fills; the attack's own name unless told."""
+    parameters: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        """The column's name."""
+        return self.name or self.attack
+
+
+class AttackSpec(Arm):
+    """One attack of a plan."""
+
+    grid: dict[str, list[Any]] = {}
+    """Values to try on the probe; the best combination is used for the restarts."""
+    probe: Annotated[int, Field(ge=1)] = 256
+    """How many of its samples the grid is searched on."""
+    restarts: Annotated[int, Field(ge=1)] = 1
+    samples: Annotated[int, Field(ge=1)] | None = None
+    """Attack only the first so many samples of the evaluation."""
+    on: Literal["all", "survivors"] = "survivors"
+    """Every correctly classified sample, or those that no earlier attack has broken."""
+    optional: bool = False
+    """Left out where the attack does not exist in the norm; and where it cannot use the model (too few classes) or a file,
+    that is a note on the card, and the evaluation goes on."""
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Every point of the grid, in order; a single empty one without a grid."""
+        for values in itertools.product(*self.grid.values()):
+            yield dict(zip(self.grid, values, strict=True))
+
+
+class Portfolio(BaseModel):
+    """Attacks that compete for the survivors, and go on only as long as they break any (bench/portfolio.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attack: Literal["portfolio"]
+    name: str = ""
+    opening: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    """Run on every sample, in this order, before anything is chosen."""
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    """Ranked by the pilot."""
+    blind: tuple[Arm, ...] = ()
+    """Searches without gradients that join those among the arms once the gradient is masked."""
+    pilot: Annotated[int, Field(ge=2)] = 64
+    """How many samples every arm is tried on, at most."""
+    budget: Annotated[int, Field(ge=1)] = 1500
+    """Forward-equivalents per sample that survives the opening, on average, after which no round is begun; where the
+    gradient is masked, ten times as many."""
+    rough: bool = True
+    """Whether gradients may come from a faster precision, where the device and the network have one."""
+
+    @property
+    def label(self) -> str:
+        """The column's name."""
+        return self.name or self.attack
+
+
+def _kind(value: Any) -> str:
+    attack = value.get("attack") if isinstance(value, dict) else getattr(value, "attack", None)
+    return "portfolio" if attack == "portfolio" else "attack"
+
+
+Entry = Annotated[Annotated[AttackSpec, Tag("attack")] | Annotated[Portfolio, Tag("portfolio")], Discriminator(_kind)]
+
+
+class Plan(BaseModel):
+    """An ordered list of attacks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    about: str = ""
+    diagnose: bool = False
+    """Whether its evaluations say if the number can be trusted."""
+    attacks: Annotated[tuple[Entry, ...], Field(min_length=1)]
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the attacks as they will run; names and descriptions do not count."""
+        content = [spec.model_dump(exclude={"name", "optional"}) for spec in self.attacks]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def extended(self, specs: Sequence[Mapping[str, Any]]) -> Plan:
+        """The plan followed by further attacks, such as those a defense declares for its own fair attacker."""
+        return self.model_copy(update={"attacks": (*self.attacks, *(AttackSpec.model_validate(spec) for spec in specs))})
+
+    def resolved(self, threat: ThreatModel) -> Plan:
+        """The same plan with every parameter written out, checked against the attacks and the threat model."""
+        there = [spec for spec in self.attacks if not (isinstance(spec, AttackSpec) and _absent(spec, threat))]
+        # An empty plan would call every model robust.
+        return self.model_copy(update={"attacks": tuple(_resolve(spec, threat) for spec in there or self.attacks)})
+
+
+def _absent(spec: AttackSpec, threat: ThreatModel) -> bool:
+    return spec.optional and threat.norm not in get_attack(spec.attack).norms
+
+
+def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | Portfolio:
+    if isinstance(spec, Portfolio):
+        arms = {key: _fitting(getattr(spec, key), threat, needed=key != "blind") for key in ("opening", "arms", "blind")}
+        return spec.model_copy(update={"name": spec.label, **arms})
+    attack = _attack(spec, threat)
+    if empty := [key for key, values in spec.grid.items() if not values]:
+        raise BadInput(f"attack {spec.label!r}: the grid of {empty[0]!r} has no values")
+    if attack.whole and spec.restarts > 1:
+        raise BadInput(f"attack {attack.name!r} brings its own restarts; leave restarts at 1, not {spec.restarts}")
+    if not attack.seeded and spec.restarts > 1:
+        raise BadInput(f"attack {attack.name!r} makes the same run every time; leave restarts at 1, not {spec.restarts}")
+    if (points := math.prod(map(len, spec.grid.values()))) > MOST_POINTS:
+        raise BadInput(f"attack {spec.label!r}: its grid has {points} points; give at most {MOST_POINTS}")
+    for point in spec.combinations():
+        attack.configure({**spec.parameters, **point})
+    fixed = attack.configure({key: value for key, value in spec.parameters.items() if key not in spec.grid})
+    kept = {key: value for key, value in fixed.items() if key not in spec.grid}
+    return spec.model_copy(update={"name": spec.label, "parameters": kept})
+
+
+def _fitting(arms: Sequence[Arm], threat: ThreatModel, *, needed: bool) -> tuple[Arm, ...]:
+    """The arms that exist in this norm; where none of needed ones does, the error of the first."""
+    chosen = [arm for arm in arms if threat.norm in get_attack(arm.attack).norms] or [*(arms if needed else ())]
+    ready = [
+        arm.model_copy(update={"name": arm.label, "parameters": _attack(arm, threat).configure(arm.parameters)})
+        for arm in chosen
+    ]
+    if twice := [label for label, count in Counter(arm.name for arm in ready).items() if count > 1]:
+        raise BadInput(f"two arms of a portfolio are called {twice[0]!r}; give each a name of its own")
+    return tuple(ready)
+
+
+def _attack(arm: Arm, threat: ThreatModel) -> Attack:
+    attack = get_attack(arm.attack)
+    if threat.norm not in attack.norms:
+        raise BadInput(f"attack {attack.name!r} works in {', '.join(sorted(attack.norms))}, not in {threat.norm}")
+    return attack

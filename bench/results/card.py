@@ -1,0 +1,184 @@
+"""The card: everything a reader needs to judge and to repeat one evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from bench.core.threat import ThreatModel
+from bench.errors import BadInput, GauntletError
+from bench.files.whole import read_text, regular, write_text
+from bench.plans.plan import Plan
+from bench.results.schema import AttackResult, Certified, Count, CurvePoint, Diagnosis, Eps, Record, Share
+
+SCHEMA = 3
+READS = (1, 2, 3)
+"""Version 1 had no rounds, curves, distances or search precision, version 2 no diagnosis, additions or 8-bit accuracy; they
+read as absent."""
+
+CARD_BYTES, DEEPEST, VALUES = 2**22, 32, 50_000
+"""What a card has at most: bytes, tables in one another, and values in all of them."""
+
+
+def signature(text: str) -> str:
+    """Who hands in examples, as a card can hold it; ValueError for what it cannot."""
+    if not (0 < len(text.strip()) <= 80 and len(text) <= 80 and text.isprintable()):
+        raise ValueError("a name is 1 to 80 printable characters")
+    return text
+
+
+class Threat(Record):
+    """The threat model of the numbers."""
+
+    norm: Annotated[str, Field(max_length=16)]
+    eps: Eps
+    """An exact fraction in input units, such as "8/255"."""
+
+
+class ModelInfo(Record):
+    """What was attacked."""
+
+    reference: str
+    arch: str
+    digest: str
+    """sha256 of names, shapes and values of all parameters and buffers."""
+    defense: str | None
+    settings: dict[str, Any]
+    """The defense's hyper-parameters and the training recipe, when the product trained it."""
+    training: dict[str, Any]
+    """Cost and history of the training in short, when the product trained it."""
+    test_time: str = ""
+    """A defense that was added without training."""
+
+
+class DataInfo(Record):
+    """Which samples."""
+
+    split: str
+    digest: str
+    """sha256 of the images and labels of the samples evaluated."""
+    source: str
+
+
+class FileInfo(Record):
+    """A file that belongs to the card and lies beside it."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=128)]
+    """A plain name: a card from elsewhere must not lead a reader out of its folder."""
+    sha256: str
+    rows: Annotated[int, Field(ge=0, le=2**31)]
+
+
+class Addition(Record):
+    """Adversarial examples that somebody handed in later, each checked, which lowered the row."""
+
+    by: Annotated[str, AfterValidator(signature)]
+    broken: Annotated[Count, Field(ge=1)]
+    """Samples that had stood until then."""
+    archive: FileInfo
+
+
+class Card(Record):
+    """One evaluation."""
+
+    schema_version: int = SCHEMA
+    name: str
+    dataset: str
+    threat: Threat
+    n: Annotated[Count, Field(ge=1)]
+    clean_accuracy: Share
+    clean_interval: tuple[Share, Share]
+    robust_accuracy: Share
+    """Share of the n samples that are classified correctly and that no attack broke: the worst case per sample."""
+    interval: tuple[Share, Share]
+    """95 % Wilson interval of the robust accuracy."""
+    attacks: tuple[AttackResult, ...]
+    curve: tuple[CurvePoint, ...] = ()
+    """Of a sweep over eps, smallest first; a sample that fell in a smaller ball counts as broken in every larger one."""
+    certified: Certified | None = None
+    plan: Plan
+    plan_digest: str
+    seed: int
+    search: str = ""
+    """The precision of the search, and why; what counts is always confirmed in float32."""
+    eot: int = 1
+    """Answers of a randomised network that attacks saw the mean of; 1 for a network that answers the same every time."""
+    batch_dependent: bool = False
+    """Whether the answer to an image depends on the others in its batch; such a row has no rank and no certificate."""
+    model: ModelInfo
+    data: DataInfo
+    records: FileInfo
+    archive: FileInfo
+    additions: tuple[Addition, ...] = ()
+    """Their samples count as broken in robust_accuracy; the attacks of the plan keep their own numbers."""
+    eight_bit_accuracy: Share | None = None
+    """Robust accuracy if adversarial examples had to be images of 8 bits: those that rounding undoes do not count."""
+    diagnosis: Diagnosis | None = None
+    seconds: float
+    device: str
+    versions: dict[str, str]
+    code: dict[str, str] = {}  # noqa: RUF012
+    """Digests of the code of the defenses and attacks that came as plug-ins, by "defense NAME" and "attack NAME"."""
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The card as it is stored."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Write the card atomically."""
+        write_text(path, self.to_json())
+
+
+def read_card(path: Path) -> Card:
+    """A stored card; BadInput where it is missing, damaged, absurd or of another schema version. It may be a stranger's."""
+    regular(path, CARD_BYTES)
+    try:
+        content = json.loads(read_text(path, CARD_BYTES), parse_constant=_finite, parse_float=_finite)
+    except OSError as error:
+        raise BadInput(f"cannot read card {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"card {path} is not JSON: {error}") from None
+    if not _modest(content):
+        raise BadInput(f"card {path} is nested more than {DEEPEST} deep or holds more than {VALUES} values; no card does")
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if type(version) is not int or version not in READS:
+        known, told = " and ".join(map(str, READS)), repr(version)[:80]
+        raise BadInput(f"card {path} has schema version {told}, this release reads {known}; evaluate the model again")
+    try:
+        card = Card.model_validate(content)
+        ThreatModel.parse(card.threat.norm, card.threat.eps)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))[:200]
+        raise BadInput(f"card {path}: {where}: {first['msg'][:200]}") from None
+    except GauntletError as error:
+        raise BadInput(f"card {path}: threat: {error}") from None
+    return card
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text} is no number that a card holds")
+    return value
+
+
+def _modest(content: Any) -> bool:
+    """Whether its tables lie in one another no deeper, and hold no more values, than those of a card."""
+    level, left = [content], VALUES
+    for _ in range(DEEPEST):
+        level = [part for value in level for part in _inside(value)]
+        left -= len(level)
+        if not level or left < 0:
+            break
+    return not level and left >= 0
+
+
+def _inside(value: Any) -> Collection[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

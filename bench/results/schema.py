@@ -1,0 +1,154 @@
+"""What attacks, proofs and checks measured: the parts of a card."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.core.threat import LONGEST
+
+MOST = 10_000_000
+"""Samples of an evaluation."""
+Verdict = Literal["ok", "suspicious", "broken"]
+ORDER: tuple[Verdict, ...] = ("ok", "suspicious", "broken")
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Eps = Annotated[str, Field(max_length=LONGEST)]
+
+
+class Record(BaseModel):
+    """A typed part of a card; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GridPoint(Record):
+    """One point of a step-size grid, measured on the probe."""
+
+    parameters: dict[str, Any]
+    robust_accuracy: float
+    """On the probe, by this point alone."""
+    mean_margin: float
+    """Mean over the probe of the best wrong logit minus the true one at this point's results, 0 for a fooled sample."""
+
+
+class Grid(Record):
+    """The whole search, not only its winner."""
+
+    probe: int
+    points: tuple[GridPoint, ...]
+    best: dict[str, Any]
+
+
+class RestartPoint(Record):
+    """Robust accuracy after so many restarts."""
+
+    restarts: int
+    robust_accuracy: float
+
+
+class Round(Record):
+    """One round of a portfolio."""
+
+    stage: str
+    """opening: on everything; pilot: every arm on the same few samples; sweep: the arms in the pilot's order."""
+    arm: str
+    effort: int
+    """Times the arm's own steps, queries and targets."""
+    rough: bool
+    """Whether gradients came from the faster precision."""
+    samples: int
+    """The survivors it took on, closest first."""
+    broken: int
+    progress: float
+    """Samples broken, plus up to one half for each whose margin came nearer to 0."""
+    cost: float
+    """Forward-equivalents per sample; a backward pass counts two."""
+    reach: int
+    """How many of the closest survivors the next round may take on."""
+
+
+class CurvePoint(Record):
+    """Robust accuracy in a ball of this radius."""
+
+    eps: Eps
+    robust_accuracy: Share
+    interval: tuple[Share, Share]
+    """95 % Wilson interval."""
+
+
+class AttackResult(Record):
+    """What one attack of the plan did."""
+
+    name: str
+    attack: str
+    parameters: dict[str, Any]
+    """As they ran: the grid's winner is written in."""
+    on: Literal["all", "survivors"]
+    n: Annotated[Count, Field(ge=1)]
+    """Samples its accuracy is over."""
+    attempted: Count
+    """Samples it was run on."""
+    broken: Count
+    """Samples it fooled."""
+    robust_accuracy: Share
+    """Share of its n samples that it leaves standing. A sample that it was never run on, because the clean image or (on
+    survivors) an earlier attack had already failed, counts as broken."""
+    interval: tuple[float, float]
+    """95 % Wilson interval."""
+    grid: Grid | None
+    restarts: tuple[RestartPoint, ...]
+    rounds: tuple[Round, ...] = ()
+    """What a portfolio did, in order; same seed, same rounds."""
+    masked: str = ""
+    """Why a portfolio believes that the gradient is masked; empty where it does not."""
+    forwards: float
+    """Mean forward passes per attempted sample, all restarts and the grid included."""
+    backwards: float
+    seconds: float
+    notes: tuple[str, ...]
+    curve: tuple[CurvePoint, ...] = ()
+    """Of an attack that looked for the closest example anywhere: what the distances it found leave standing at other radii,
+    smallest first. A sample that it was not run on counts as broken from 0 on where the clean image failed, and from this eps
+    on where an earlier attack had broken it."""
+
+
+class Certified(Record):
+    """What a defense proved about its network; a lower bound to what any attack can leave."""
+
+    defense: str
+    n: int
+    """The first so many samples, which the proof was tried on."""
+    accuracy: float
+    """Share of them whose right answer is certain in the ball of the card."""
+    interval: tuple[float, float]
+    """95 % Wilson interval."""
+    curve: tuple[CurvePoint, ...]
+    """The same at other radii, smallest first."""
+    contradicted: int
+    """Samples whose answer is said to be certain and that an attack broke."""
+
+
+class Finding(Record):
+    """One check of a diagnosis."""
+
+    check: str
+    value: float | None
+    """What was measured; None where the check does not apply."""
+    threshold: float | None
+    """Up to which the value is sound."""
+    verdict: Verdict
+    told: str
+    """What it means, and what to do next."""
+
+
+class Diagnosis(Record):
+    """Whether the card's number can be trusted."""
+
+    verdict: Verdict
+    """The worst of the findings."""
+    n: int
+    """Samples that the checks were made on."""
+    findings: tuple[Finding, ...]
+    seconds: float

@@ -1,0 +1,43 @@
+"""What is to be trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.core.threat import ThreatModel
+from bench.plugins.contract import Defense
+from bench.training.recipe import Recipe
+
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training; equal jobs are the same training."""
+
+    name: str
+    """The row's label."""
+    defense: Defense
+    recipe: Recipe
+    dataset: str
+    threat: ThreatModel
+    arch: str
+    seed: int
+    data_digest: str = ""
+    """Of a user's own file, which may change behind its name; named sets do not."""
+    code: str = ""
+    """A digest of the defense's code, where it is not ours."""
+
+    def settings(self) -> dict[str, Any]:
+        """All hyper-parameters, the defense's and the recipe's."""
+        return {**asdict(self.defense), **asdict(self.recipe)}  # type: ignore[call-overload]
+
+    def key(self) -> str:
+        """Eight hex digits that tell this training from any other of the same name."""
+        source = self.data_digest or self.dataset
+        content = [SCHEMA, self.defense.name, self.settings(), source, str(self.threat), self.arch, self.seed]
+        content += filter(None, [self.code])
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

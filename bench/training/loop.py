@@ -1,0 +1,247 @@
+"""One training loop for every defense: resumable after every epoch, selected by validation, with its cost on record."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.core import device
+from bench.core.rng import isolated, shuffled
+from bench.data import datasets as data
+from bench.errors import BadInput
+from bench.files.progress import Reporter
+from bench.files.whole import write_text
+from bench.models import architectures, batchnorm
+from bench.models.checkpoint import load_weights, save_weights
+from bench.results.collapse import collapsed
+from bench.training.averages import EMA, SWA
+from bench.training.job import SCHEMA, Job
+from bench.training.network import TrainingNet
+from bench.training.state import Progress, load_state, save_state
+from bench.training.update import Updates
+from bench.training.validation import validate
+
+RECORD, STATE = "train.json", "state.pt"
+STATISTICS_BATCHES = 64
+"""Batches that kept statistics are recomputed on, at most."""
+
+
+class Trainer:
+    """Trains one job in one folder."""
+
+    def __init__(self, job: Job, folder: Path, where: torch.device, report: Reporter) -> None:
+        self.job, self.folder, self.where, self.report = job, folder, where, report
+        whole = data.load(job.dataset, "train")
+        train, validation = data.hold_out(whole, job.recipe.validation)
+        if len(train) < 2:
+            raise BadInput(f"{job.dataset} leaves {len(train)} image to train on; give at least 3")
+        self.train_data, self.validation = train.to(where), validation.to(where)
+        statistics = data.STATISTICS.get(job.dataset)
+        # The plain seed, as the papers' scripts set it: same seed, same initial weights as theirs.
+        with isolated(job.seed):
+            net = architectures.build(job.arch, whole.shape, whole.classes, statistics)
+        recipe = job.recipe
+        if not batchnorm.layers(net) and (option := recipe.of_norms()):
+            raise BadInput(f"{job.arch} has no batch norms, so {option} would do nothing; leave it out")
+        self.net = TrainingNet(net, where, recipe.precision, whole.shape, separate=recipe.separate_norms)
+        if recipe.biased_norms:
+            batchnorm.keep_biased(net)
+        self.ema = EMA(self.net, recipe.ema, buffers=recipe.ema_buffers) if recipe.ema is not None else None
+        self.swa = SWA(self.net) if recipe.swa is not None else None
+        self.judged = self.net
+        """The network that is validated and kept."""
+        self.updates = Updates(job, self.net, self.train_data, self.ema)
+        self.done = Progress()
+        self.metadata = {
+            "arch": job.arch, "shape": ",".join(map(str, whole.shape)), "classes": str(whole.classes),
+            "normalized": str(int(statistics is not None)),
+        }  # fmt: skip
+
+    def run(self) -> None:
+        """Train what is left of the epochs, then write the record that says the training is complete."""
+        self._resume()
+        points = self.job.recipe.snapshots or self.job.defense.snapshots()
+        if not all(0 < point <= 1 for point in points):
+            told = ", ".join(map(str, points))
+            raise BadInput(f"defense {self.job.defense.name!r}: snapshots at {told}; give shares of the training, up to 1")
+        # Less a trifle, because 0.55 of 100 epochs is a little more than 55 in floating point.
+        ends = [max(math.ceil(point * self.job.recipe.epochs - 1e-6), 1) - 1 for point in points]
+        while self.done.epoch < self.job.recipe.epochs:
+            epoch, began = self.done.epoch, time.monotonic()
+            with isolated(self.job.seed, "epoch", epoch):
+                loss = self._epoch(epoch)
+                self.judged = self._judged(epoch)
+            self.done.seconds += time.monotonic() - began
+            if not math.isfinite(loss):
+                raise BadInput(
+                    f"the training of {self.job.name} diverged in epoch {epoch + 1} (loss {loss}); "
+                    f"lower lr (now {self.job.recipe.lr:g}), or train with precision=float32"
+                )
+            entry = {"epoch": epoch + 1, "loss": loss, **self._accuracies(), "seconds": round(self.done.seconds, 3)}
+            self.done.history.append(entry)
+            self._keep(epoch, [number for number, end in enumerate(ends) if end == epoch])
+            self.done.epoch += 1
+            self._save_state()
+            told = " ".join(f"{name} {entry[name]:.1%}" for name in ("clean", "fgsm", "pgd"))
+            note = f"epoch {epoch + 1}/{self.job.recipe.epochs} loss {loss:.3f} {told}"
+            self.report.advance(0, note, milestone=True)
+            if self._collapse() == epoch:
+                self.report.say(f"catastrophic overfitting in epoch {epoch + 1}: FGSM stays high while PGD-10 fell")
+        if ends:
+            self._assemble(len(ends))
+        self._finish()
+
+    def _epoch(self, epoch: int) -> float:
+        recipe = self.job.recipe
+        batches = self._batches(epoch)
+        total = torch.zeros((), device=self.where)
+        self.net.train()
+        for number, index in enumerate(batches):
+            progress = (epoch + number / len(batches)) / recipe.epochs
+            total += self.updates.batch(index, epoch, progress, 1 / len(batches) / recipe.epochs)
+            self.report.advance(1 / len(batches), f"epoch {epoch + 1}/{recipe.epochs}")
+        if recipe.separate_norms and (idle := self.net.idle_norms()):
+            name = self.job.defense.name
+            raise BadInput(f"defense {name!r} showed the network no {idle} images in epoch 1; leave separate_norms out")
+        if self.swa and recipe.swa is not None and (epoch + 1) / recipe.epochs > recipe.swa:
+            self.swa.update(self.net)
+        return float(total) / len(batches)
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        order = shuffled(len(self.train_data), self.job.seed, "order", epoch).to(self.where)
+        return [batch for batch in order.split(self.job.recipe.batch_size) if len(batch) > 1]
+
+    def _judged(self, epoch: int) -> TrainingNet:
+        """The network after this epoch, or an average, with the statistics that the recipe asks for."""
+        wanted = self.job.recipe.statistics
+        swa = self.swa if self.swa and self.swa.updates else None
+        average = swa or self.ema
+        net = average.net if average else self.net
+        if swa and wanted == "running":
+            wanted = "adversarial"
+        if wanted == "running" or not batchnorm.layers(net.net):
+            return net
+        net = copy.deepcopy(net).requires_grad_(False)
+        if wanted == "batch":
+            batchnorm.use_batches(net.net)
+        else:
+            self._recompute(net, epoch, clean=wanted == "clean")
+        return net
+
+    def _recompute(self, net: TrainingNet, epoch: int, *, clean: bool) -> None:
+        """Give a network the batch statistics of the images that are trained on at the end of this epoch, or of clean ones."""
+        batches = self._batches(epoch)
+        last = (epoch + 1 - 1 / len(batches)) / self.job.recipe.epochs
+        net.forwards = net.backwards = 0
+        with batchnorm.recomputed(net.train().net):
+            for index in batches[:STATISTICS_BATCHES]:
+                self.updates.show(net, index, epoch, last, clean=clean)
+        self.net.forwards += net.forwards
+        self.net.backwards += net.backwards
+
+    def _accuracies(self) -> dict[str, float]:
+        spent = (self.net.forwards, self.net.backwards)
+        found = validate(self.judged.eval(), self.validation, self.job.threat)
+        self.net.forwards, self.net.backwards = spent
+        return found
+
+    def _collapse(self) -> int | None:
+        """The epoch of catastrophic overfitting, for a method that can suffer it."""
+        return collapsed(self.done.history) if self.job.defense.can_collapse() else None
+
+    def _keep(self, epoch: int, snapshots: list[int]) -> None:
+        """Write the weights: last always, best when validation says so, snapshots at the ends of periods."""
+        scores = [(entry[self.job.defense.selects], entry["clean"]) for entry in self.done.history]
+        names = ["last"] + ["best"] * (scores[-1] > max(scores[:-1], default=(-1.0, -1.0)))
+        names += [f"snapshot-{number + 1}" for number in snapshots]
+        if "best" in names:
+            self.done.best = epoch
+        for name in names:
+            save_weights(self.folder / f"{name}.safetensors", self.judged.net, self.metadata)
+
+    def _assemble(self, members: int) -> None:
+        """The snapshots as one ensemble."""
+        state = {}
+        for number in range(members):
+            weights, _ = load_weights(self.folder / f"snapshot-{number + 1}.safetensors")
+            state.update({f"members.{number}.{key}": value for key, value in weights.items()})
+        save_weights(self.folder / "ensemble.safetensors", state, {**self.metadata, "members": str(members)})
+
+    def _save_state(self) -> None:
+        self.done.forwards, self.done.backwards = self.net.forwards, self.net.backwards
+        save_state(self.folder / STATE, self.job, self.updates, (self.ema, self.swa), self.done)
+
+    def _resume(self) -> None:
+        path = self.folder / STATE
+        if path.exists():
+            self.done = load_state(path, self.job, self.updates, (self.ema, self.swa), self.where)
+            self.net.forwards, self.net.backwards = self.done.forwards, self.done.backwards
+            self.report.advance(self.done.epoch, f"going on after epoch {self.done.epoch}", milestone=True)
+        elif (self.folder / RECORD).exists():
+            # A record without its weights must not make those of a first epoch look finished.
+            self._save_state()
+
+    def _finish(self) -> None:
+        job, size = self.job, len(self.train_data)
+        collapse = self._collapse()
+        memory = torch.cuda.max_memory_allocated(self.where) if self.where.type == "cuda" else _peak_memory()
+        record = {
+            "schema_version": SCHEMA,
+            "name": job.name,
+            "defense": job.defense.name,
+            "settings": job.settings(),
+            "dataset": job.dataset,
+            "threat": {"norm": job.threat.norm, "eps": job.threat.eps_text},
+            "arch": job.arch,
+            "seed": job.seed,
+            "training": {
+                "seed": job.seed,
+                "epochs": job.recipe.epochs,
+                "best_epoch": self.done.best + 1,
+                "collapse_epoch": None if collapse is None else collapse + 1,
+                "forwards_per_sample": self.net.forwards / size,
+                "backwards_per_sample": self.net.backwards / size,
+                "samples": size,
+                "validation": len(self.validation),
+                "seconds": round(self.done.seconds, 1),
+                "peak_memory_mib": memory // 2**20,
+                "precision": "bf16" if self.net.bf16 else "float32",
+                "device": device.describe(self.where),
+            },
+            "history": self.done.history,
+            **({"found": dict(found)} if (found := job.defense.report(self.updates.memory)) else {}),
+            **({"code": job.code} if job.code else {}),
+            "data_digest": self.train_data.digest,
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        }
+        write_text(self.folder / RECORD, self._json(record) + "\n")
+        (self.folder / STATE).unlink(missing_ok=True)
+
+    def _json(self, record: dict[str, Any]) -> str:
+        try:
+            return json.dumps(record, indent=2, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            name = self.job.defense.name
+            raise BadInput(
+                f"defense {name!r}: its record cannot be written ({error}); report numbers, text and lists"
+            ) from None
+
+
+def finished(folder: Path) -> bool:
+    """Whether a folder holds a whole training; a clone has the records of the project's own rows, but not their weights."""
+    files = (RECORD, "best.safetensors", "last.safetensors")
+    return all((folder / file).exists() for file in files) and not (folder / STATE).exists()
+
+
+def _peak_memory() -> int:
+    scale = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

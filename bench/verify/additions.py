@@ -1,0 +1,105 @@
+"""Better adversarial examples for a card that is there: checked, attributed and written beside it. A row can only go down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bench.core import device
+from bench.errors import BadInput
+from bench.files.lock import alone
+from bench.files.progress import Reporter
+from bench.results.archive import read_examples, write_archive
+from bench.results.card import SCHEMA, Addition, Card, read_card, signature
+from bench.results.schema import MOST
+from bench.statistics.proportions import wilson
+from bench.verify.cards import FIRST, Stand, Verified, cards_of, judged, printable, to_json
+from bench.verify.cards import render as show
+from bench.verify.consistency import Proof
+from bench.verify.loading import Given
+from bench.verify.recheck import Examined
+
+FEWEST = 100_000
+"""Examples that a file may hold, whatever the number of samples."""
+
+
+class Added(NamedTuple):
+    """What came of handing in examples."""
+
+    before: Verified
+    """The card as it was."""
+    card: Card | None
+    """The card as it is now; None where it stayed."""
+    told: list[str]
+
+
+def add(place: Path, file: Path, by: str, given: Given, *, quiet: bool = False) -> Added:
+    """Lower a row by the examples of a file that break samples which still stood."""
+    try:
+        signature(by)
+    except ValueError as error:
+        raise BadInput(f"--by {by!r}: {error}") from None
+    paths = cards_of([place])
+    if len(paths) > 1:
+        raise BadInput(f"there are {len(paths)} cards below {place}; examples are added to one, such as {paths[0]}")
+    path = paths[0]
+    with Reporter("verify", 1, quiet=quiet) as report, alone(path.parent, report.say), device.exact_float32():
+        card = read_card(path)
+        before, stand = judged(card, path, given)
+        if stand is None or before.verdict != "holds":
+            return Added(before, None, ["the card has to hold before anything is added to it"])
+        shape = stand.jury.data.shape
+        proof = Proof(str(file), *read_examples(file, shape, min(max(FEWEST, card.n), MOST)))
+        found = stand.jury.examine(proof, strict=True)
+        lowered, told = _lowered(stand, path, proof, found, by)
+    return Added(before, lowered, told)
+
+
+def _lowered(stand: Stand, path: Path, proof: Proof, found: Examined, by: str) -> tuple[Card | None, list[str]]:
+    """Write what breaks a sample that stood, and the card with it; why not where nothing does."""
+    card, samples = stand.card, stand.claims.samples
+    assert samples is not None
+    fallen = torch.cat([samples.ids[~samples.clean], *(old.ids for old in stand.claims.proofs)])
+    new = found.holds & ~torch.isin(proof.ids, fallen)
+    idle = {int(sample): "has fallen already" for sample in proof.ids[found.holds & ~new]}
+    told = _reasons({**found.problems, **idle})
+    if not bool(new.any()):
+        return None, [f"none of {len(proof.ids)} examples lowers the row; nothing was written", *told]
+    number = len(card.additions) + 1
+    about = {
+        "dataset": card.dataset, "split": card.data.split, "data_digest": card.data.digest, "model_digest": card.model.digest,
+        "norm": card.threat.norm, "eps": card.threat.eps, "by": by,
+    }  # fmt: skip
+    kept = write_archive(path.parent / f"added-{number:03d}.safetensors", proof.ids[new], proof.z[new], about)
+    count, broken = round(card.robust_accuracy * card.n), int(new.sum())
+    eight = card.eight_bit_accuracy
+    lowered = card.model_copy(
+        update={
+            "schema_version": SCHEMA,
+            "robust_accuracy": (count - broken) / card.n,
+            "interval": wilson(count - broken, card.n),
+            "eight_bit_accuracy": eight and (round(eight * card.n) - int(found.survives[new].sum())) / card.n,
+            "additions": (*card.additions, Addition(by=by, broken=broken, archive=kept)),
+        }
+    )
+    lowered.save(path)
+    now = f"{card.robust_accuracy:.2%} -> {lowered.robust_accuracy:.2%}"
+    return lowered, [f"robust accuracy {now}: {broken} more broken, by {by}, in {kept.file}", *told]
+
+
+def _reasons(problems: dict[int, str]) -> list[str]:
+    told = [f"sample {sample}: {reason}" for sample, reason in list(problems.items())[:FIRST]]
+    return told + ([f"and {len(problems) - FIRST} more"] if len(problems) > FIRST else [])
+
+
+def render(added: Added, *, as_json: bool = False) -> str:
+    """What was added; of a card that does not hold by itself, why."""
+    if as_json:
+        row = json.loads(to_json([added.before]))[0]
+        now = added.card.robust_accuracy if added.card else None
+        return json.dumps({**row, "lowered_to": now, "told": added.told}, indent=2)
+    lines = [] if added.before.verdict == "holds" else [show([added.before]), ""]
+    return "\n".join([*lines, *map(printable, added.told)])

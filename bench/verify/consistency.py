@@ -1,0 +1,239 @@
+"""What a card and the files beside it say of one another; for that neither the model nor the data are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.errors import BadInput
+from bench.files.whole import regular, sha256
+from bench.plans.built_in import PLANS
+from bench.plans.plan import Plan
+from bench.results.archive import LARGEST, read_archive, read_records
+from bench.results.card import Card, FileInfo
+from bench.results.replay import check_outcomes, check_samples, clean_rows, suffix
+from bench.statistics.proportions import wilson
+
+
+class Check(NamedTuple):
+    """One thing that was checked."""
+
+    name: str
+    ok: bool | None
+    """None where it could not be checked."""
+    told: tuple[str, ...]
+    """What is wrong, or what was seen."""
+
+
+def check(name: str, problems: Sequence[str], seen: str) -> Check:
+    """Held where there are no problems."""
+    return Check(name, not problems, tuple(problems) or (seen,))
+
+
+class Proof(NamedTuple):
+    """Examples that are to break samples."""
+
+    file: str
+    ids: Tensor
+    z: Tensor
+
+
+class Samples(NamedTuple):
+    """The samples of the records, in order."""
+
+    ids: Tensor
+    labels: Tensor
+    clean: Tensor
+    """Which are right on the clean image, bool [n]."""
+
+
+class Claims(NamedTuple):
+    """What the files of a card say, as far as they can be read."""
+
+    checks: list[Check]
+    samples: Samples | None
+    proofs: list[Proof]
+    """The archive, then the additions."""
+
+
+def read_claims(card: Card, folder: Path) -> Claims:
+    """Read everything beside a card, and check all that can be checked without the model and the data."""
+    checks = [check("card", [*_arithmetic(card)], f"its numbers fit each other, n = {card.n}")]
+    samples, fallen = None, None
+    problems = _whole(folder, card.records)
+    try:
+        rows = read_records(folder / card.records.file)
+        problems += check_samples(card, rows)
+        first = clean_rows(rows)
+        if len(first) == card.n and first["id"].is_unique:
+            ids, labels, wrong = (first[key].to_numpy() for key in ("id", "label", "broken"))
+            told, fallen = check_outcomes(card, rows, ids, ~wrong)
+            checks.append(check("outcomes", told, "every number of the card follows from the records"))
+            samples = Samples(*(torch.tensor(part) for part in (ids, labels, ~wrong)))
+    except BadInput as error:
+        problems.append(str(error))
+    checks.insert(1, check("records", problems, f"{card.records.rows} rows, as they were written"))
+    proofs, archives = _archives(card, folder, None if samples is None else samples.ids[torch.from_numpy(fallen)])
+    checks += archives
+    if samples is not None and card.additions:
+        standing = samples.ids[samples.clean & ~torch.from_numpy(fallen)]
+        checks += [_additions(card, proofs[1:], standing)] if len(proofs) == 1 + len(card.additions) else []
+    return Claims(checks, samples, proofs)
+
+
+def _arithmetic(card: Card) -> Iterator[str]:
+    """Where the numbers of a card contradict each other."""
+    n, added = card.n, sum(addition.broken for addition in card.additions)
+    yield from _share("clean accuracy", card.clean_accuracy, card.clean_interval, n)
+    yield from _share("robust accuracy", card.robust_accuracy, card.interval, n)
+    for attack in card.attacks:
+        yield from _share(attack.name, attack.robust_accuracy, attack.interval, attack.n)
+    for point in card.curve:
+        yield from _share(f"robust accuracy at {point.eps}", point.robust_accuracy, point.interval, n)
+    if card.certified:
+        yield from _share("certified accuracy", card.certified.accuracy, card.certified.interval, card.certified.n)
+    broken = round(card.clean_accuracy * n) - round(card.robust_accuracy * n)
+    if broken != card.archive.rows + added:
+        yield f"{broken} samples are right and broken, and the archives hold {card.archive.rows + added} examples"
+    eight = card.eight_bit_accuracy
+    if eight is not None and not (_multiple(eight, n) and card.robust_accuracy <= eight <= card.clean_accuracy):
+        yield f"the 8-bit accuracy {eight} is no share of {n} between the robust and the clean accuracy"
+    if card.data.split not in ("test", "all"):
+        yield f"the samples are of the split {card.data.split!r}; a row is measured on test samples"
+    if card.plan.digest != card.plan_digest:
+        yield f"plan: the digest of the plan is {card.plan.digest[:12]}, the card says {card.plan_digest[:12]}"
+    balls = max(len(card.curve), 1)
+    wanted = [spec.label + suffix(card, ball) for ball in range(balls) for spec in card.plan.attacks]
+    if (found := [attack.name for attack in card.attacks]) != wanted:
+        yield f"plan: the attacks are {', '.join(found) or 'none'}, and its plan has {', '.join(wanted)}"
+
+
+def _share(name: str, value: float, interval: tuple[float, float], n: int) -> Iterator[str]:
+    if not _multiple(value, n):
+        yield f"{name}: {value} is no share of {n} samples"
+    elif not np.allclose(interval, wilson(round(value * n), n), rtol=0, atol=1e-9):
+        yield f"{name}: {interval[0]:.4f}-{interval[1]:.4f} is not the interval of {round(value * n)} in {n}"
+
+
+def _multiple(value: float, n: int) -> bool:
+    return abs(value * n - round(value * n)) < 1e-6
+
+
+def _whole(folder: Path, file: FileInfo) -> list[str]:
+    """Whether a file is the one that the card names."""
+    try:
+        regular(folder / file.file, LARGEST)
+        found = sha256(folder / file.file)
+    except (BadInput, OSError) as error:
+        return [str(error)]
+    if found == file.sha256:
+        return []
+    return [f"{file.file} is not the file of the card: its sha256 is {found[:12]}, the card says {file.sha256[:12]}"]
+
+
+def _archives(card: Card, folder: Path, broken: Tensor | None) -> tuple[list[Proof], list[Check]]:
+    """The examples beside a card, as far as they can be read; whether they are those of the samples it counts as broken."""
+    proofs, checks = [], []
+    for number, file in enumerate([card.archive, *(addition.archive for addition in card.additions)]):
+        name = f" of addition {number}" if number else ""
+        if not os.path.lexists(folder / file.file):
+            checks.append(Check(f"archive{name}", None, (f"{file.file} is not here; put it beside the card",)))
+            continue
+        problems, header = _whole(folder, file), []
+        try:
+            ids, z, about = read_archive(folder / file.file, None, card.n)
+            proofs.append(Proof(file.file, ids, z))
+            if len(ids) != file.rows:
+                problems.append(f"{file.file} holds {len(ids)} examples, the card says {file.rows}")
+            if broken is not None and number == 0:
+                problems += _coverage(set(broken.tolist()), set(ids.tolist()))
+            header = _header(card, about, file.file)
+        except BadInput as error:
+            proofs.append(Proof(file.file, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 1, 1, 1)))
+            problems.append(str(error))
+        checks.append(check(f"archive{name}", list(dict.fromkeys(problems)), f"{file.rows} examples, a sample each"))
+        checks.append(check(f"header{name}", header, "made for the data, the model and the threat of the card"))
+    return proofs, checks
+
+
+def _coverage(broken: set[int], proven: set[int]) -> list[str]:
+    missing, extra = sorted(broken - proven), sorted(proven - broken)
+    told = []
+    if missing:
+        told.append(f"sample {some(missing)} counted as broken without an example")
+    if extra:
+        told.append(f"sample {some(extra)} in the archive, and not right and broken by the records")
+    return told
+
+
+def some(ids: Sequence[int]) -> str:
+    """The first samples of many, with their verb."""
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return ", ".join(map(str, ids[:3])) + more + (" is" if len(ids) == 1 else " are")
+
+
+def _header(card: Card, about: dict[str, Any], file: str) -> list[str]:
+    """Where the examples were made on something else than the card says."""
+    says = {
+        "dataset": card.dataset, "split": card.data.split, "data_digest": card.data.digest,
+        "model_digest": card.model.digest, "norm": card.threat.norm, "eps": card.threat.eps,
+    }  # fmt: skip
+    return [
+        f"{key.replace('_', ' ')}: the card says {value[:40]}, {file} was made for {str(about.get(key))[:40]}"
+        for key, value in says.items()
+        if about.get(key) != value
+    ]
+
+
+def _additions(card: Card, proofs: Sequence[Proof], standing: Tensor) -> Check:
+    """Whether additions are of samples that stood until then, each once."""
+    left, problems = set(standing.tolist()), []
+    for addition, proof in zip(card.additions, proofs, strict=True):
+        ids = set(proof.ids.tolist())
+        if strangers := sorted(ids - left):
+            problems.append(f"{proof.file}: sample {some(strangers)} not among those that stood until then")
+        if addition.broken != len(ids):
+            problems.append(f"{proof.file}: {len(ids)} examples, the card says {addition.broken}")
+        left -= ids
+    told = ", ".join(f"{addition.broken} by {addition.by}" for addition in card.additions)
+    return check("additions", problems, told)
+
+
+def plan_note(card: Card) -> str:
+    """A sentence where a plan has the name of a built-in one and other attacks; empty where it has not.
+
+    Built-in plans are compared as they are written: what they leave at its default cannot be known without the attacks.
+    """
+    known = PLANS.get(card.plan.name)
+    if known is None or _alike(known, card.plan, card.threat.norm):
+        return ""
+    return f"its plan is called {known.name} and is not what this release runs under that name; compare its attacks"
+
+
+def _alike(known: Plan, found: Plan, norm: str) -> bool:
+    """Whether a plan is a built-in one with its defaults written out, perhaps followed by what a defense asked for."""
+    left = list(found.attacks)
+    for spec in known.attacks:
+        if left and _covers(spec.model_dump(), left[0].model_dump(), norm):
+            left.pop(0)
+        elif norm == "linf" or not getattr(spec, "optional", False):
+            return False
+    return True
+
+
+def _covers(known: Any, found: Any, norm: str) -> bool:
+    """Whether everything said in one is said in the other; arms that do not exist in a norm may be missing."""
+    if isinstance(known, dict):
+        same = isinstance(found, dict) and known.keys() <= found.keys()
+        return same and all(key == "name" or _covers(value, found[key], norm) for key, value in known.items())
+    if isinstance(known, list | tuple) and isinstance(found, list | tuple):
+        if norm == "linf":
+            return len(known) == len(found) and all(_covers(*pair, norm) for pair in zip(known, found, strict=True))
+        return bool(found) and all(any(_covers(one, other, norm) for one in known) for other in found)
+    return bool(known == found)

@@ -1,0 +1,124 @@
+"""The data and the model that a card is about, as they are here, and whether they are those it was made with."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bench.core import device
+from bench.data import datasets as data
+from bench.data.datasets import Dataset
+from bench.errors import GauntletError, UnknownName
+from bench.models.subject import Subject, subject, training_record
+from bench.plugins import registry
+from bench.results.card import Card
+from bench.verify.consistency import Check, Claims, check
+
+
+class Given(NamedTuple):
+    """What the user says beside the card."""
+
+    model: str | None = None
+    dataset: str | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+
+
+class NotHere(GauntletError):
+    """What a card needs in order to be checked and what this machine has not; nothing is wrong with the card."""
+
+
+def load_data(card: Card, claims: Claims, given: Given, checks: list[Check]) -> Dataset | None:
+    """The samples of a card, where they are those that it was made on."""
+    try:
+        named = given.dataset or card.dataset
+        if named not in data.CLASSES and not (Path(named).is_dir() or Path(named).is_file()):
+            raise NotHere(f"data {named!r} is not here; name it with --dataset")
+        whole = data.load(named, card.data.split)
+    except (GauntletError, OSError, ValueError) as error:
+        raise NotHere(str(error)) from None
+    problems = []
+    if len(whole) < card.n:
+        problems.append(f"{named} {card.data.split} holds {len(whole)} samples, the card says {card.n}")
+    samples = whole.first(min(card.n, len(whole)))
+    if samples.digest != card.data.digest:
+        problems.append(
+            f"the first {card.n} samples of {named} {card.data.split} have the digest {samples.digest[:12]}, "
+            f"the card says {card.data.digest[:12]}: it is of other data than it names"
+        )
+    if claims.samples and not problems:
+        for key, own in (("ids", samples.ids), ("labels", samples.y)):
+            if not torch.equal(getattr(claims.samples, key), own):
+                problems.append(f"the {key} of the records are not those of the first {card.n} samples of {named}")
+    checks.append(check("data", problems, f"{named} {card.data.split}, {samples.source}"))
+    return None if problems else samples.to(device.pick(given.device))
+
+
+def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: list[Check]) -> Subject | None:
+    """The model of a card, where it is the one that was evaluated."""
+    reference = given.model or _reference(card, path)
+    problems, under = [], None
+    try:
+        trained = training_record(reference)
+        for key in ("defense", "settings"):
+            if trained and trained[key] != getattr(card.model, key):
+                problems.append(f"{reference} is another model than the one evaluated: other {key} in its train.json")
+        if not isinstance(trained.get("name", ""), str):
+            problems.append("its name in train.json is no text")
+        # What train.json says is carried out only as far as the card says it too.
+        if not problems:
+            under = subject(reference, samples.to("cpu"), given.dataset or card.dataset, card.seed, card.model.test_time)
+    except UnknownName as error:
+        raise NotHere(f"{error}; a file of your own is loaded with --plugin") from None
+    except GauntletError as error:
+        if given.model or reference.startswith("robustbench:"):
+            raise NotHere(str(error)) from None
+        problems.append(str(error))
+    if under and under.model.digest != card.model.digest:
+        problems.append(
+            f"the weights have the digest {under.model.digest[:12]}, the card says {card.model.digest[:12]}: "
+            f"{reference} is another model than the one evaluated"
+        )
+    elif under and (other := _other_code(card, under)):
+        problems.append(f"the code of defense {other!r} is another than the one evaluated; check out the plug-in as it was")
+    elif under and under.batch_dependent and not card.batch_dependent:
+        problems.append("its answer to an image depends on the others in the batch, and the card does not say so")
+    elif under and not given.model and under.model.arch != card.model.arch:
+        problems.append(f"the network is {under.model.arch}, the card says {card.model.arch[:80]}")
+    checks.append(check("model", problems, f"{reference}, {card.model.digest[:12]}"))
+    return None if problems else under
+
+
+def _other_code(card: Card, under: Subject) -> str:
+    """The name of a defense whose plug-in has changed since the evaluation; empty where none has, or the card does not say."""
+    codes = {
+        defense.name: (card.code.get(f"defense {defense.name}"), registry.code("defense", defense.name))
+        for defense in under.defenses
+    }
+    return next((name for name, (then, now) in codes.items() if then and then != now), "")
+
+
+def _reference(card: Card, path: Path) -> str:
+    """Where the model of a card is: a run is the folder that the card lies below, and code runs only when it is named."""
+    kind, _, rest = card.model.reference.partition(":")
+    if kind == "py":
+        raise NotHere(f"its model is code, which runs only when you name it: --model {shlex.quote(card.model.reference)}")
+    if kind == "robustbench":
+        return card.model.reference
+    if kind != "run":
+        file = card.model.reference.removeprefix("ckpt:").partition("?")[0]
+        if not Path(file).is_file():
+            raise NotHere(f"its weights are not here: there is no file {file!r}; name them with --model")
+        return card.model.reference
+    folder = path.resolve().parent.parent
+    query = rest.partition("?")[2]
+    named = dict(part.partition("=")[::2] for part in query.split("&")).get("weights")
+    wanted = [f"{named}.safetensors"] if named else ["ensemble.safetensors", "best.safetensors"]
+    if not (folder / "train.json").is_file() or not any((folder / file).is_file() for file in wanted):
+        raise NotHere(
+            f"its weights are not here: no train.json with {wanted[-1]} in {folder}; train it, or name it with --model"
+        )
+    return f"run:{folder}" + (f"?{query}" if query else "")

@@ -1,0 +1,306 @@
+"""Each check of a diagnosis is tripped by a network or an attack made to trip it, and passed by honest ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench import evaluate
+from bench.cli.commands import main
+from bench.core.iterates import Live
+from bench.core.judge import VOTES, Judge
+from bench.core.rng import Rng
+from bench.core.threat import ThreatModel
+from bench.core.views import Gradient
+from bench.data.datasets import load
+from bench.diagnose import ACTIVE, Probe, answers, choose, gradients, searches
+from bench.diagnose.binarization import binarization
+from bench.diagnose.finding import graded
+from bench.diagnose.paths import paths
+from bench.diagnose.report import render, to_json
+from bench.diagnose.substitute import transferred
+from bench.models import resolve
+from bench.plans.built_in import PLANS
+from bench.plugins.registry import _attacks, attack
+from bench.results.card import read_card
+from bench.results.schema import AttackResult, Finding
+
+LINF = ThreatModel.parse("linf", "0.2")
+DATA = load("digits", "test").first(96)
+
+
+class Net(nn.Module):
+    """An honest network with something done to its images and its logits."""
+
+    def __init__(self, net: nn.Module, before: Callable[[Tensor], Tensor], after: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.before, self.after = net, before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.net(self.before(x)))
+
+
+def same(value: Tensor) -> Tensor:
+    return value
+
+
+def quantised(x: Tensor) -> Tensor:
+    return (x * 16).round() / 16
+
+
+class Reversed(torch.autograd.Function):
+    """The identity, whose gradient points the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return -grad
+
+
+class Rippled(nn.Module):
+    """Logits under ripples that are too fine to follow and too low to change many labels."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        wave = torch.sin(2000 * x).flatten(1).sum(1, keepdim=True)
+        logits: Tensor = self.net(x)
+        return logits + torch.cat([wave, torch.zeros(len(x), logits.shape[1] - 1)], 1)
+
+
+class TwoFaced(nn.Module):
+    """Rolled labels for whoever takes gradients."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits.roll(1, 1) if x.requires_grad else logits
+
+
+class Averaged(nn.Module):
+    """Images lose the mean of their batch."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x - 0.2 * x.mean(0))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def net(fast_run: Path) -> nn.Module:
+    return resolve(str(fast_run), DATA.shape, 10).net
+
+
+def probe(net: nn.Module, *, draws: int = 1, **rest: Any) -> Probe:
+    broken = torch.zeros(len(DATA), dtype=torch.bool)
+    judge = Judge(net, LINF, draws)
+    return choose(DATA, judge, broken, pool=load("digits", "train"), **rest)
+
+
+def indicators(found: Probe) -> dict[str, Finding]:
+    """Those of Pintor et al. 2022, in their order."""
+    every = [gradients.unavailable(found), answers.unstable(found), *paths(found), searches.unbounded(found)]
+    return {finding.check: finding for finding in every}
+
+
+@pytest.fixture
+def attacks() -> Any:
+    """Leaves no attack of a test behind."""
+    before = dict(_attacks)
+    yield
+    _attacks.clear()
+    _attacks.update(before)
+
+
+def last_iterate(model: Gradient, x: Tensor, y: Tensor, threat: ThreatModel, rng: Rng, *, steps: int = 30) -> Tensor:
+    """PGD that ends where it ends: its last step leads back to the image."""
+    z = threat.random_start(x, rng)
+    for number in range(steps):
+        ascent = model.grad(z, lambda logits, y: torch.nn.functional.cross_entropy(logits, y, reduction="none"), y)
+        z = threat.project(z + 0.1 * threat.radius * threat.steepest(ascent.grad), x) if number < steps - 1 else x
+    return z
+
+
+def three_steps(model: Gradient, x: Tensor, y: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
+    """PGD that stops on its way."""
+    live, z = Live(x), x
+    for _ in range(3):
+        ascent = model.grad(z, lambda logits, y: torch.nn.functional.cross_entropy(logits, y, reduction="none"), y)
+        live.keep(z, ascent.loss, torch.zeros_like(y, dtype=torch.bool))
+        z = threat.project(z + 0.01 * threat.radius * threat.steepest(ascent.grad), x)
+    return live.result
+
+
+def own(name: str) -> Any:
+    """What a card says of an attack that a plan ran."""
+    return (AttackResult.model_construct(name=name, attack=name, parameters={}),)
+
+
+@pytest.mark.parametrize(
+    ("broken", "tripped"),
+    [
+        (lambda net: Net(net, quantised, same), "gradients"),
+        (Rippled, "stable under noise"),
+        ("last_iterate", "silent success"),
+        ("three_steps", "path ends too early"),
+        (TwoFaced, "same model for attack and judge"),
+        (lambda net: Net(net, Reversed.apply, same), "unbounded attack"),
+    ],
+    ids=["quantised input", "ripples", "last iterate", "three steps", "surrogate", "reversed gradient"],
+)
+def test_each_indicator_of_attack_failure_has_a_defense_that_trips_it(
+    net: nn.Module, broken: Any, tripped: str, attacks: None
+) -> None:
+    """T38; a network without gradient or with another face trips those too that follow from it."""
+    if isinstance(broken, str):
+        attack(broken, access="gradient", norms={"linf"})({"last_iterate": last_iterate, "three_steps": three_steps}[broken])
+        found = indicators(probe(net, own=own(broken)))
+        assert broken in found[tripped].told
+    else:
+        found = indicators(probe(broken(net)))
+    assert found[tripped].verdict != "ok", found
+    follow = {name: {"unbounded attack"} for name in ("gradients", "stable under noise")}
+    follow |= {"same model for attack and judge": {"unbounded attack"}}
+    others = {name for name, finding in found.items() if finding.verdict != "ok"} - {tripped}
+    assert others <= follow.get(tripped, set()), found
+
+
+def test_an_honest_network_trips_nothing(fast_run: Path, tmp_path: Path) -> None:
+    card, path = evaluate(str(fast_run), n=96, diagnosed=True, active=True, results=tmp_path, quiet=True)
+    assert card.diagnosis is not None
+    assert card.diagnosis.verdict == "ok", card.diagnosis
+    assert {finding.check for finding in card.diagnosis.findings} >= {ACTIVE, "plain PGD", "float64"}
+    assert read_card(path) == card
+    assert render(card, path).splitlines()[-1] == "verdict: ok"
+    assert json.loads(to_json(card, path))["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "verdict"),
+    [
+        (lambda net: Net(net, same, lambda logits: logits * 1e4), gradients.saturated, "broken"),
+        (lambda net: Net(net, same, lambda logits: logits * 1e4), searches.overestimate, "broken"),
+        (lambda net: Net(net, Reversed.apply, same), gradients.faithful, "broken"),
+        (lambda net: Net(net, Reversed.apply, same), searches.blind, "broken"),
+        (lambda net: Net(net, Reversed.apply, same), transferred, "suspicious"),
+        (Averaged, answers.company, "broken"),
+        (TwoFaced, answers.two_faced, "broken"),
+        (lambda net: Net(net, same, lambda logits: (logits * 10).sigmoid() * 10), searches.losses_apart, "suspicious"),
+        (lambda net: Net(net, same, lambda logits: (logits * 10).sigmoid() * 10), searches.exact, "suspicious"),
+    ],
+)
+def test_what_is_broken_is_told_by_the_check_made_for_it(
+    net: nn.Module, broken: Callable[[nn.Module], nn.Module], check: Callable[[Probe], Finding], verdict: str
+) -> None:
+    assert check(probe(net)).verdict == "ok"
+    found = check(probe(broken(net)))
+    assert found.verdict == verdict, found
+
+
+def test_random_answers_are_told(net: nn.Module) -> None:
+    noisy = Net(net, lambda x: x + 0.3 * torch.randn_like(x), same)
+    found = answers.stochastic(probe(noisy, draws=VOTES))
+    assert found.verdict == "suspicious"
+    assert found.value is not None
+    assert 0 < found.value < 1
+
+
+def test_an_attack_that_leaves_things_undone_is_told_so(net: nn.Module) -> None:
+    """Of an evaluation that broke nothing, further searches break as many as a good one would have."""
+    found = probe(net)
+    assert searches.converged(found).verdict == "broken"
+    assert searches.searched(found).verdict == "broken"
+    found.broken = found.best
+    assert searches.searched(found).value == 0
+    assert searches.converged(found).verdict == "ok"
+
+
+def test_the_binarization_test_tells_weak_attacks_from_strong_ones(net: nn.Module) -> None:
+    """T39: honest gradients find what was planted, a reversed gradient does not, and chance does not either."""
+    honest = binarization(probe(net))
+    assert honest.verdict == "ok"
+    assert honest.value is not None
+    masked = binarization(probe(Net(net, Reversed.apply, same)))
+    assert masked.verdict == "broken"
+
+
+def test_a_diagnosis_is_added_to_a_card_that_is_there(fast_run: Path, tmp_path: Path) -> None:
+    arguments = {"plan_name": "smoke", "n": 40, "seed": 5, "results": tmp_path, "quiet": True}
+    card, path = evaluate(str(fast_run), **arguments)
+    assert card.diagnosis is None
+    again, same_path = evaluate(str(fast_run), diagnosed=True, **arguments)
+    assert (again.diagnosis is not None, same_path) == (True, path)
+    assert again.model_copy(update={"diagnosis": None}) == card
+    third, _ = evaluate(str(fast_run), **arguments)
+    assert third == again
+
+
+def test_standard_and_full_diagnose() -> None:
+    assert {name for name, plan in PLANS.items() if plan.diagnose} == {"standard", "full"}
+
+
+def test_a_diagnosis_repeats(net: nn.Module) -> None:
+    """Same seed, same findings, whatever the batch size."""
+    first, second = (
+        [searches.overestimate(probe(net, batch_size=size)), transferred(probe(net, batch_size=size))] for size in (96, 20)
+    )
+    assert first == second
+
+
+def test_the_command_ends_with_the_verdict_and_exits_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a network that gives no gradient and whose labels alone tell anything."""
+    (tmp_path / "model.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        return 3 * torch.eye(10)[self.layer(x.detach().flatten(1)).argmax(1)]\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    net = Net()\n"
+        "    from bench.data.datasets import load\n"
+        "    data = load('digits', 'train')\n"
+        "    x, y = data.batch(torch.arange(len(data)))\n"
+        "    solved = torch.linalg.lstsq(x.flatten(1), torch.eye(10)[y]).solution\n"
+        "    net.layer.weight.data, net.layer.bias.data = solved.T.contiguous(), torch.zeros(10)\n"
+        "    return net\n"
+    )
+    arguments = ["diagnose", f"py:{tmp_path}/model.py:make", "--plan", "smoke", "--n", "60", "--results", str(tmp_path)]
+    for more in ([], ["--json"]):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("sys.argv", ["gauntlet", *arguments, *more])
+            with pytest.raises(SystemExit) as stopped:
+                main()
+        assert not stopped.value.code
+        out = capsys.readouterr().out
+        if more:
+            told = json.loads(out)
+            assert told["verdict"] == "broken"
+            assert {"check", "value", "threshold", "verdict", "told"} == set(told["findings"][0])
+        else:
+            assert out.rstrip().splitlines()[-1] == "verdict: broken"
+            assert "broken: gradients: for 100% of the images" in out
+
+
+def test_a_single_sample_proves_nothing_and_two_of_few_do() -> None:
+    limits = (0.0, 0.1)
+    verdicts = [graded("check", k / 12, limits, "fine", "wrong", 12).verdict for k in range(4)]
+    assert verdicts == ["ok", "ok", "broken", "broken"]
+    assert graded("check", 1 / 12, limits, "fine", "wrong").verdict == "suspicious"

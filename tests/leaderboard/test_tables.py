@@ -1,0 +1,254 @@
+"""The leaderboard is a pure function of the cards."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.core.threat import ThreatModel
+from bench.errors import BadInput, GauntletError
+from bench.leaderboard.tables import FORMATS, leaderboard, read_cards, render, write_leaderboard
+from bench.plans.built_in import PLANS, load
+from bench.plans.plan import Plan
+from bench.plugins.registry import get_attack
+from bench.results.card import Card, read_card
+from bench.runs.jobs import skip
+from bench.statistics.proportions import wilson
+
+LINF = ThreatModel.parse("linf", "0.3")
+
+
+def card(name: str, robust: float, **changes: Any) -> Card:
+    """A card whose numbers are chosen here; only tables read it."""
+    n = changes.pop("n", 1000)
+    attack = {
+        "name": "pgd-20", "attack": "pgd", "parameters": {"steps": 20}, "on": "all", "n": n, "attempted": n, "broken": 0,
+        "robust_accuracy": robust + 0.01, "interval": (0.0, 1.0), "grid": None, "restarts": [], "forwards": 1.0,
+        "backwards": 1.0, "seconds": 1.0, "notes": [],
+    }  # fmt: skip
+    file = {"file": "x", "sha256": "0", "rows": 1}
+    content = {
+        "name": name, "dataset": "mnist", "threat": {"norm": "linf", "eps": "0.3"}, "n": n, "clean_accuracy": 0.98,
+        "clean_interval": wilson(980, 1000), "robust_accuracy": robust, "interval": wilson(round(robust * n), n),
+        "attacks": [attack], "plan": PLANS["smoke"].resolved(LINF).model_dump(), "plan_digest": "0", "seed": 0,
+        "model": {
+            "reference": "r", "arch": "mnist_fast", "digest": name, "defense": name, "settings": {},
+            "training": {"seed": 0, "collapse_epoch": None, "backwards_per_sample": 20.0},
+        },
+        "data": {"split": "test", "digest": "0", "source": "s"}, "records": file, "archive": file, "seconds": 5.0,
+        "device": "cpu", "versions": {}, "notes": [],
+    }  # fmt: skip
+    return Card.model_validate({**content, **changes})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    for made in (card("weak", 0.1), card("strong <b>&_%", 0.8), card("l2", 0.5, threat={"norm": "l2", "eps": "1.5"})):
+        made.save(tmp_path / "mnist" / made.model.digest[:2] / "card.json")
+    return tmp_path
+
+
+def test_the_same_cards_give_the_same_bytes(results: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """T43, also when the cards were written elsewhere, in another order and by another run."""
+    write_leaderboard(results, FORMATS)
+    other = tmp_path_factory.mktemp("other")
+    for path in sorted(results.rglob("card.json"), reverse=True):
+        copy = json.loads(path.read_text())
+        copy["seconds"], copy["attacks"][0]["seconds"] = 99.0, 42.0
+        target = other / path.relative_to(results)
+        target.parent.mkdir(parents=True)
+        target.write_text(json.dumps(copy))
+    write_leaderboard(other, FORMATS)
+    for form in FORMATS:
+        first = (results / f"leaderboard.{form}").read_bytes()
+        assert first == (other / f"leaderboard.{form}").read_bytes()
+        write_leaderboard(results, [form])
+        assert first == (results / f"leaderboard.{form}").read_bytes()
+
+
+def test_golden_markdown() -> None:
+    assert render([card("weak", 0.1), card("strong", 0.8)], "md") == (
+        "# Leaderboard\n\n## mnist · linf 0.3 · plan smoke\n\n"
+        "|   rank | defense   | model      |   seed |    n |   clean |   pgd-20 |   robust | 95% interval   | collapse   |   train passes |\n"
+        "|--------|-----------|------------|--------|------|---------|----------|----------|----------------|------------|----------------|\n"
+        "|      1 | strong    | mnist_fast |      0 | 1000 |    98.0 |     81.0 |     80.0 | 77.4-82.4      | no         |             20 |\n"
+        "|      2 | weak      | mnist_fast |      0 | 1000 |    98.0 |     11.0 |     10.0 | 8.3-12.0       | no         |             20 |\n"
+        "\n"
+        "rank: the places that the samples leave open; exact McNemar for every pair, 5 % for all pairs together (Holm); "
+        "2 of 2 rows lack records on the samples of the others, so they count as independent samples there\n"
+        "\n"
+        "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
+        "per sample; the interval is Wilson's. train passes: backward passes per training sample.\n"
+    )
+
+
+def test_csv_and_pandas_agree(results: Path) -> None:
+    write_leaderboard(results, ["csv"])
+    with (results / "leaderboard.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["threat"], row["defense"], row["robust"]) for row in rows] == [
+        ("l2 1.5", "l2", "50.00"), ("linf 0.3", "strong <b>&_%", "80.00"), ("linf 0.3", "weak", "10.00"),
+    ]  # fmt: skip
+    table = leaderboard(read_cards(results)[0])
+    assert isinstance(table, pd.DataFrame)
+    assert table.robust.tolist() == [50.0, 80.0, 10.0]
+
+
+def test_names_are_escaped(results: Path) -> None:
+    write_leaderboard(results, ["html", "tex"])
+    page = (results / "leaderboard.html").read_text()
+    assert "strong &lt;b&gt;&amp;_%" in page
+    assert "<b>" not in page
+    assert r"\&\_\%" in (results / "leaderboard.tex").read_text()
+
+
+def test_a_damaged_card_is_left_out_by_name_and_the_rest_is_ranked(results: Path) -> None:
+    (results / "mnist" / "bad").mkdir()
+    (results / "mnist" / "bad" / "card.json").write_text("{")
+    cards, refused = read_cards(results)
+    assert len(cards) == 3
+    assert len(refused) == 1
+    assert "bad" in refused[0]
+    assert "not JSON" in refused[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 99}, "schema version 99"),
+        ({"n": "many"}, "n: "),
+        ({"robust_accuracy": None}, "robust_accuracy"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_cards_of_another_kind_are_told(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    content = json.loads(card("x", 0.5).to_json()) | change
+    (tmp_path / "card.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=message):
+        read_card(tmp_path / "card.json")
+
+
+def test_a_skipped_defense_says_why(results: Path) -> None:
+    skip("it only knows linf", "noise_fgsm", "digits", "l2", "1.5", results)
+    made = card("pgd_at", 0.5, dataset="digits", threat={"norm": "l2", "eps": "1.5"})
+    made.save(results / "digits" / "card.json")
+    for form in ("md", "html"):
+        write_leaderboard(results, [form])
+        assert "noise_fgsm skipped: it only knows linf" in (results / f"leaderboard.{form}").read_text()
+
+
+def test_empty_folders_are_told(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no cards below"):
+        write_leaderboard(tmp_path, ["md"])
+    with pytest.raises(BadInput, match="no results folder"):
+        write_leaderboard(tmp_path / "none", ["md"])
+
+
+def test_wilson_against_tabulated_values() -> None:
+    """T40: 8 of 10."""
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 10)[0] == 0
+    assert wilson(10, 10)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[attacks]]\natack = "pgd"', "did you mean 'attack'"),
+        ('[[attacks]]\nattack = "pdg"', "did you mean 'pgd'"),
+        ('[[attacks]]\nattack = "pgd"\nparameters = { stps = 3 }', "did you mean 'steps'"),
+        ('[[attacks]]\nattack = "pgd"\nparameters = { steps = 0 }', "steps = 0"),
+        ('[[attacks]]\nattack = "pgd"\ngrid = { step = [] }', "has no values"),
+        ('[[attacks]]\nattack = "pgd"\nrestarts = 0', "restarts"),
+        ('[[attacks]]\nattack = "autoattack"\nrestarts = 2', "brings its own restarts"),
+        ('naem = "x"\n[[attacks]]\nattack = "pgd"', "did you mean 'name'"),
+        ("attacks = []", "at least 1"),
+        ("attacks = 3", "attacks"),
+        ("= x", "not TOML"),
+    ],
+)
+def test_bad_plans_are_told(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(GauntletError, match=message):
+        load(str(path)).resolved(LINF)
+
+
+@pytest.mark.parametrize("optional", ["", "optional = true"])
+def test_a_plan_knows_what_it_cannot_do(tmp_path: Path, optional: str) -> None:
+    """Not even an optional attack is left out where nothing else is there."""
+    (tmp_path / "mine.toml").write_text(f'[[attacks]]\nattack = "rays"\n{optional}')
+    with pytest.raises(BadInput, match="works in linf, not in l1"):
+        load(str(tmp_path / "mine.toml")).resolved(ThreatModel.parse("l1", "5"))
+
+
+def test_an_optional_attack_is_left_out_where_it_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[[attacks]]\nattack = "pgd"\n[[attacks]]\nattack = "rays"\noptional = true')
+    (tmp_path / "strict.toml").write_text('[[attacks]]\nattack = "pgd"\n[[attacks]]\nattack = "rays"')
+    mine, strict = (load(str(tmp_path / f"{name}.toml")) for name in ("mine", "strict"))
+    assert [spec.attack for spec in mine.resolved(ThreatModel.parse("l1", "5")).attacks] == ["pgd"]
+    with pytest.raises(BadInput, match="works in linf, not in l1"):
+        strict.resolved(ThreatModel.parse("l1", "5"))
+    # Where both run the same attacks, they are the same evaluation.
+    assert mine.resolved(LINF).digest == strict.resolved(LINF).digest
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("name", PLANS)
+def test_built_in_plans_leave_out_only_what_does_not_exist(name: str, norm: str) -> None:
+    resolved = PLANS[name].resolved(ThreatModel.parse(norm, "0.3"))
+    left = [spec.label for spec in resolved.attacks]
+    assert left == [
+        spec.label for spec in PLANS[name].attacks if spec.attack == "portfolio" or norm in get_attack(spec.attack).norms
+    ]
+    assert Plan.model_validate_json(resolved.model_dump_json()) == resolved
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_built_in_plans_resolve_and_their_digest_is_of_what_runs(name: str) -> None:
+    resolved = PLANS[name].resolved(LINF)
+    assert resolved.digest == PLANS[name].resolved(LINF).digest
+    attacks = [arm for spec in resolved.attacks for arm in getattr(spec, "arms", [spec])]
+    assert all(arm.parameters or arm.attack == "fgsm" for arm in attacks)
+    changed = resolved.model_copy(update={"attacks": resolved.attacks[:1]})
+    assert (changed.digest == resolved.digest) == (len(resolved.attacks) == 1)
+    assert resolved.model_copy(update={"about": "other words"}).digest == resolved.digest
+
+
+@pytest.mark.parametrize(
+    ("training", "told"),
+    [
+        ({"collapse_epoch": None, "single_step_gap": 0.1}, "no"),
+        ({"collapse_epoch": 8, "single_step_gap": 0.1}, "8"),
+        ({"collapse_epoch": None, "single_step_gap": 0.9}, "masked"),
+        ({}, ""),
+    ],
+)
+def test_a_training_that_withstands_single_steps_only_is_told(training: dict[str, Any], told: str) -> None:
+    made = card("x", 0.5)
+    model = made.model.model_copy(update={"training": training})
+    assert str(leaderboard([made.model_copy(update={"model": model})]).collapse[0]) == told
+
+
+def test_attacks_of_every_plan_stand_between_clean_and_robust() -> None:
+    first, second = card("one", 0.1), card("two", 0.2)
+    other = second.attacks[0].model_copy(update={"name": "square"})
+    columns = list(leaderboard([first, second.model_copy(update={"attacks": (other,)})]).columns)
+    assert columns[columns.index("clean") + 1 : columns.index("robust")] == ["pgd-20", "square"]
+
+
+def test_a_doubtful_row_never_stands_above_a_sound_one() -> None:
+    def diagnosed(verdict: str) -> dict[str, Any]:
+        return {"diagnosis": {"verdict": verdict, "n": 100, "findings": [], "seconds": 1.0}}
+
+    cards = [
+        card("broken", 0.9, **diagnosed("broken")), card("suspicious", 0.8, **diagnosed("suspicious")),
+        card("sound", 0.3, **diagnosed("ok")), card("undiagnosed", 0.5),
+    ]  # fmt: skip
+    table = leaderboard(cards)
+    assert list(table["defense"]) == ["undiagnosed", "sound", "suspicious", "broken"]
+    assert list(table["verdict"]) == ["", "ok", "suspicious", "broken"]
+    assert list(table["rank"]) == ["1", "2", "-", "-"]

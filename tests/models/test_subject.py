@@ -1,0 +1,129 @@
+"""What a model is when it is evaluated: with what its defense adds at test time, and what is proved about it."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from bench import evaluate, train
+from bench.core.threat import ThreatModel
+from bench.data.datasets import load
+from bench.errors import GauntletError
+from bench.evaluation.restarts import RADII
+from bench.leaderboard.tables import leaderboard, render
+from bench.models import resolve
+from bench.models.subject import samples_of, subject, training_record
+from bench.plugins.registry import make_defense
+
+
+@pytest.fixture(scope="module")
+def ibp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = {"epochs": "8"}
+    return train("ibp", eps="0.1", settings=settings, results=tmp_path_factory.mktemp("ibp"), quiet=True)
+
+
+def test_what_is_proved_is_in_the_card_and_no_attack_goes_below_it(ibp: Path) -> None:
+    card, path = evaluate(str(ibp), plan_name="smoke", quiet=True)
+    proved = card.certified
+    assert proved is not None
+    assert proved.defense == "ibp"
+    assert proved.n == card.n == 360
+    assert 0.2 < proved.accuracy <= card.robust_accuracy <= card.clean_accuracy
+    assert proved.contradicted == 0
+    assert [point.eps for point in proved.curve] == ["0", *(ThreatModel.parse("linf", "0.1").scaled(f).eps_text for f in RADII)]
+    accuracies = [point.robust_accuracy for point in proved.curve]
+    assert accuracies[0] == card.clean_accuracy
+    assert accuracies[4] == proved.accuracy
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert accuracies[1] > accuracies[4] > accuracies[-1]
+    assert leaderboard([card]).certified.tolist() == [100 * proved.accuracy]
+    assert "| certified" in render([card], "md").replace("|   certified", "| certified")
+    again, _ = evaluate(str(ibp), plan_name="smoke", quiet=True)
+    assert again == card
+    assert path.parent.parent == ibp
+
+
+def test_a_column_without_proofs_is_not_shown(fast_run: Path) -> None:
+    card, _ = evaluate(str(fast_run), plan_name="smoke", n=20, quiet=True)
+    assert card.certified is None
+    assert "certified" not in render([card], "md")
+
+
+def test_a_defense_added_at_test_time_makes_another_row(fast_run: Path) -> None:
+    plain, _ = evaluate(str(fast_run), plan_name="smoke", n=60, quiet=True)
+    added, path = evaluate(str(fast_run), plan_name="smoke", n=60, test_time="rfi?k=2", quiet=True)
+    assert added.name == f"{plain.name}+rfi"
+    assert (plain.model.test_time, added.model.test_time) == ("", "rfi?k=2")
+    data = load("digits", "test").first(60)
+    base, projected = (subject(str(fast_run), data, "digits", 0, text).model.net for text in ("", "rfi?k=2"))
+    x, _ = data.batch(torch.arange(60))
+    assert not torch.equal(base(x), projected(x))
+    records = pd.read_parquet(path.parent / added.records.file)
+    assert (records[records.attack == "clean"].broken == (projected(x).argmax(1) != data.y).numpy()).all()
+
+
+def test_statistics_of_the_batch_are_used_where_the_training_says_so(tmp_path: Path) -> None:
+    folder = train(
+        "standard", model="resnet18?width=2", settings={"epochs": "1", "statistics": "batch"}, results=tmp_path, quiet=True
+    )
+    data = load("digits", "test").first(40)
+    under = subject(str(folder), data, "digits", 0)
+    net = under.model.net
+    x, _ = data.batch(torch.arange(40))
+    assert not torch.allclose(net(x)[:10], net(x[:10]), atol=1e-3)
+    assert under.batch_dependent
+
+
+def test_a_network_of_the_batch_is_neither_certified_nor_ranked(tmp_path: Path) -> None:
+    cards = []
+    for statistics in ("running", "batch"):
+        settings = {"epochs": "2", "statistics": statistics, "estimation": "1000", "draws": "4"}
+        folder = train(
+            "smoothing", norm="l2", eps="0.1", model="resnet18?width=4", settings=settings, results=tmp_path / statistics,
+            quiet=True,
+        )  # fmt: skip
+        cards.append(evaluate(str(folder), plan_name="smoke", n=40, quiet=True)[0])
+    plain, tied = cards
+    assert (plain.batch_dependent, tied.batch_dependent) == (False, True)
+    assert plain.certified is not None
+    assert tied.certified is None
+    table = leaderboard(cards)
+    assert dict(zip(table.verdict, table["rank"], strict=True)) == {"": "1", "not comparable": "-"}
+    assert "not comparable: the answer to an image depends on the others" in render(cards, "md")
+
+
+def test_an_ensemble_is_projected_member_by_member(tmp_path: Path) -> None:
+    settings = {"epochs": "2", "steps": "1", "snapshots": "[0.5, 1.0]"}
+    folder = train("rfi", model="digits_cnn?width=8", settings=settings, results=tmp_path, quiet=True)
+    data = load("digits", "test").first(40)
+    net = subject(str(folder), data, "digits", 0).model.net
+    x, _ = data.batch(torch.arange(40))
+    rfi, members = make_defense("rfi", {}), []
+    for number in (1, 2):
+        member = resolve(f"{folder}?weights=snapshot-{number}", (1, 8, 8), 10).net
+        members.append(rfi.fit(member.eval(), load("digits", "train"))(x).softmax(1))
+    torch.testing.assert_close(net(x).exp(), sum(members) / 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("fast_at", "changes nothing at test time"),
+        ("rfo", "did you mean"),
+        ("rfi?k=0", "k = '0'"),
+        ("rfi?j=3", "j"),
+        ("rfi?k", "not key=value"),
+    ],
+)
+def test_what_cannot_be_added_is_told(fast_run: Path, text: str, told: str) -> None:
+    with pytest.raises(GauntletError, match=told):
+        subject(str(fast_run), load("digits", "test").first(20), "digits", 0, text)
+
+
+def test_samples_and_record_of_a_run(fast_run: Path) -> None:
+    record = training_record(f"run:{fast_run}?weights=last")
+    assert record["defense"] == "fast_at"
+    assert len(samples_of("digits", record, None)) == 360
+    assert len(samples_of("digits", record, 7)) == 7
+    assert training_record("nowhere") == {}
