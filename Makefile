@@ -11,11 +11,12 @@ demo: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest -n auto --dist worksteal
 
+# Imports and types from inside .venv, so that the installed package is checked and not the folders here.
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	cd .venv && bin/lint-imports --no-cache ../pyproject.toml
 
-# From inside .venv, so that the installed package is checked and not the folders here.
 types: .venv/installed
 	cd .venv && bin/mypy --config-file ../pyproject.toml -p bench
 

@@ -9,15 +9,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Live
-from bench.core.losses import LOSSES, TARGETED, dlr_targeted, margin_targeted
-from bench.core.rng import Rng
-from bench.core.targets import Order
-from bench.core.targets import order as ordered
-from bench.core.threat import ThreatModel
-from bench.core.views import Gradient
-from bench.errors import BadInput
-from bench.plugins.registry import attack
+from bench.attack import (
+    LOSSES,
+    TARGETED,
+    BadInput,
+    Gradient,
+    Live,
+    Order,
+    Rng,
+    ThreatModel,
+    attack,
+    dlr_targeted,
+    margin_targeted,
+    wrong_classes,
+)
 
 
 @attack("apgd", access="gradient", norms={"linf", "l2", "l1"})
@@ -51,7 +56,7 @@ def apgd(
     towards = TARGETED[loss] if loss else _dlr_or_margin
     result, closest = x.clone(), x.new_full((len(x),), -torch.inf)
     standing = torch.arange(len(x), device=x.device)
-    for number, target in enumerate(ordered(model, x, y, threat, order, targets).unbind(1)):
+    for number, target in enumerate(wrong_classes(model, x, y, threat, order, targets).unbind(1)):
         state = climb(x[standing], y[standing], target[standing], towards, rho)
         live, reached = _run(model[standing], state, balls, rng[standing].at("target", number))
         better = live.fooled | (reached > closest[standing])

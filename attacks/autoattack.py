@@ -6,11 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Module
-from bench.errors import AttackWarning
-from bench.plugins.registry import attack
+from bench.attack import AttackWarning, Module, Rng, ThreatModel, attack
 
 
 @attack("autoattack", access="module", norms={"linf", "l2", "l1"}, whole=True)

@@ -6,12 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Closest
-from bench.core.losses import margin
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Gradient
-from bench.plugins.registry import attack
+from bench.attack import Closest, Gradient, Rng, ThreatModel, attack, margin
 
 
 @attack("cw", access="gradient", norms={"l2"}, seeded=False)

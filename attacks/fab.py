@@ -7,14 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.hyperplane import smallest_move
-from bench.core.iterates import Closest
-from bench.core.losses import margin_targeted
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Gradient
-from bench.errors import BadInput
-from bench.plugins.registry import attack
+from bench.attack import BadInput, Closest, Gradient, Rng, ThreatModel, attack, margin_targeted, smallest_move
 
 
 @attack("fab", access="gradient", norms={"linf", "l2", "l1"})

@@ -2,11 +2,7 @@
 
 from torch import Tensor
 
-from bench.core.losses import cross_entropy
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Gradient
-from bench.plugins.registry import attack
+from bench.attack import Gradient, Rng, ThreatModel, attack, cross_entropy
 
 
 @attack("fgsm", access="gradient", norms={"linf", "l2", "l1"}, seeded=False)

@@ -7,12 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Closest
-from bench.core.losses import margin
-from bench.core.rng import Rng
-from bench.core.threat import Norm, ThreatModel
-from bench.core.views import Gradient
-from bench.plugins.registry import attack
+from bench.attack import Closest, Gradient, Norm, Rng, ThreatModel, attack, margin
 
 
 @attack("fmn", access="gradient", norms={"linf", "l2", "l1"}, seeded=False)

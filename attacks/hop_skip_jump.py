@@ -10,11 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Closest
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Decision
-from bench.plugins.registry import attack
+from bench.attack import Closest, Decision, Rng, ThreatModel, attack
 
 _SEEK, _BISECT, _PROBE, _LEAP = range(4)
 _FIRST_PROBE = 0.1

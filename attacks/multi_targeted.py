@@ -7,14 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Live
-from bench.core.losses import margin, margin_targeted
-from bench.core.rng import Rng
-from bench.core.targets import Order
-from bench.core.targets import order as ordered
-from bench.core.threat import ThreatModel
-from bench.core.views import Gradient
-from bench.plugins.registry import attack
+from bench.attack import Gradient, Live, Order, Rng, ThreatModel, attack, margin, margin_targeted, wrong_classes
 
 
 @attack("multi_targeted", access="gradient", norms={"linf", "l2", "l1"})
@@ -36,7 +29,7 @@ def multi_targeted(
     step is a fraction of eps; decay: of the step, on the way to each class.
     """
     live = Live(x)
-    queue = ordered(model, x, y, threat, order, targets)
+    queue = wrong_classes(model, x, y, threat, order, targets)
     for turn in range(queue.shape[1]):
         z = threat.random_start(x, rng.at("start", turn))
         for number in range(steps):

@@ -7,12 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Live
-from bench.core.losses import margin
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Score
-from bench.plugins.registry import attack
+from bench.attack import Live, Rng, Score, ThreatModel, attack, margin
 
 
 @attack("nes", access="score", norms={"linf", "l2"})

@@ -7,12 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Live
-from bench.core.losses import LOSSES
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Gradient
-from bench.plugins.registry import attack
+from bench.attack import LOSSES, Gradient, Live, Rng, ThreatModel, attack
 
 _DECAYS = {
     "none": lambda _: 1.0,

@@ -5,11 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Live
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Decision
-from bench.plugins.registry import attack
+from bench.attack import Decision, Live, Rng, ThreatModel, attack
 
 
 @attack("random_noise", access="decision", norms={"linf", "l2", "l1"})

@@ -7,11 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Closest
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Decision
-from bench.plugins.registry import attack
+from bench.attack import Closest, Decision, Rng, ThreatModel, attack
 
 
 @attack("rays", access="decision", norms={"linf"}, seeded=False)

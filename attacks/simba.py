@@ -8,12 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Live
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Score
-from bench.errors import BadInput
-from bench.plugins.registry import attack
+from bench.attack import BadInput, Live, Rng, Score, ThreatModel, attack
 
 
 @attack("simba", access="score", norms={"linf", "l2"})

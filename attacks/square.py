@@ -9,12 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Live
-from bench.core.losses import margin
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Score
-from bench.plugins.registry import attack
+from bench.attack import Live, Rng, Score, ThreatModel, attack, margin
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 

@@ -10,15 +10,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.iterates import Live
-from bench.core.rng import Rng, isolated
-from bench.core.surrogate import RECIPE, Surrogate
-from bench.core.threat import ThreatModel
-from bench.core.views import Decision, Meter
-from bench.errors import AttackWarning, BadInput
+from bench.attack import (
+    TRANSFER_PGD,
+    AttackWarning,
+    BadInput,
+    Decision,
+    Live,
+    Meter,
+    Rng,
+    Surrogate,
+    ThreatModel,
+    attack,
+    isolated,
+)
 from bench.files.whole import below
 from bench.models import check_outputs, resolve
-from bench.plugins.registry import attack
 from bench.results.archive import read_archive
 from bench.results.schema import MOST
 
@@ -123,7 +129,7 @@ def _attacked(reference: str, classes: int, x: Tensor, y: Tensor, threat: Threat
         net = resolve(reference, (channels, height, width), classes, at_least=True).net.to(x.device)
         check_outputs(net, x[:1], max(classes, int(y.max()) + 1), reference, at_least=True)
         view = Surrogate(net, Meter(len(x), x.device))
-        z = pgd(view, x, y, threat, rng.at("surrogate", reference), **RECIPE)
+        z = pgd(view, x, y, threat, rng.at("surrogate", reference), **TRANSFER_PGD)
     return torch.arange(len(x), device=x.device), z
 
 

@@ -34,6 +34,10 @@ class AttackWarning(UserWarning):
     """What an attack wants the reader of its number to know."""
 
 
+class PluginWarning(UserWarning):
+    """What was installed to be found and cannot be used, and what is used under a name it no longer has."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of a GPU or of the machine; by name, because this must not import torch."""
     told = str(error)

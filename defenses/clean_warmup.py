@@ -10,11 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.core.rng import Rng
-from bench.plugins.contract import Context
-from bench.plugins.registry import defense
+from bench.defense import Context, Rng, TrainedNet, defense
 from bench.science import ntk
-from bench.training.network import TrainingNet
 
 from .pgd_at import PGDTraining
 
@@ -49,7 +46,7 @@ class CleanWarmup(PGDTraining):
     passes = "1 + (1 - warmup) * steps"
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
-        clean = ctx.progress < self.warmup if self.mode == "fixed" else self._waits(cast(TrainingNet, net), ctx)
+        clean = ctx.progress < self.warmup if self.mode == "fixed" else self._waits(cast(TrainedNet, net), ctx)
         return ctx.cross_entropy(net(x), y) if clean else super().loss(net, x, y, ctx)
 
     def report(self, memory: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -65,7 +62,7 @@ class CleanWarmup(PGDTraining):
             "kernel_distances": distances,
         }
 
-    def _waits(self, net: TrainingNet, ctx: Context) -> bool:
+    def _waits(self, net: TrainedNet, ctx: Context) -> bool:
         """Whether this batch is still clean. Which keys there are and how long they are is known without asking a GPU."""
         if _SWITCH in ctx.memory:
             return False
@@ -83,7 +80,7 @@ class CleanWarmup(PGDTraining):
             return "velocity"
         return "distance" if len(seen) > 2 and bool(distances[-3] > distances[-2] <= distances[-1]) else None
 
-    def _measure(self, net: TrainingNet, ctx: Context) -> Tensor:
+    def _measure(self, net: TrainedNet, ctx: Context) -> Tensor:
         """All velocities and distances so far, with those of this epoch; NaN where there is none."""
         index = _in_turn(ctx.labels, max(10, min(self.probe, len(ctx.labels) // 128)))
         x, y = ctx.images[index], ctx.labels[index]

@@ -9,8 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.plugins.contract import Context, Defense, adversarial_step
-from bench.plugins.registry import defense
+from bench.defense import Context, Defense, adversarial_step, defense
 
 
 @defense("fgsm_at")

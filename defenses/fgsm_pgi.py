@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.errors import BadInput
-from bench.plugins.contract import Context, Defense, projected_step
-from bench.plugins.registry import defense
+from bench.defense import BadInput, Context, Defense, defense, projected_step
 
 _CIFAR = {
     "model": "resnet18",

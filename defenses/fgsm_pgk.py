@@ -12,8 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.plugins.contract import Context
-from bench.plugins.registry import defense
+from bench.defense import Context, defense
 
 from .fgsm_pgi import PriorGuided
 

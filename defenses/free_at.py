@@ -13,8 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.plugins.contract import Context, Defense, projected_step
-from bench.plugins.registry import defense
+from bench.defense import Context, Defense, defense, projected_step
 
 
 @defense("free_at")

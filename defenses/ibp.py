@@ -11,11 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.errors import BadInput
-from bench.plugins.contract import Context, Defense
-from bench.plugins.registry import defense
+from bench.defense import BadInput, Context, Defense, Rng, ThreatModel, defense
 from bench.proofs.bounds import bounds, verified_radii
 
 

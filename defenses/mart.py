@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.plugins.contract import Context
-from bench.plugins.registry import defense
+from bench.defense import Context, defense
 
 from .trades import TRADES, divergence, near
 

@@ -6,9 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.threat import ThreatModel
-from bench.plugins.contract import Context, projected_step
-from bench.plugins.registry import defense
+from bench.defense import Context, ThreatModel, defense, projected_step
 
 from .fgsm_at import FGSMTraining
 

@@ -10,8 +10,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from bench.plugins.contract import Context
-from bench.plugins.registry import defense
+from bench.defense import Context, defense
 
 from .fgsm_at import FGSMTraining
 

@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.core.threat import ThreatModel
-from bench.plugins.contract import Context, Defense
-from bench.plugins.registry import defense
+from bench.defense import Context, Defense, ThreatModel, defense
 
 RANK = 50
 """Principal directions that spectral noise is spread over."""

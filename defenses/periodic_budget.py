@@ -9,10 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.threat import ThreatModel
-from bench.plugins.contract import Context, adversarial_step
-from bench.plugins.registry import defense
-from bench.plugins.schedules import rising_budget
+from bench.defense import Context, ThreatModel, adversarial_step, defense, rising_budget
 
 from .pgd_at import PGDTraining
 

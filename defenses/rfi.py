@@ -12,10 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.data.datasets import Dataset
-from bench.errors import BadInput
+from bench.defense import BadInput, Dataset, defense
 from bench.models.ensemble import SnapshotEnsemble
-from bench.plugins.registry import defense
 
 from .pgd_at import PGDTraining
 

@@ -5,10 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.plugins.contract import Context, Defense
-from bench.plugins.registry import defense
+from bench.defense import Context, Defense, Rng, ThreatModel, defense
 from bench.proofs.smoothed import Smoothed
 
 

@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from bench.plugins.contract import Context, Defense
-from bench.plugins.registry import defense
+from bench.defense import Context, Defense, defense
 
 
 @defense("standard")

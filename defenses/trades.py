@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.plugins.contract import Context, Defense, projected_step
-from bench.plugins.registry import defense
+from bench.defense import Context, Defense, defense, projected_step
 
 NOISE = 1e-3
 """Deviation of the start, in input units: at the image itself the divergence has no gradient."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bench import ThreatModel, evaluate, train
 from bench.core.rng import isolated
 from bench.evaluation.evaluation import DEFAULT_EPS
-from bench.models.subject import samples_of, subject, training_record
+from bench.models.subject import load_subject, samples_of, training_record
 from bench.plugins.registry import broken_names, defense_names, make_defense
 from bench.results.card import Card
 
@@ -114,7 +114,7 @@ def examined(case: Case, results: Path, *, epochs: str | None, n: int | None) ->
     run = str(train(case.defense, dataset=case.dataset, settings=settings, results=results, quiet=True))
     card, _ = evaluate(run, n=n, diagnosed=True, results=results, quiet=True)
     samples = samples_of(case.dataset, training_record(run), min(card.n, 300))
-    net = subject(run, samples, case.dataset, 0).model.net
+    net = load_subject(run, samples, case.dataset, 0).model.net
     x, y = samples.batch(torch.arange(len(samples)))
     with isolated(0):
         z = plain_pgd(net, x, y, float(ThreatModel.parse("linf", card.threat.eps).radius))

@@ -1,1 +1,4 @@
-"""."""
+"""The command line: commands, their options, catalogue and demo.
+
+May import everything; imports torch only inside a command.
+"""

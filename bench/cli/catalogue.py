@@ -8,13 +8,11 @@ from textwrap import fill
 
 from tabulate import tabulate
 
+from bench import data, plans
 from bench.cli import details
-from bench.data import datasets as data
 from bench.errors import UnknownName
 from bench.models import architectures
-from bench.plans import built_in as plans
-from bench.plugins import registry
-from bench.plugins.contract import Defense
+from bench.plugins import Defense, registry
 
 
 def _table(rows: Sequence[tuple[object, ...]], *headers: str) -> str:

@@ -12,8 +12,7 @@ import typer
 
 from bench.cli import options as opt
 from bench.cli.trust import trust
-from bench.errors import GauntletError, Skipped, UnknownName, out_of_memory
-from bench.plugins.userfile import PluginWarning, culprit
+from bench.errors import GauntletError, PluginWarning, Skipped, UnknownName, out_of_memory
 
 app = typer.Typer(
     name="gauntlet",
@@ -53,21 +52,19 @@ def demo(results: opt.Results = Path("results/demo"), quiet: opt.Quiet = False) 
 @opt.unfold
 def train(training: opt.Training) -> None:
     """Train a defense. Run it again after an interruption and it goes on; a finished training is left alone."""
-    from bench.runs.jobs import train as run_train
+    from bench.runs import trained
 
-    opt.load(training.plugin)
-    typer.echo(run_train(**training.arguments()))
+    typer.echo(trained(training.request(), training.execution()))
 
 
 @app.command()
 @opt.unfold
 def evaluate(evaluating: opt.Evaluating) -> None:
     """Attack a model with a plan and write its card, records and adversarial examples."""
-    from bench.evaluation.evaluation import evaluate as run_evaluate
-    from bench.leaderboard.tables import summary
+    from bench.evaluation import evaluated
+    from bench.report import summary
 
-    opt.load(evaluating.plugin)
-    card, path = run_evaluate(**evaluating.arguments())
+    card, path = evaluated(evaluating.request(), evaluating.execution())
     typer.echo(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)]))
 
 
@@ -81,16 +78,15 @@ def run(
     batch_size: opt.Batch = None,
 ) -> None:
     """Train a defense, evaluate it, record it. Idempotent: run it again and it does only what is missing."""
-    from bench.leaderboard.tables import summary
-    from bench.runs.jobs import run as run_all
-    from bench.runs.jobs import skip
+    from bench.plans import load as load_plan
+    from bench.report import summary
+    from bench.runs import skip, trained_and_evaluated
 
-    opt.load(training.plugin)
-    given = training.arguments()
+    request, execution = training.request(), training.execution(batch_size)
     try:
-        typer.echo(summary(run_all(seeds=seeds, plan_name=plan, n=n, batch_size=batch_size, **given)))
+        typer.echo(summary(trained_and_evaluated(request, seeds, load_plan(plan), n, execution)))
     except Skipped as reason:
-        noted = skip(str(reason), **{key: given[key] for key in ("defense", "dataset", "norm", "eps", "results")})
+        noted = skip(str(reason), request, training.results)
         typer.echo(f"skipped: {reason}; noted for the leaderboard in {noted}")
 
 
@@ -100,7 +96,7 @@ def leaderboard(
     form: Annotated[str, typer.Option("--format", help="md, csv, tex, html or all.")] = "all",
 ) -> None:
     """Write the tables of all cards below a folder. The same cards give the same bytes."""
-    from bench.leaderboard.tables import FORMATS, write_leaderboard
+    from bench.report import FORMATS, write_leaderboard
 
     if form not in (*FORMATS, "all"):
         raise UnknownName("format", form, [*FORMATS, "all"])
@@ -131,7 +127,7 @@ def transfer(
     opt.load(plugin)
     found = transfer_matrix(
         model, dataset=dataset, norm=norm, eps=eps, n=n, seed=seed, device_name=device, batch_size=batch_size,
-        quiet=quiet or (as_json and not sys.stderr.isatty()),
+        quiet=opt.quiet_for(quiet, as_json),
     )  # fmt: skip
     typer.echo(to_json(found) if as_json else render(found))
 
@@ -148,7 +144,7 @@ def show_plan(name: Annotated[str, typer.Argument(help="A built-in plan or a .to
 @new.command("defense")
 def new_defense(name: opt.OwnName, into: opt.Into = Path()) -> None:
     """Write NAME.py, a defense that trains as it stands, and test_NAME.py."""
-    from bench.doctor.scaffolding import scaffold
+    from bench.doctor import scaffold
 
     typer.echo(scaffold("defense", name, into))
 
@@ -156,7 +152,7 @@ def new_defense(name: opt.OwnName, into: opt.Into = Path()) -> None:
 @new.command("attack")
 def new_attack(name: opt.OwnName, into: opt.Into = Path()) -> None:
     """Write NAME.py, an attack that works as it stands, and test_NAME.py."""
-    from bench.doctor.scaffolding import scaffold
+    from bench.doctor import scaffold
 
     typer.echo(scaffold("attack", name, into))
 
@@ -164,10 +160,10 @@ def new_attack(name: opt.OwnName, into: opt.Into = Path()) -> None:
 @app.command()
 def doctor(name: Annotated[str, typer.Argument(help="A defense or an attack.")], plugin: opt.Plugin = None) -> None:
     """Check a defense or an attack against what the harness relies on; exit code 1 where something is wrong."""
-    from bench.doctor.examination import examine, render
+    from bench.doctor.examination import examine_plugin, render
 
     opt.load(plugin)
-    findings = examine(name)
+    findings = examine_plugin(name)
     typer.echo(render(name, findings))
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
@@ -202,7 +198,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except SystemExit as stop:
-        code = stop.code if (told := culprit(stop)) is None else _error(told)
+        code = stop.code if (told := _culprit(stop)) is None else _error(told)
     except OSError as error:
         named = f": {error.filename}" if error.filename else ""
         typer.echo(f"error: {error.strerror or error}{named}; everything finished is kept", err=True)
@@ -222,6 +218,12 @@ def _error(told: str) -> int:
     return 2
 
 
+def _culprit(error: BaseException) -> str | None:
+    """The line of a user's file that an error passed last; none has run before the room of plug-ins is loaded."""
+    userfile = sys.modules.get("bench.plugins.userfile")
+    return userfile.culprit(error) if userfile else None
+
+
 def _told(error: Exception) -> int | None:
     """Tell misuse of the command line, a lack of memory and a fault of a plug-in; anything else is a bug of ours and keeps its
     traceback."""
@@ -229,7 +231,7 @@ def _told(error: Exception) -> int | None:
         hint = "try a smaller --batch-size, for a training --set batch_size=..., or --device cpu"
         typer.echo(f"error: out of memory; everything finished is kept: {hint}", err=True)
         return 2
-    if told := culprit(error):
+    if told := _culprit(error):
         return _error(told)
     if not hasattr(error, "format_message"):
         return None

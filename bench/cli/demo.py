@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.compare.bands import known_outcomes
-from bench.leaderboard.tables import FORMATS, read_rows, render, write_leaderboard
-from bench.runs.jobs import run
+from bench.compare import known_outcomes
+from bench.report import FORMATS, read_rows, render, write_leaderboard
+from bench.runs import run
 
 DEFENSES = ("standard", "fast_at", "noise_fgsm", "clean_warmup", "periodic_budget", "pgd_at")
 

@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.errors import BadInput
+
+if TYPE_CHECKING:
+    from bench.evaluation import EvaluationRequest, Execution
+    from bench.training import TrainingRequest
 
 Dataset = Annotated[
     str | None,
@@ -62,13 +66,21 @@ class Training:
     device: Device = "auto"
     quiet: Quiet = False
 
-    def arguments(self) -> dict[str, Any]:
-        """As bench.runs.jobs takes them."""
-        return {
-            "defense": self.defense, "dataset": self.dataset or "digits", "model": self.model, "norm": self.norm,
-            "eps": self.eps, "seed": self.seed, "settings": self._settings(), "name": self.name, "results": self.results,
-            "device_name": self.device, "quiet": self.quiet,
-        }  # fmt: skip
+    def request(self) -> TrainingRequest:
+        """What is asked; plug-ins are loaded first, so that it can be of one."""
+        from bench.training import TrainingRequest
+
+        load(self.plugin)
+        return TrainingRequest(
+            defense=self.defense, dataset=self.dataset or "digits", model=self.model, norm=self.norm or "linf", eps=self.eps,
+            seed=self.seed, settings=self._settings(), name=self.name,
+        )  # fmt: skip
+
+    def execution(self, batch_size: int | None = None) -> Execution:
+        """How it is carried out."""
+        from bench.evaluation import Execution
+
+        return Execution(self.results, self.device, batch_size, self.quiet)
 
     def _settings(self) -> dict[str, str]:
         settings: dict[str, str] = {}
@@ -103,15 +115,28 @@ class Evaluating:
     as_json: Json = False
     quiet: Quiet = False
 
-    def arguments(self) -> dict[str, Any]:
-        """As bench.evaluation.evaluation takes them."""
+    def request(self) -> EvaluationRequest:
+        """What is asked; plug-ins are loaded first, so that it can be of one."""
+        from bench.evaluation import EvaluationRequest, radii
+        from bench.plans import load as load_plan
+
+        load(self.plugin)
         sweep = [part.strip() for part in (self.eps_sweep or "").split(",") if part]
-        return {
-            "reference": self.model, "dataset": self.dataset, "norm": self.norm, "eps": self.eps, "eps_sweep": sweep,
-            "plan_name": self.plan, "n": self.n, "seed": self.seed, "eot": self.eot, "test_time": self.test_time,
-            "results": self.results, "name": self.name, "device_name": self.device, "batch_size": self.batch_size,
-            "quiet": self.quiet or (self.as_json and not sys.stderr.isatty()),
-        }  # fmt: skip
+        return EvaluationRequest(
+            model=self.model, dataset=self.dataset, norm=self.norm, eps=radii(self.eps, sweep), plan=load_plan(self.plan),
+            n=self.n, seed=self.seed, eot=self.eot, test_time=self.test_time, name=self.name,
+        )  # fmt: skip
+
+    def execution(self) -> Execution:
+        """How it is carried out."""
+        from bench.evaluation import Execution
+
+        return Execution(self.results, self.device, self.batch_size, quiet_for(self.quiet, self.as_json))
+
+
+def quiet_for(quiet: bool, as_json: bool) -> bool:
+    """Whether progress is left out: asked for, or JSON that another program reads."""
+    return quiet or (as_json and not sys.stderr.isatty())
 
 
 def unfold(command: Callable[..., None]) -> Callable[..., None]:
@@ -130,7 +155,7 @@ def unfold(command: Callable[..., None]) -> Callable[..., None]:
 def load(plugins: list[Path] | None) -> None:
     """Run the files given with --plugin, in order."""
     if plugins:
-        from bench.plugins.registry import load_plugin
+        from bench.plugins import load_plugin
 
         for path in plugins:
             load_plugin(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +21,9 @@ def diagnose(
 ) -> None:
     """Say whether a model's number can be trusted, and why not; evaluates it first where that is not done."""
     from bench.diagnose.report import render, to_json
-    from bench.evaluation.evaluation import evaluate as run_evaluate
+    from bench.evaluation import evaluated
 
-    opt.load(evaluating.plugin)
-    card, path = run_evaluate(diagnosed=True, active=active, **evaluating.arguments())
+    card, path = evaluated(evaluating.request(), evaluating.execution(), diagnosed=True, active=active)
     typer.echo(to_json(card, path) if evaluating.as_json else render(card, path))
 
 
@@ -45,15 +43,14 @@ def verify(
     quiet: opt.Quiet = False,
 ) -> None:
     """Check cards against their files, the data and the model; runs no attack. Exit code 1 where anything does not hold."""
-    from bench.verify.cards import exit_code, render, to_json
-    from bench.verify.cards import verify as run_verify
+    from bench.verify.cards import exit_code, render, to_json, verify_cards
     from bench.verify.loading import Given
 
     opt.load(plugin)
     places, given = cards or [Path("results")], Given(model, dataset, device, batch_size)
-    quiet = quiet or (as_json and not sys.stderr.isatty())
+    quiet = opt.quiet_for(quiet, as_json)
     if add is None:
-        rows = run_verify(places, given, quiet=quiet)
+        rows = verify_cards(places, given, quiet=quiet)
         typer.echo(to_json(rows) if as_json else render(rows))
         raise typer.Exit(exit_code(rows))
     from bench.verify.additions import add as run_add
@@ -74,10 +71,9 @@ def compare(
     as_json: opt.Json = False,
 ) -> None:
     """Say who wins, by how much and with what certainty, and how many samples would settle it."""
-    from bench.compare.pairs import compare as run_compare
-    from bench.compare.pairs import render
+    from bench.compare.pairs import compare_rows, render
 
-    found = run_compare(a, b, metric)
+    found = compare_rows(a, b, metric)
     typer.echo(found.to_json() if as_json else render(found))
 
 
@@ -95,11 +91,11 @@ def check(
     as_json: opt.Json = False,
 ) -> None:
     """Gate a change: exit code 1 for a regression, 2 where nothing was measured or the two do not compare."""
-    from bench.compare.gate import check as run_check
+    from bench.compare.gate import check_regression
     from bench.compare.gate_report import publish, render
 
     try:
-        found = run_check(baseline, candidate, metric, alpha, tolerance)
+        found = check_regression(baseline, candidate, metric, alpha, tolerance)
     except GauntletError as error:
         publish(error, metric, junit, summary)
         raise

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import GauntletError
-from bench.results.card import Card
-from bench.results.outcomes import Flags, Outcomes, outcomes_of
-from bench.statistics.proportions import holm, mcnemar_each, two_proportions
+from bench.results import Card, Flags, Outcomes, outcomes_of
+from bench.statistics import holm, mcnemar_each, two_proportions
 
 ALPHA = 0.05
 """Level of all pairs of a section together."""

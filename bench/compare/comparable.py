@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.errors import BadInput
-from bench.results.card import Card
-from bench.results.outcomes import Outcomes
+from bench.results import Card, Outcomes
 
 _SAMPLES: dict[str, Callable[[Card], object]] = {
     "data sets": lambda card: Path(card.dataset).stem,

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from bench.compare.comparable import require_attacked, require_same, require_same_work
 from bench.errors import BadInput, UnknownName
-from bench.results.card import Card, read_card
-from bench.results.outcomes import METRICS, Outcomes, find_cards, outcomes_of
-from bench.statistics.proportions import drop_p, paired_interval
+from bench.results import METRICS, Card, Outcomes, find_cards, outcomes_of, read_card
+from bench.statistics import drop_p, paired_interval
 
 ALPHA = 0.025
 """One-sided, so that a drop is a regression where its 95 % interval lies above what is tolerated."""
@@ -50,7 +49,7 @@ class Check:
         return json.dumps({**asdict(self), "b": len(self.lost), "c": len(self.won)}, indent=2)
 
 
-def check(
+def check_regression(
     baseline: str | Path, candidate: str | Path, metric: str = "robust", alpha: float = ALPHA, tolerance: float = 0.0
 ) -> Check:
     """Compare a candidate with its baseline, sample by sample; BadInput where nothing was measured or they do not compare.

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from bench.compare.gate import Check
 from bench.compare.pairs import shown
-from bench.files.whole import write_text
+from bench.files import write_text
 
 NAMED = 20
 """Samples named in a text; the rest are counted."""

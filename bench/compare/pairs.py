@@ -13,9 +13,8 @@ from scipy.stats import norm, ttest_ind
 
 from bench.compare.comparable import require_attacked, require_same
 from bench.errors import BadInput, UnknownName
-from bench.results.card import Card, read_card
-from bench.results.outcomes import METRICS, Flags, Outcomes, find_cards, outcomes_of
-from bench.statistics.proportions import hierarchical_bootstrap, mcnemar, paired_interval, samples_to_settle
+from bench.results import METRICS, Card, Flags, Outcomes, find_cards, outcomes_of, read_card
+from bench.statistics import hierarchical_bootstrap, mcnemar, paired_interval, samples_to_settle
 
 ALPHA = 0.05
 POWER = 0.8
@@ -62,7 +61,7 @@ class Comparison:
         return json.dumps(asdict(self), indent=2)
 
 
-def compare(a: str | Path, b: str | Path, metric: str = "robust") -> Comparison:
+def compare_rows(a: str | Path, b: str | Path, metric: str = "robust") -> Comparison:
     """Compare two cards, or two folders whose cards differ in nothing but the seed."""
     if metric not in METRICS:
         raise UnknownName("metric", metric, METRICS)

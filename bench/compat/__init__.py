@@ -1,1 +1,6 @@
-"""Other people's tools behind our own contracts; each is imported only when it is used."""
+"""Other people's attacks behind our own contract; each is imported only when it is used.
+
+May import plugins and what lies below.
+"""
+
+from bench.compat.library import package

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.compat.library import frozen
-from bench.core.rng import isolated
-from bench.core.threat import ThreatModel
+from bench.core import ThreatModel, isolated
 from bench.errors import BadInput
 
 Version = Literal["standard", "plus", "rand", "l1"]

@@ -14,9 +14,9 @@ from typing import Any, get_type_hints
 from torch import Tensor, nn
 
 from bench.compat.library import as_attack, package, parameter
-from bench.core.threat import ThreatModel
+from bench.core import ThreatModel
 from bench.errors import UnknownName
-from bench.plugins.registry import Attack
+from bench.plugins import Attack
 
 _GIVEN = ("self", "distance", "constraint", "init_attack", "tensorboard")
 _NORM = {float("inf"): "linf", 2: "l2", 1: "l1"}

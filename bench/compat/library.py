@@ -21,11 +21,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.core.rng import Rng, isolated
-from bench.core.threat import ThreatModel
-from bench.core.views import Module
+from bench.core import Module, Rng, ThreatModel, isolated
 from bench.errors import BadInput
-from bench.plugins.registry import Attack
+from bench.plugins import Attack
 
 Once = Callable[[nn.Module, Tensor, Tensor, ThreatModel, Mapping[str, Any]], Tensor]
 """One run of a library's attack on a batch: (net, x, y, threat, its parameters) -> candidates."""

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.compat.library import as_attack, package, parameter
-from bench.core.threat import ThreatModel
+from bench.core import ThreatModel
 from bench.errors import UnknownName
-from bench.plugins.registry import Attack
+from bench.plugins import Attack
 
 NORMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("APGD", "APGDT", "AutoAttack", "FAB", "Square"), ("linf", "l2")),

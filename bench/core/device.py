@@ -68,3 +68,10 @@ def exact_float32() -> Iterator[None]:
     finally:
         cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before[:3]
         torch.set_float32_matmul_precision(before[3])
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.core.losses import Loss
 from bench.core.views import Ascent, Gradient
 
-RECIPE: Mapping[str, Any] = {"steps": 40, "step": 1.0, "decay": "cosine", "loss": "margin"}
+TRANSFER_PGD: Mapping[str, Any] = {"steps": 40, "step": 1.0, "decay": "cosine", "loss": "margin"}
 """Parameters of the PGD that makes the examples."""
 
 

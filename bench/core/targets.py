@@ -17,7 +17,7 @@ _POOL = 100
 """How many of the likeliest classes malt measures, at a gradient each; the others follow them."""
 
 
-def order(view: Gradient, x: Tensor, y: Tensor, threat: ThreatModel, by: Order, count: int | None = None) -> Tensor:
+def wrong_classes(view: Gradient, x: Tensor, y: Tensor, threat: ThreatModel, by: Order, count: int | None = None) -> Tensor:
     """The wrong classes to try, most promising first, int64 [N, count]; all K - 1 without a count.
 
     By "logits" the likeliest come first. By "malt" (Melamed, Yehudai & Shamir 2024) those do whose boundary would be nearest

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.core.rng import Rng, shuffled
+from bench.core import Rng, shuffled
 from bench.data import sources
 from bench.errors import BadInput, UnknownName
 

@@ -7,14 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Gradient, Meter, forward
-from bench.diagnose.finding import graded, inapplicable
+from bench.core import Gradient, Meter, Rng, ThreatModel, forward
+from bench.diagnose.finding import Inapplicable, Measured, check
 from bench.diagnose.probe import Probe
-from bench.plugins.registry import get_attack
-from bench.results.schema import Finding
-from bench.statistics.proportions import clopper_pearson
+from bench.plugins import get_attack
+from bench.statistics import clopper_pearson
 
 ACTIVE = "binarization test"
 """The check's name."""
@@ -78,10 +75,14 @@ class Heads(Gradient):
         return torch.stack([-score, score], 1)
 
 
-def binarization(probe: Probe) -> Finding:
-    """The share of planted problems that the gradient attacks solve."""
-    if probe.noisy:
-        return inapplicable(ACTIVE, "the answers are random")
+@check(
+    ACTIVE, (0.05, 0.3), repeatable=True, share=False,
+    fine="the attacks solve {solved} of {posed} planted problems",
+    wrong="the attacks miss {missed} of {posed} planted adversarial examples: they are too weak for this network; attack "
+    "something smoother, or give them more steps",
+)  # fmt: skip
+def binarization(probe: Probe) -> Measured:
+    """The share of planted problems that the gradient attacks miss, as far as it is certain."""
     x, rng = probe.x[:SAMPLES], probe.rng[torch.arange(min(SAMPLES, len(probe.y)), device=probe.y.device)]
     features = Features(probe.net, x)
     planted = probe.threat.random_start(x, rng.at("planted"), corner=True)
@@ -98,16 +99,12 @@ def binarization(probe: Probe) -> Finding:
         lucky |= view.logits(probe.threat.random_start(x, rng.at("luck", draw))).argmax(1) == 1
     features.release()
     posed = problem.separates & ~lucky
-    if int(posed.sum()) < 10:
-        return inapplicable(ACTIVE, f"only {int(posed.sum())} of {len(x)} problems can be posed and are not solved by chance")
     missed, count = int((posed & ~solved).sum()), int(posed.sum())
+    if count < 10:
+        raise Inapplicable(f"only {count} of {len(x)} problems can be posed and are not solved by chance")
     # Of few problems a few may be missed by chance: what counts is the share that is certain.
     sure, _ = clopper_pearson(missed, count)
-    return graded(
-        ACTIVE, sure, (0.05, 0.3), f"the attacks solve {count - missed} of {count} planted problems",
-        f"the attacks miss {missed} of {count} planted adversarial examples: they are too weak for this network; attack "
-        "something smoother, or give them more steps",
-    )  # fmt: skip
+    return Measured(sure, {"solved": count - missed, "missed": missed, "posed": count})
 
 
 @torch.no_grad()

@@ -1,24 +1,72 @@
-"""How a measured value becomes a finding."""
+"""What a check is: a value, two limits, two sentences; and how it becomes a finding."""
 
 from __future__ import annotations
 
-from bench.results.schema import ORDER, Finding, Verdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.diagnose.probe import Probe
+from bench.results import ORDER, Finding, Verdict
 
 
-def graded(check: str, value: float, limits: tuple[float, float], fine: str, wrong: str, n: int = 0) -> Finding:
-    """limits: above the first the value is suspicious, above the second the defense is broken.
-
-    n: the samples that the value is a share of; a single one of them may be an accident and proves nothing.
-    """
-    least = tuple(max(limit, 1.5 / n) if n else limit for limit in limits)
-    verdict = ORDER[sum(value > limit for limit in least)]
-    told = fine if verdict == "ok" else wrong
-    return Finding(check=check, value=round(value, 4), threshold=round(least[0], 4), verdict=verdict, told=told)
+class Inapplicable(Exception):
+    """Why a check cannot be made on this probe."""
 
 
-def inapplicable(check: str, why: str) -> Finding:
-    """A check that cannot be made here."""
-    return Finding(check=check, value=None, threshold=None, verdict="ok", told=f"does not apply: {why}")
+@dataclass(frozen=True)
+class Measured:
+    """A value, and what else the sentences about it mention."""
+
+    value: float
+    words: dict[str, Any] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    """Where it does not depend on the limits."""
+
+
+Measure = Callable[[Probe], float | Measured]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a diagnosis. Its sentences are templates of `value` and of the words that its measure gives."""
+
+    name: str
+    limits: tuple[float, float]
+    """Above the first the value is suspicious, above the second the defense is broken."""
+    fine: str
+    wrong: str
+    """What it means for the number, and what to do next."""
+    measure: Measure
+    repeatable: bool = False
+    """Whether it says nothing about a network whose answers are random."""
+    share: bool = True
+    """Whether the value is a share of the probe's samples; a single one of them may be an accident and proves nothing."""
+
+    def __call__(self, probe: Probe) -> Finding:
+        """Make the check."""
+        try:
+            if self.repeatable and probe.noisy:
+                raise Inapplicable("the answers are random")
+            measured = self.measure(probe)
+        except Inapplicable as reason:
+            told = f"does not apply: {reason}"
+            return Finding(check=self.name, value=None, threshold=None, verdict="ok", told=told)
+        measured = measured if isinstance(measured, Measured) else Measured(measured)
+        least = [max(limit, 1.5 / len(probe.y)) if self.share else limit for limit in self.limits]
+        verdict = measured.verdict or ORDER[sum(measured.value > limit for limit in least)]
+        sentence = self.fine if verdict == "ok" else self.wrong
+        return Finding(
+            check=self.name, value=round(measured.value, 4), threshold=round(least[0], 4), verdict=verdict,
+            told=sentence.format(value=measured.value, **measured.words),
+        )  # fmt: skip
+
+
+def check(
+    name: str, limits: tuple[float, float], *, fine: str, wrong: str, repeatable: bool = False, share: bool = True
+) -> Callable[[Measure], Check]:
+    """A check by what it measures, as Check has the rest."""
+    return lambda measure: Check(name, limits, fine, wrong, measure, repeatable, share)
 
 
 def worst(findings: tuple[Finding, ...]) -> Verdict:

@@ -5,41 +5,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.core.losses import Loss, margin, margin_targeted, raw_cross_entropy
-from bench.core.views import dead, forward, slopes
-from bench.diagnose.finding import inapplicable
+from bench.core import Loss, dead, forward, margin, margin_targeted, raw_cross_entropy, slopes
+from bench.diagnose.finding import check
 from bench.diagnose.probe import Probe
-from bench.results.schema import Finding
 
 REACH = 0.02
 """Half the distance of finite differences, as a fraction of eps."""
 
 
-def unavailable(probe: Probe) -> Finding:
+@check(
+    "gradients", (0.05, 0.5),
+    fine="the gradient of the margin is finite and not zero",
+    wrong="for {value:.0%} of the images the gradient of the margin is zero or not finite: attack a differentiable "
+    "approximation (BPDA), declared in Defense.adaptive, and trust only black-box results until then",
+)  # fmt: skip
+def unavailable(probe: Probe) -> float:
     """Indicator 1 of Pintor et al. 2022: gradients of the margin that are exactly 0 or not finite."""
-    value = _dead(probe, margin)
-    return probe.graded(
-        "gradients", value, (0.05, 0.5), "the gradient of the margin is finite and not zero",
-        f"for {value:.0%} of the images the gradient of the margin is zero or not finite: attack a differentiable "
-        "approximation (BPDA), declared in Defense.adaptive, and trust only black-box results until then",
-    )  # fmt: skip
+    return _dead(probe, margin)
 
 
-def saturated(probe: Probe) -> Finding:
+@check(
+    "logit scale", (0.1, 0.5),
+    fine="the cross-entropy has a gradient at the scale of these logits",
+    wrong="for {value:.0%} of the images the cross-entropy has no gradient in float32: divide the logits, or attack the "
+    "margin; any published result of a cross-entropy attack on this model is void",
+)  # fmt: skip
+def saturated(probe: Probe) -> float:
     """Whether float32 loses the gradient of the cross-entropy, as it does once logits are scaled up."""
-    value = _dead(probe, raw_cross_entropy)
-    return probe.graded(
-        "logit scale", value, (0.1, 0.5), "the cross-entropy has a gradient at the scale of these logits",
-        f"for {value:.0%} of the images the cross-entropy has no gradient in float32: divide the logits, or attack the "
-        "margin; any published result of a cross-entropy attack on this model is void",
-    )  # fmt: skip
+    return _dead(probe, raw_cross_entropy)
 
 
-def faithful(probe: Probe) -> Finding:
+@check(
+    "finite differences", (0.25, 0.6), repeatable=True,
+    fine="the margin changes along the gradient as the gradient says",
+    wrong="for {value:.0%} of the images the margin does not change along the gradient as the gradient says: the gradient "
+    "is not that of the answers; use gradients of a smooth twin, or searches that need none",
+)  # fmt: skip
+def faithful(probe: Probe) -> float:
     """Whether a small step along the gradient changes the margin as the gradient says."""
-    name, x = "finite differences", probe.threat.random_start(probe.x, probe.rng.at("differences"))
-    if probe.noisy:
-        return inapplicable(name, "the answers are random")
+    x = probe.threat.random_start(probe.x, probe.rng.at("differences"))
     with torch.no_grad():
         logits = forward(probe.net, x)
     rival = logits.scatter(1, probe.y[:, None], -torch.inf).argmax(1)
@@ -50,12 +54,7 @@ def faithful(probe: Probe) -> Finding:
         ahead, behind = (margin_targeted(forward(probe.net, z), probe.y, rival).double() for z in (x + along, x - along))
     actual = ahead - behind
     ratio = actual / predicted.where(predicted != 0, torch.nan)
-    value = float((~((ratio > 1 / 3) & (ratio < 3))).double().mean())
-    return probe.graded(
-        name, value, (0.25, 0.6), "the margin changes along the gradient as the gradient says",
-        f"for {value:.0%} of the images the margin does not change along the gradient as the gradient says: the gradient "
-        "is not that of the answers; use gradients of a smooth twin, or searches that need none",
-    )  # fmt: skip
+    return float((~((ratio > 1 / 3) & (ratio < 3))).double().mean())
 
 
 def _dead(probe: Probe, loss: Loss) -> float:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from bench.diagnose.finding import Measured, check
 from bench.diagnose.probe import Probe
 from bench.diagnose.watch import Watch
-from bench.plugins.registry import get_attack
-from bench.results.schema import Finding
+from bench.plugins import get_attack
 
 OURS: Mapping[str, Any] = {"steps": 100, "step": 0.05, "loss": "margin", "start": "clean", "cycles": False}
 """PGD whose steps stay the same, so that its path shows whether it has arrived."""
@@ -27,27 +27,43 @@ class Path(NamedTuple):
     name: str
 
 
-def paths(probe: Probe) -> list[Finding]:
-    """The three findings, each by the attack that is worst in it."""
-    watched = [_watch(probe, name, attack, parameters) for name, attack, parameters in _attacks(probe)]
-    silent, ending, seeming = (max(watched, key=lambda path: path[value]) for value in range(3))
-    return [
-        probe.graded(
-            "silent success", silent.silent, (0.0, 0.05), "no attack passes an adversarial example by",
-            f"on {silent.silent:.1%} of the right images {silent.name} met an adversarial example and returned another point: "
-            "it should keep the best iterate (bench.core.iterates.Live does)",
-        ),
-        probe.graded(
-            "path ends too early", ending.unfinished, (0.3, 0.6), "hardly a path still climbs at its end",
-            f"{ending.unfinished:.1%} of the paths of {ending.name} were still climbing in their last tenth: give it more or "
-            "larger steps",
-        ),
-        probe.graded(
-            "same model for attack and judge", seeming.seeming, (0.05, 0.2), "attacks see the model that is judged",
-            f"{seeming.seeming:.1%} of the right images fall to {seeming.name} only on the model that it sees, which differs "
-            "from the one judged: attack that one, or take the mean over its answers",
-        ),
-    ]  # fmt: skip
+@check(
+    "silent success", (0.0, 0.05),
+    fine="no attack passes an adversarial example by",
+    wrong="on {value:.1%} of the right images {name} met an adversarial example and returned another point: "
+    "it should keep the best iterate (bench.attack.Live does)",
+)  # fmt: skip
+def silent(probe: Probe) -> Measured:
+    """Indicator 3: how often an attack does not return what it found."""
+    return _worst(probe, "silent")
+
+
+@check(
+    "path ends too early", (0.3, 0.6),
+    fine="hardly a path still climbs at its end",
+    wrong="{value:.1%} of the paths of {name} were still climbing in their last tenth: give it more or larger steps",
+)  # fmt: skip
+def unfinished(probe: Probe) -> Measured:
+    """Indicator 4: how many paths had not arrived."""
+    return _worst(probe, "unfinished")
+
+
+@check(
+    "same model for attack and judge", (0.05, 0.2),
+    fine="attacks see the model that is judged",
+    wrong="{value:.1%} of the right images fall to {name} only on the model that it sees, which differs "
+    "from the one judged: attack that one, or take the mean over its answers",
+)  # fmt: skip
+def seeming(probe: Probe) -> Measured:
+    """Indicator 5: how often an attack succeeds only on what it is shown."""
+    return _worst(probe, "seeming")
+
+
+def _worst(probe: Probe, what: str) -> Measured:
+    """The watched attack that is worst in something; every attack is watched once."""
+    watched = probe.once("paths", lambda: [_watch(probe, *attack) for attack in _attacks(probe)])
+    path = max(watched, key=lambda path: float(getattr(path, what)))
+    return Measured(getattr(path, what), {"name": path.name})
 
 
 def _attacks(probe: Probe) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

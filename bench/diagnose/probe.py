@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.core.expectation import DRAWS, Expectation
-from bench.core.judge import Judge
-from bench.core.rng import Rng, isolated, shuffled
-from bench.core.threat import ThreatModel
-from bench.core.views import VIEWS, Gradient, Meter
-from bench.data.datasets import Dataset
-from bench.diagnose.finding import graded
+from bench.core import DRAWS, VIEWS, Expectation, Gradient, Judge, Meter, Rng, ThreatModel, isolated, shuffled
+from bench.data import Dataset
 from bench.diagnose.watch import Watch, Watched
 from bench.errors import AttackWarning
-from bench.plugins.registry import get_attack
-from bench.results.schema import AttackResult, Finding
+from bench.plugins import get_attack
+from bench.results import AttackResult
+
+Kept = TypeVar("Kept")
 
 SIZE, NOISY = 128, 48
 """Correctly classified samples that every check is made on, at most; fewer of a randomised network, each of whose answers is
@@ -54,12 +51,13 @@ class Probe:
     """The network in a faster precision, for searches."""
     own: Sequence[AttackResult] = ()
     """What the evaluation ran; its own gradient attacks are watched."""
-    _climbed: dict[ThreatModel, Tensor] = field(default_factory=dict, repr=False)
-    _fallen: dict[ThreatModel, Tensor] = field(default_factory=dict, repr=False)
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def graded(self, check: str, value: float, limits: tuple[float, float], fine: str, wrong: str) -> Finding:
-        """A finding about a share of the samples."""
-        return graded(check, value, limits, fine, wrong, len(self.y))
+    def once(self, name: str, compute: Callable[[], Kept]) -> Kept:
+        """What `compute` gave when this was first asked for."""
+        if name not in self._kept:
+            self._kept[name] = compute()
+        return self._kept[name]  # type: ignore[no-any-return]
 
     @property
     def net(self) -> nn.Module:
@@ -140,18 +138,14 @@ class Probe:
 
     def climbed(self, ball: ThreatModel) -> Tensor:
         """What falls to a way up the margin from the clean image, in a ball of another radius."""
-        if ball not in self._climbed:
-            run: dict[str, Any] = {"steps": 60, "step": 0.5, "decay": "cosine", "loss": "margin", "start": "clean"}
-            self._climbed[ball] = self.attack("pgd", threat=ball, rough=True, **run)
-        return self._climbed[ball]
+        run: dict[str, Any] = {"steps": 60, "step": 0.5, "decay": "cosine", "loss": "margin", "start": "clean"}
+        return self.once(f"climbed {ball}", lambda: self.attack("pgd", threat=ball, rough=True, **run))
 
     def fallen(self, ball: ThreatModel) -> Tensor:
         """What falls to gradient attacks in a ball of another radius."""
-        if ball not in self._fallen:
-            run: dict[str, Any] = {"steps": 60, "step": 1.0, "decay": "cosine", "loss": "ce"}
-            fooled = self.climbed(ball)
-            self._fallen[ball] = fooled | self.attack("pgd", among=~fooled, threat=ball, rough=True, **run)
-        return self._fallen[ball]
+        run: dict[str, Any] = {"steps": 60, "step": 1.0, "decay": "cosine", "loss": "ce", "threat": ball, "rough": True}
+        climbed = self.climbed(ball)
+        return self.once(f"fallen {ball}", lambda: climbed | self.attack("pgd", among=~climbed, **run))
 
     @property
     def best(self) -> Tensor:

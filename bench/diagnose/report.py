@@ -8,8 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from bench.results.card import Card
-from bench.results.schema import ORDER, Diagnosis, Finding
+from bench.results import ORDER, Card, Diagnosis, Finding
 
 WIDTH = 110
 

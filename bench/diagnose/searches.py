@@ -9,48 +9,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core.threat import ThreatModel
-from bench.diagnose.finding import inapplicable
+from bench.core import ThreatModel
+from bench.diagnose.finding import Inapplicable, Measured, check
 from bench.diagnose.probe import Probe
-from bench.results.schema import Finding
 
 NOISE = 200
 """Random points that are tried on each sample."""
 
 
-def overestimate(probe: Probe) -> Finding:
+@check(
+    "plain PGD", (0.25, 0.45),
+    fine="plain PGD leaves {plain:.1%} of the right images, everything else {best:.1%}",
+    wrong="plain PGD leaves {plain:.1%} of the right images and the best known attacks {best:.1%}: the defense hides from "
+    "gradients rather than resists; report the lower number and nothing that plain PGD says",
+)  # fmt: skip
+def overestimate(probe: Probe) -> Measured:
     """How far plain PGD, which a paper may have reported, lies above the best that is known."""
     plain, best = _standing(probe.plain), _standing(probe.best)
-    return probe.graded(
-        "plain PGD", plain - best, (0.25, 0.45),
-        f"plain PGD leaves {plain:.1%} of the right images, everything else {best:.1%}",
-        f"plain PGD leaves {plain:.1%} of the right images and the best known attacks {best:.1%}: the defense hides from "
-        "gradients rather than resists; report the lower number and nothing that plain PGD says",
-    )  # fmt: skip
+    return Measured(plain - best, {"plain": plain, "best": best})
 
 
-def blind(probe: Probe) -> Finding:
+@check(
+    "black-box against white-box", (0.05, 0.15),
+    fine="{value:.1%} of the right images fall to black-box attacks alone",
+    wrong="{value:.1%} of the right images fall to black-box attacks and to no gradient attack: the gradient is masked; run "
+    "--plan standard, declare a surrogate in Defense.adaptive, and trust black-box numbers only",
+)  # fmt: skip
+def blind(probe: Probe) -> float:
     """Whether searches without gradients break what gradient attacks leave."""
-    value = _share(probe.black & ~probe.white)
-    return probe.graded(
-        "black-box against white-box", value, (0.05, 0.15), f"{value:.1%} of the right images fall to black-box attacks alone",
-        f"{value:.1%} of the right images fall to black-box attacks and to no gradient attack: the gradient is masked; run "
-        "--plan standard, declare a surrogate in Defense.adaptive, and trust black-box numbers only",
-    )  # fmt: skip
+    return _share(probe.black & ~probe.white)
 
 
-def single_step(probe: Probe) -> Finding:
+@check(
+    "single step against many", (0.02, 0.1),
+    fine="one step breaks {one:.1%}, many break all of those",
+    wrong="{value:.1%} of the right images fall to one step and to no iterative attack: the loss surface is masked; try other "
+    "step sizes, more restarts and black-box attacks",
+)  # fmt: skip
+def single_step(probe: Probe) -> Measured:
     """Whether one step breaks what many do not."""
     one = probe.attack("fgsm") | probe.attack("pgd", steps=1, step=1.0, loss="ce")
-    value = _share(one & ~probe.white)
-    return probe.graded(
-        "single step against many", value, (0.02, 0.1), f"one step breaks {_share(one):.1%}, many break all of those",
-        f"{value:.1%} of the right images fall to one step and to no iterative attack: the loss surface is masked; try other "
-        "step sizes, more restarts and black-box attacks",
-    )  # fmt: skip
+    return Measured(_share(one & ~probe.white), {"one": _share(one)})
 
 
-def random_search(probe: Probe) -> Finding:
+@check(
+    "random noise against gradients", (0.02, 0.1),
+    fine=f"{NOISE} random points break {{value:.1%}} more",
+    wrong=f"{{value:.1%}} of the right images fall to one of {NOISE} random points and to no gradient attack: the gradient "
+    "leads astray; the attack, or the model's gradient, is at fault",
+)  # fmt: skip
+def random_search(probe: Probe) -> float:
     """Whether random points of the ball break what gradient attacks do not."""
     found = torch.zeros_like(probe.white)
     for draw in range(NOISE):
@@ -59,15 +67,16 @@ def random_search(probe: Probe) -> Finding:
             break
         z = probe.threat.random_start(probe.x[left], probe.rng[left].at("random", draw), corner=draw % 2 == 1)
         found[left] = probe.judge.verdict(z, probe.x[left], probe.y[left]).fooled
-    value = _share(found)
-    return probe.graded(
-        "random noise against gradients", value, (0.02, 0.1), f"{NOISE} random points break {value:.1%} more",
-        f"{value:.1%} of the right images fall to one of {NOISE} random points and to no gradient attack: the gradient leads "
-        "astray; the attack, or the model's gradient, is at fault",
-    )  # fmt: skip
+    return _share(found)
 
 
-def converged(probe: Probe) -> Finding:
+@check(
+    "more steps and restarts", (0.04, 0.15),
+    fine="four more runs of 100 steps break {value:.1%} more",
+    wrong="four more runs of 100 steps break {value:.1%} of the right images that the evaluation left: it has not converged; "
+    "run a stronger plan (--plan standard)",
+)  # fmt: skip
+def converged(probe: Probe) -> float:
     """Whether more steps and restarts break what the evaluation left."""
     left = ~probe.broken
     found = torch.zeros_like(left)
@@ -75,37 +84,40 @@ def converged(probe: Probe) -> Finding:
     for restart in range(2):
         for loss in ("margin", "ce"):
             found |= probe.attack("pgd", among=left & ~found, loss=loss, stream=f"more {restart}", **run)
-    value = _share(found)
-    return probe.graded(
-        "more steps and restarts", value, (0.04, 0.15), f"four more runs of 100 steps break {value:.1%} more",
-        f"four more runs of 100 steps break {value:.1%} of the right images that the evaluation left: it has not converged; "
-        "run a stronger plan (--plan standard)",
-    )  # fmt: skip
+    return _share(found)
 
 
-def searched(probe: Probe) -> Finding:
+@check(
+    "other attacks than the plan's", (0.04, 0.15),
+    fine="other attacks break {value:.1%} more than the evaluation",
+    wrong="{value:.1%} of the right images that the evaluation left fall to PGD of 100 steps, APGD, Square or RayS: the number "
+    "is too high by as much; run --plan standard",
+)  # fmt: skip
+def searched(probe: Probe) -> float:
     """Whether the searches made here, black-box ones among them, break what the evaluation left."""
-    value = _share((probe.white | probe.black) & ~probe.broken)
-    return probe.graded(
-        "other attacks than the plan's", value, (0.04, 0.15), f"other attacks break {value:.1%} more than the evaluation",
-        f"{value:.1%} of the right images that the evaluation left fall to PGD of 100 steps, APGD, Square or RayS: the number "
-        "is too high by as much; run --plan standard",
-    )  # fmt: skip
+    return _share((probe.white | probe.black) & ~probe.broken)
 
 
-def larger_balls(probe: Probe) -> Finding:
+@check(
+    "accuracy over eps", (0.05, 0.15),
+    fine="accuracy falls as eps grows: {told}",
+    wrong="accuracy rises with eps ({told}): a larger ball holds the smaller one, so the attack is not working; the gradient "
+    "is masked or the step size wrong",
+)  # fmt: skip
+def larger_balls(probe: Probe) -> Measured:
     """Whether accuracy falls as eps grows."""
     accuracies = [_standing(probe.fallen(ball)) for ball in _balls(probe.threat, probe.x)]
     rises = max((after - before for before, after in pairwise(accuracies)), default=0.0)
-    told = ", ".join(f"{accuracy:.0%}" for accuracy in accuracies)
-    return probe.graded(
-        "accuracy over eps", max(rises, 0.0), (0.05, 0.15), f"accuracy falls as eps grows: {told}",
-        f"accuracy rises with eps ({told}): a larger ball holds the smaller one, so the attack is not working; the gradient is "
-        "masked or the step size wrong",
-    )  # fmt: skip
+    return Measured(max(rises, 0.0), {"told": ", ".join(f"{accuracy:.0%}" for accuracy in accuracies)})
 
 
-def unbounded(probe: Probe) -> Finding:
+@check(
+    "unbounded attack", (0.05, 0.3),
+    fine="an attack that may do anything leaves {value:.1%}",
+    wrong="an attack that may do anything to the image leaves {value:.1%} standing, where nothing can: attacks cannot find "
+    "their way on this model; look for a zero gradient, a detector or a wrong step size",
+)  # fmt: skip
+def unbounded(probe: Probe) -> float:
     """Indicator 6 of Pintor et al. 2022: what stands when an attack may do anything to the image.
 
     It starts at the image: in so large a ball a random start alone breaks most, with whatever gradient.
@@ -113,44 +125,39 @@ def unbounded(probe: Probe) -> Finding:
     ball = _whole(probe.threat, probe.x)
     left = ~probe.climbed(ball)
     run: dict[str, Any] = {"steps": 100, "step": 0.1, "loss": "ce", "start": "clean", "stream": "unbounded", "rough": True}
-    value = _share(left & ~probe.attack("pgd", among=left, threat=ball, **run))
-    return probe.graded(
-        "unbounded attack", value, (0.05, 0.3), f"an attack that may do anything leaves {value:.1%}",
-        f"an attack that may do anything to the image leaves {value:.1%} standing, where nothing can: attacks cannot find "
-        "their way on this model; look for a zero gradient, a detector or a wrong step size",
-    )  # fmt: skip
+    return _share(left & ~probe.attack("pgd", among=left, threat=ball, **run))
 
 
-def losses_apart(probe: Probe) -> Finding:
+@check(
+    "cross-entropy against margin", (0.15, 0.4),
+    fine="the one leaves {one:.1%}, the other {other:.1%}",
+    wrong="attacks on the cross-entropy leave {one:.1%}, on the margin {other:.1%}: the defense fits one loss; attack both "
+    "(fast and standard do) and distrust numbers of one",
+)  # fmt: skip
+def losses_apart(probe: Probe) -> Measured:
     """How far attacks on the cross-entropy and on the margin lie apart."""
     one, other = (
         _standing(probe.attack("pgd", steps=40, step=1.0, decay="cosine", loss=loss, stream="apart", rough=True))
         for loss in ("ce", "margin")
     )
-    return probe.graded(
-        "cross-entropy against margin", abs(one - other), (0.15, 0.4), f"the one leaves {one:.1%}, the other {other:.1%}",
-        f"attacks on the cross-entropy leave {one:.1%}, on the margin {other:.1%}: the defense fits one loss; attack both "
-        "(fast and standard do) and distrust numbers of one",
-    )  # fmt: skip
+    return Measured(abs(one - other), {"one": one, "other": other})
 
 
-def exact(probe: Probe) -> Finding:
+@check(
+    "float64", (0.05, 0.25), repeatable=True,
+    fine="the same attack in float64 breaks as many",
+    wrong="the same attack with gradients in float64 differs by {value:.1%}: float32 saturates inside the network; scale its "
+    "logits down, or attack it in float64",
+)  # fmt: skip
+def exact(probe: Probe) -> float:
     """Whether the same attack in float64 breaks more."""
-    name = "float64"
-    if probe.noisy:
-        return inapplicable(name, "the answers are random")
     run: dict[str, Any] = {"steps": 20, "step": 0.25, "loss": "raw-ce", "stream": "float64"}
     single = probe.attack("pgd", **run)
     try:
         double = probe.attack("pgd", net=_Double(probe.net), **run)
     except Exception as error:  # whatever the network raises
-        return inapplicable(name, f"the network does not run in float64 ({type(error).__name__})")
-    value = abs(_standing(single) - _standing(double))
-    return probe.graded(
-        name, value, (0.05, 0.25), "the same attack in float64 breaks as many",
-        f"the same attack with gradients in float64 differs by {value:.1%}: float32 saturates inside the network; scale its "
-        "logits down, or attack it in float64",
-    )  # fmt: skip
+        raise Inapplicable(f"the network does not run in float64 ({type(error).__name__})") from None
+    return abs(_standing(single) - _standing(double))
 
 
 class _Double(nn.Module):

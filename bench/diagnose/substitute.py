@@ -8,34 +8,32 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.core.rng import isolated, shuffled
-from bench.core.views import forward
-from bench.data.datasets import Dataset
-from bench.diagnose.finding import inapplicable
+from bench.core import forward, isolated, shuffled
+from bench.data import Dataset
+from bench.diagnose.finding import Inapplicable, check
 from bench.diagnose.probe import Probe
 from bench.models import build
-from bench.results.schema import Finding
 
 IMAGES, EPOCHS, BATCH = 4000, 8, 128
 """Images that the substitute learns from, at most; a few seconds of training."""
-CHECK = "transfer against white-box"
 
 
-def transferred(probe: Probe) -> Finding:
+@check(
+    "transfer against white-box", (0.02, 0.1),
+    fine="{value:.1%} of the right images fall to a substitute's examples alone",
+    wrong="{value:.1%} of the right images fall to examples made on a substitute and to no gradient of the model's own: its "
+    "gradient is masked; evaluate by transfer from models like it (gauntlet transfer) and by black-box attacks",
+)  # fmt: skip
+def transferred(probe: Probe) -> float:
     """The share of samples that fall to a substitute's examples and not to its own gradient (Papernot et al. 2017)."""
     if probe.pool is None or len(probe.pool) < BATCH:
-        return inapplicable(CHECK, f"there are fewer than {BATCH} images to teach a substitute with")
+        raise Inapplicable(f"there are fewer than {BATCH} images to teach a substitute with")
     substitute = _taught(probe, probe.pool)
     found = torch.zeros_like(probe.white)
     for loss in ("margin", "ce"):
         run: dict[str, Any] = {"net": substitute, "steps": 40, "step": 0.25, "loss": loss, "decay": "cosine"}
         found |= probe.attack("pgd", among=~probe.white & ~found, stream=f"substitute {loss}", **run)
-    value = float(found.double().mean())
-    return probe.graded(
-        CHECK, value, (0.02, 0.1), f"{value:.1%} of the right images fall to a substitute's examples alone",
-        f"{value:.1%} of the right images fall to examples made on a substitute and to no gradient of the model's own: its "
-        "gradient is masked; evaluate by transfer from models like it (gauntlet transfer) and by black-box attacks",
-    )  # fmt: skip
+    return float(found.double().mean())
 
 
 def _taught(probe: Probe, pool: Dataset) -> nn.Module:

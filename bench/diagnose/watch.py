@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core.losses import Loss, margin
-from bench.core.threat import ThreatModel
-from bench.core.views import Ascent, Gradient, Meter
+from bench.core import Ascent, Gradient, Loss, Meter, ThreatModel, margin
 
 
 class Watch:

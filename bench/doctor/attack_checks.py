@@ -12,13 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core.judge import Judge
-from bench.core.rng import Rng, isolated
-from bench.core.threat import ThreatModel
-from bench.core.views import VIEWS, Meter
+from bench.core import VIEWS, Judge, Meter, Rng, ThreatModel, isolated
 from bench.doctor.conformance import NotApplicable, expect, no_global_randomness
 from bench.errors import AttackWarning, BadInput
-from bench.plugins.registry import Attack, get_attack
+from bench.plugins import Attack, get_attack
 
 EPS = {"linf": "0.06", "l2": "0.5", "l1": "4"}
 SMALL: Mapping[str, Any] = {"queries": 80, "steps": 10}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bench.errors import AttackWarning, GauntletError
-from bench.plugins.userfile import place, told
+from bench.plugins import place, told
 
 Case = TypeVar("Case")
 

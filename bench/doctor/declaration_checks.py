@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from bench.core.threat import ThreatModel
+from bench.core import ThreatModel
 from bench.doctor.conformance import expect
-from bench.plans.built_in import PLANS
-from bench.plugins.registry import get_defense, make_defense
-from bench.training.recipe import configure, family_of
+from bench.plans import PLANS
+from bench.plugins import get_defense, make_defense
+from bench.training import configure, family_of
 
 
 def _texts(name: str) -> None:

@@ -13,17 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.core.rng import Rng, isolated
-from bench.core.threat import ThreatModel
-from bench.data.datasets import Dataset, load
+from bench.core import Rng, ThreatModel, isolated
+from bench.data import Dataset, load
 from bench.doctor.conformance import expect, no_global_randomness
-from bench.evaluation.certificates import proved
+from bench.evaluation import proved
 from bench.models import build
-from bench.plugins.contract import Context, Defense
-from bench.plugins.registry import make_defense
-from bench.runs.jobs import plan_job
-from bench.training.network import TrainingNet
-from bench.training.update import Updates
+from bench.plugins import Context, Defense, make_defense
+from bench.training import TrainingNet, TrainingRequest, Updates
 
 SIZE = 32
 STEPS = 20
@@ -65,8 +61,8 @@ class DefenseCase:
 
     def updates(self) -> Updates:
         """A training of it that is about to begin."""
-        job = plan_job(self.name, dataset="digits", model=ARCH, norm=self.threat.norm, eps=self.threat.eps_text)
-        return Updates(job, network(self.data), self.data, None)
+        request = TrainingRequest(defense=self.name, model=ARCH, norm=self.threat.norm, eps=self.threat.eps_text)
+        return Updates(request.job(), network(self.data), self.data, None)
 
 
 def cases(name: str) -> tuple[dict[str, DefenseCase], str]:

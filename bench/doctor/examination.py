@@ -19,7 +19,7 @@ WIDTH = 80
 """Of the last column."""
 
 
-def examine(name: str) -> list[Finding]:
+def examine_plugin(name: str) -> list[Finding]:
     """The findings on the defense or the attack of this name; on both, where both are called so."""
     defenses, attacks = registry.defense_names(), registry.attack_names()
     if ":" not in name and name not in (*defenses, *attacks):

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench.errors import BadInput
-from bench.plugins import registry
-from bench.plugins.declared import BROKEN
+from bench.plugins import BROKEN, registry
 
 Kind = Literal["defense", "attack"]
 
@@ -29,8 +28,7 @@ _DEFENSE = '''\
 
 from typing import Annotated
 
-from bench.plugins.contract import Context, Defense, adversarial_step
-from bench.plugins.registry import defense
+from bench.defense import Context, Defense, adversarial_step, defense
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -58,15 +56,13 @@ _TEST_DEFENSE = '''\
 
 from pathlib import Path
 
-from bench import run
-from bench.doctor.examination import examine
-from bench.plugins.registry import load_plugin
+from bench import examine_plugin, load_plugin, run
 
 load_plugin(Path(__file__).with_name("NAME.py"))
 
 
 def test_it_keeps_the_contract() -> None:
-    assert [finding for finding in examine("NAME") if finding.ok is False] == []
+    assert [finding for finding in examine_plugin("NAME") if finding.ok is False] == []
 
 
 def test_it_is_more_robust_than_plain_training(tmp_path: Path) -> None:
@@ -81,12 +77,7 @@ _ATTACK = '''\
 
 from typing import Annotated
 
-from bench.core.iterates import Live
-from bench.core.losses import margin
-from bench.plugins.registry import attack
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import Gradient
+from bench.attack import Gradient, Live, Rng, ThreatModel, attack, margin
 from pydantic import Field
 from torch import Tensor
 
@@ -122,19 +113,16 @@ _TEST_ATTACK = '''\
 from pathlib import Path
 
 import torch
-from bench.doctor.examination import examine
-from bench.core.judge import Judge
-from bench.plugins.registry import get_attack, load_plugin
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import VIEWS, Meter
+from bench import examine_plugin, load_plugin
+from bench.core import VIEWS, Judge, Meter, Rng, ThreatModel
+from bench.plugins import get_attack
 from torch import nn
 
 load_plugin(Path(__file__).with_name("NAME.py"))
 
 
 def test_it_keeps_the_contract() -> None:
-    assert [finding for finding in examine("NAME") if finding.ok is False] == []
+    assert [finding for finding in examine_plugin("NAME") if finding.ok is False] == []
 
 
 def test_it_finds_every_example_that_a_linear_network_has() -> None:

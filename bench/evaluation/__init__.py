@@ -1,1 +1,9 @@
-"""."""
+"""From a question about a model to its card: engine, restarts, portfolio, certificates, transfer.
+
+May import diagnose and what lies below.
+"""
+
+from bench.evaluation.certificates import proved
+from bench.evaluation.evaluation import evaluate, evaluated
+from bench.evaluation.request import EvaluationRequest, Execution, Request, choose_threat, radii
+from bench.evaluation.transfer import transfer_matrix

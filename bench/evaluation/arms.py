@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bench.evaluation.units import Unit
-from bench.plans.plan import Arm
-from bench.plugins.registry import get_attack
+from bench.plans import Arm
+from bench.plugins import get_attack
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.core.losses import margin
-from bench.training.network import native_bf16
+from bench.core import margin
+from bench.core.device import native_bf16
 
 WORTHWHILE = 10_000_000
 """Floating-point operations per image below which converting costs more than it saves."""

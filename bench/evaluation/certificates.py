@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
+from bench.core import Rng, ThreatModel
 from bench.errors import BadInput
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.restarts import RADII
-from bench.plugins.contract import Defense
-from bench.results.schema import Certified, CurvePoint
-from bench.statistics.proportions import wilson
+from bench.plugins import Defense
+from bench.results import Certified, CurvePoint
+from bench.statistics import wilson
 
 
 def certify(run: Evaluation, defense: Defense) -> Certified | None:

@@ -13,18 +13,13 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.core.expectation import Expectation
-from bench.core.judge import VOTES, Judge
-from bench.core.losses import margin
-from bench.core.rng import Rng, isolated
-from bench.core.threat import ThreatModel
-from bench.core.views import VIEWS, Gradient, Meter, dead, slopes
-from bench.data.datasets import Dataset
+from bench.core import VIEWS, VOTES, Expectation, Gradient, Judge, Meter, Rng, ThreatModel, dead, isolated, margin, slopes
+from bench.data import Dataset
 from bench.errors import AttackWarning, out_of_memory
 from bench.evaluation.units import Unit, load_unit
-from bench.files.progress import Reporter
-from bench.plans.plan import Plan
-from bench.plugins.registry import Attack
+from bench.files import Reporter
+from bench.plans import Plan
+from bench.plugins import Attack
 
 Outcome = TypeVar("Outcome")
 

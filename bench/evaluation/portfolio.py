@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core.rng import shuffled
+from bench.core import shuffled
 from bench.evaluation.arms import Trial, blind, by_worth, outdone
 from bench.evaluation.engine import Evaluation, Run
 from bench.evaluation.restarts import totals
-from bench.plans.plan import Arm, Portfolio
-from bench.plugins.registry import get_attack
-from bench.results.schema import AttackResult, Round
-from bench.statistics.proportions import wilson
+from bench.plans import Arm, Portfolio
+from bench.plugins import get_attack
+from bench.results import AttackResult, Round
+from bench.statistics import wilson
 
 POOL = 512
 """The fixed samples, drawn with the seed, that the pilot is taken from."""

@@ -12,15 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bench.core import device
 from bench.evaluation.engine import Evaluation
+from bench.evaluation.task import Task
 from bench.models import Model
-from bench.models.subject import Subject
-from bench.plugins.registry import get_defense
-from bench.results import archive
-from bench.results.card import Card, DataInfo, FileInfo, ModelInfo, Threat
-from bench.results.eight_bit import survive
-from bench.results.schema import AttackResult, Certified, CurvePoint
-from bench.statistics.proportions import wilson
+from bench.plugins import get_defense
+from bench.results import AttackResult, Card, Certified, CurvePoint, DataInfo, FileInfo, ModelInfo, Threat, archive, survive
+from bench.statistics import wilson
 
 _PACKAGES = (
     "torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "safetensors", "pyautoattack", "torchattacks", "foolbox",
@@ -29,31 +27,21 @@ _PACKAGES = (
 
 
 class About(NamedTuple):
-    """What the card says beside the numbers."""
+    """What the card says of the work itself."""
 
-    subject: Subject
-    dataset: str
-    label: str
-    test_time: str
-    """The defense that was added without training."""
-    code: dict[str, str]
-    """Digests of the code of defenses and attacks that are not ours."""
     seconds: float
-    device: str
     search: str
     """The precision of the search, and why."""
     certified: Certified | None = None
 
 
-def make_card(
-    run: Evaluation, attacks: Sequence[AttackResult], curve: Sequence[CurvePoint], about: About, folder: Path
-) -> Card:
-    """Write the records and the archive of an evaluation into a folder; the card that names them."""
-    size = len(run.data)
-    model, trained = about.subject.model, about.subject.trained
+def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curve: Sequence[CurvePoint], about: About) -> Card:
+    """Write the records and the archive of an evaluation into its folder; the card that names them."""
+    size, folder = len(run.data), task.folder
+    model, trained = task.subject.model, task.subject.trained
     clean, robust = int(run.clean.sum()), size - int(run.broken.sum())
     proves = {
-        "dataset": about.dataset,
+        "dataset": task.dataset,
         "split": run.data.split,
         "data_digest": run.data.digest,
         "model_digest": model.digest,
@@ -61,8 +49,8 @@ def make_card(
         "eps": run.threat.eps_text,
     }
     return Card(
-        name=about.label,
-        dataset=about.dataset,
+        name=task.label,
+        dataset=task.dataset,
         threat=Threat(norm=run.threat.norm, eps=run.threat.eps_text),
         n=size,
         clean_accuracy=clean / size,
@@ -77,7 +65,7 @@ def make_card(
         seed=run.seed,
         search=about.search,
         eot=run.eot,
-        batch_dependent=about.subject.batch_dependent,
+        batch_dependent=task.subject.batch_dependent,
         model=ModelInfo(
             reference=_portable(model),
             arch=model.arch,
@@ -85,16 +73,16 @@ def make_card(
             defense=trained.get("defense"),
             settings=trained.get("settings", {}),
             training=_training(trained),
-            test_time=about.test_time,
+            test_time=task.request.test_time,
         ),
         data=DataInfo(split=run.data.split, digest=run.data.digest, source=run.data.source),
         records=_records(run, folder),
         archive=_archive(run, folder, proves),
         eight_bit_accuracy=(robust + _undone_by_rounding(run)) / size,
         seconds=about.seconds,
-        device=about.device,
+        device=device.describe(task.where),
         versions=_versions(),
-        code=about.code,
+        code=task.code,
         notes=tuple(f"{attack.name}: {note}" for attack in attacks for note in attack.notes),
     )
 

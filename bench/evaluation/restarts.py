@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core.threat import TOLERANCE
+from bench.core import TOLERANCE
 from bench.errors import BadInput
 from bench.evaluation.engine import Evaluation, Run, share
 from bench.evaluation.units import Unit
-from bench.plans.plan import AttackSpec
-from bench.plugins.registry import Attack, get_attack
-from bench.results.schema import AttackResult, CurvePoint, Grid, GridPoint, RestartPoint
-from bench.statistics.proportions import wilson
+from bench.plans import AttackSpec
+from bench.plugins import Attack, get_attack
+from bench.results import AttackResult, CurvePoint, Grid, GridPoint, RestartPoint
+from bench.statistics import wilson
 
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 RADII = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4)

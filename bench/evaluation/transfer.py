@@ -11,19 +11,13 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from bench.core import device
-from bench.core.expectation import DRAWS, Expectation
-from bench.core.judge import VOTES, Judge
-from bench.core.rng import Rng, isolated
-from bench.core.surrogate import RECIPE, Surrogate
-from bench.core.threat import ThreatModel
-from bench.core.views import Meter
-from bench.data.datasets import Dataset
+from bench.core import DRAWS, TRANSFER_PGD, VOTES, Expectation, Judge, Meter, Rng, Surrogate, ThreatModel, device, isolated
+from bench.data import Dataset
 from bench.errors import BadInput
-from bench.evaluation.evaluation import choose_threat
-from bench.files.progress import Reporter
-from bench.models.subject import samples_of, subject, training_record
-from bench.plugins.registry import get_attack
+from bench.evaluation.request import choose_threat
+from bench.files import Reporter
+from bench.models import load_subject, samples_of, training_record
+from bench.plugins import get_attack
 
 RESTARTS = 2
 """Runs of the attack on each source; an example of any of them counts."""
@@ -60,7 +54,7 @@ class _Rival(NamedTuple):
     judge: Judge
 
 
-def transfer_matrix(
+def transfer_matrix(  # noqa: PLR0913
     references: Sequence[str],
     *,
     dataset: str | None = None,
@@ -115,14 +109,14 @@ def _hold(
     for restart in range(RESTARTS):
         view = Surrogate(source.seen, Meter(len(x), x.device))
         with isolated(rng.seed, "transfer", restart):
-            z = pgd.run(view, x, y, threat, rng.at("restart", restart), **pgd.configure(RECIPE))
+            z = pgd.run(view, x, y, threat, rng.at("restart", restart), **pgd.configure(TRANSFER_PGD))
         held = [left & ~target.judge.verdict(z, x, y).fooled for left, target in zip(held, rivals, strict=True)]
     return held
 
 
 def _rival(reference: str, samples: Dataset, dataset: str, threat: ThreatModel, where: torch.device, seed: int) -> _Rival:
     """A model as an evaluation takes it."""
-    under = subject(reference, samples, dataset, seed)
+    under = load_subject(reference, samples, dataset, seed)
     net = under.model.net.to(where)
     return _Rival(
         under.label,

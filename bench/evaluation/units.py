@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import BadInput
-from bench.results.archive import read_tensors, write_tensors
+from bench.results import read_tensors, write_tensors
 
 SCHEMA = 1
 _TYPES = {

@@ -1,1 +1,8 @@
-"""."""
+"""Files that are whole or absent, locks, progress.
+
+May import bench.errors.
+"""
+
+from bench.files.lock import LOCK, alone, bury
+from bench.files.progress import Reporter
+from bench.files.whole import atomic, below, read_text, regular, sha256, write_text

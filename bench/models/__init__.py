@@ -1,9 +1,12 @@
-"""Classifiers: the architectures, their weights on disk, and the references that name a model wherever it comes from.
+"""Classifiers: architectures, weights on disk, references that name a model wherever it comes from, and what a model answers
+at test time.
 
 Every network takes images [N, C, H, W] in [0, 1] and answers with logits [N, K]; normalisation is a layer inside it.
+May import compat, plugins and what lies below.
 """
 
 from bench.models.architectures import build
+from bench.models.checkpoint import load_weights, save_weights
+from bench.models.ensemble import SnapshotEnsemble
 from bench.models.reference import Model, check_outputs, resolve
-
-__all__ = ["Model", "build", "check_outputs", "resolve"]
+from bench.models.subject import Subject, load_subject, samples_of, training_record

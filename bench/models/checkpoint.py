@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BadInput, out_of_memory
-from bench.files.whole import atomic
+from bench.files import atomic
 
 SCHEMA = "1"
 _METADATA = "gauntlet"

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from bench.errors import BadInput, UnknownName
-from bench.plugins.userfile import import_file, user_code
+from bench.plugins import import_file, user_code
 
 
 def call_factory(file: Path, name: str) -> nn.Module:

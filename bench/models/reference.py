@@ -18,7 +18,7 @@ from bench.models.checkpoint import digest, fit, load_weights
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.factory import call_factory
 from bench.models.layers import Normalize, Normalized
-from bench.plugins.userfile import user_code
+from bench.plugins import user_code
 
 FORMS = (
     "a run folder, run:FOLDER?weights=best, a weights file, ckpt:FILE?arch=preact_resnet18, py:FILE.py:factory, "

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.compat.library import package
+from bench.compat import package
 from bench.data import sources
 from bench.errors import BadInput, UnknownName
 from bench.models import architectures

@@ -11,17 +11,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from torch import Tensor
 
-from bench import models
-from bench.core.expectation import batch_dependence, randomised
-from bench.core.rng import isolated
-from bench.data import datasets as data
-from bench.data.datasets import Dataset
+from bench import data, models
+from bench.core import batch_dependence, isolated, randomised
+from bench.data import Dataset
 from bench.errors import BadInput
-from bench.files.whole import read_text
+from bench.files import read_text
 from bench.models import Model, batchnorm
 from bench.models.architectures import parse_query
-from bench.plugins.contract import Defense
-from bench.plugins.registry import get_defense, make_defense
+from bench.plugins import Defense, get_defense, make_defense
 
 READS = (1, 2)
 """Versions of the record of a training; what is read of it is the same in both."""
@@ -50,13 +47,16 @@ class Subject(NamedTuple):
     """A few samples to try things on."""
 
 
-def subject(reference: str, samples: Dataset, dataset: str, seed: int, test_time: str = "") -> Subject:
+def load_subject(
+    reference: str, samples: Dataset, dataset: str, seed: int, test_time: str = "", trained: dict[str, Any] | None = None
+) -> Subject:
     """Load a model and check it on real images; BadInput where it does not fit them.
 
-    test_time: a defense to add without training, such as "rfi" or "smoothing?sigma=0.25".
+    test_time: a defense to add without training, such as "rfi" or "smoothing?sigma=0.25". trained: its `training_record`,
+    where that has been read.
     """
     open_ended = dataset not in data.CLASSES
-    trained = training_record(reference)
+    trained = training_record(reference) if trained is None else trained
     with isolated(seed):
         model = models.resolve(reference, samples.shape, samples.classes, at_least=open_ended)
     net = model.net

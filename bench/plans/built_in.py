@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BadInput, UnknownName
-from bench.files.whole import read_text
+from bench.files import read_text
 from bench.plans.plan import Arm, AttackSpec, Plan, Portfolio
 
 _STEPS: Mapping[str, list[Any]] = {"step": [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]}

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from bench.core.threat import ThreatModel
+from bench.core import ThreatModel
 from bench.errors import BadInput
-from bench.plugins.registry import Attack, get_attack
+from bench.plugins import Attack, get_attack
 
 MOST_POINTS = 10_000
 """Of a grid: each is run on the probe."""

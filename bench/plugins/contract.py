@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
+from bench.core import Rng, ThreatModel
 
 if TYPE_CHECKING:
-    from bench.data.datasets import Dataset
+    from bench.data import Dataset
 
 
 class InputGradient(Protocol):
@@ -25,6 +24,19 @@ class InputGradient(Protocol):
 
     def answers(self, x: Tensor) -> Tensor:
         """Logits [N, K] as constants, in the mode that gradients are taken in; no kept statistics follow. Costs a forward."""
+
+
+class TrainedNet(Protocol):
+    """The network as `loss` is given it: besides answering images, it counts what that costs."""
+
+    net: nn.Module
+    """The network itself."""
+    forwards: int
+    """Rows that passed through it."""
+    backwards: int
+
+    def gradient(self, mode: Literal["train", "eval"], *, follow: bool = True) -> InputGradient:
+        """Its input gradient in one mode; follow: whether kept statistics follow what passes in train mode."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bench.core.threat import Norm
+from bench.core import Norm
 from bench.errors import BadInput, UnknownName
 from bench.plugins.contract import Defense
 from bench.plugins.provenance import code_digest

@@ -17,10 +17,10 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
-from bench.errors import BadInput, UnknownName
+from bench.errors import BadInput, PluginWarning, UnknownName
 from bench.plugins.contract import Defense
 from bench.plugins.declared import BROKEN, Access, Kind, check_attack, check_defense, code_of, is_ours
-from bench.plugins.userfile import PluginWarning, import_file, told
+from bench.plugins.userfile import import_file, told
 
 LIBRARIES = ("foolbox", "torchattacks")
 """Packages whose attacks are named `package:Name`; each has an adapter in bench.compat, imported when it is asked for."""

@@ -15,11 +15,6 @@ from types import ModuleType, TracebackType
 from bench.errors import BadInput, GauntletError
 from bench.plugins.provenance import late_imports
 
-
-class PluginWarning(UserWarning):
-    """What was installed to be found, and cannot be used."""
-
-
 _files: set[Path] = set()
 """Every file of a user's that was run."""
 _stayed: list[Path] = []

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bench.core.threat import TOLERANCE
+from bench.core import TOLERANCE
 from bench.errors import BadInput
 from bench.proofs.intervals import FLOAT32, Interval, Unknown
 

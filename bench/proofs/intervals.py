@@ -174,7 +174,7 @@ def _affine(func: Function, x: Any, weight: Tensor, bias: Tensor | None = None, 
     return found
 
 
-def _batch_norm(
+def _batch_norm(  # noqa: PLR0913 - the signature of torch.nn.functional.batch_norm
     func: Function,
     x: Interval,
     mean: Tensor | None,

@@ -11,7 +11,7 @@ from scipy.stats import beta, binomtest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.core.rng import Rng
+from bench.core import Rng
 
 ROWS = 4096
 """Noisy copies that pass the network at once."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.data import sources
 from bench.errors import BadInput
-from bench.files.whole import atomic, regular, sha256
+from bench.files import atomic, regular, sha256
 from bench.results.card import FileInfo
 
 SCHEMA = 1

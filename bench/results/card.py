@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from bench.core.threat import ThreatModel
+from bench.core import ThreatModel
 from bench.errors import BadInput, GauntletError
-from bench.files.whole import read_text, regular, write_text
-from bench.plans.plan import Plan
+from bench.files import read_text, regular, write_text
+from bench.plans import Plan
 from bench.results.schema import AttackResult, Certified, Count, CurvePoint, Diagnosis, Eps, Record, Share
 
 SCHEMA = 3

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.core.judge import Judge
-from bench.core.threat import ThreatModel
+from bench.core import Judge, ThreatModel
 
 _EXACT = 1e-4
 """Levels by which float32 may miss a whole one."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import BadInput
-from bench.files.whole import below, sha256
+from bench.files import below, sha256
 from bench.results.archive import read_archive, read_records
 from bench.results.card import Card, FileInfo, read_card
 from bench.results.replay import clean_rows

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.plans.plan import AttackSpec
+from bench.plans import AttackSpec
 from bench.results.card import Card
 from bench.results.schema import AttackResult
 

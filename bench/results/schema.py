@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.core.threat import LONGEST
+from bench.core import LONGEST
 
 MOST = 10_000_000
 """Samples of an evaluation."""

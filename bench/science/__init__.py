@@ -1,1 +1,4 @@
-"""."""
+"""What is measured on a network and its loss.
+
+May import bench.core.
+"""

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.core.threat import ThreatModel
-from bench.plugins.contract import Defense
+from bench.core import ThreatModel
+from bench.plugins import Defense
 from bench.training.recipe import Recipe
 
 SCHEMA = 2

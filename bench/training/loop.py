@@ -14,15 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.core import device
-from bench.core.rng import isolated, shuffled
-from bench.data import datasets as data
+from bench import data
+from bench.core import device, isolated, shuffled
 from bench.errors import BadInput
-from bench.files.progress import Reporter
-from bench.files.whole import write_text
-from bench.models import architectures, batchnorm
-from bench.models.checkpoint import load_weights, save_weights
-from bench.results.collapse import collapsed
+from bench.files import Reporter, write_text
+from bench.models import architectures, batchnorm, load_weights, save_weights
+from bench.results import collapsed
 from bench.training.averages import EMA, SWA
 from bench.training.job import SCHEMA, Job
 from bench.training.network import TrainingNet

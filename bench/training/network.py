@@ -12,14 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bench.core.device import native_bf16
 from bench.models import batchnorm
-
-
-def native_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class TrainingNet(nn.Module):

@@ -11,9 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from bench.errors import BadInput, UnknownName
-from bench.plugins.contract import Defense
-from bench.plugins.registry import get_defense, make_defense
-from bench.plugins.schedules import budget_factor, learning_rate
+from bench.plugins import Defense, budget_factor, get_defense, learning_rate, make_defense
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bench.errors import BadInput
-from bench.files.whole import atomic
+from bench.files import atomic
 from bench.training.averages import Average
 from bench.training.job import Job
 from bench.training.network import TrainingNet

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bench.core.rng import Rng
-from bench.data import datasets as data
-from bench.data.datasets import Dataset
+from bench import data
+from bench.core import Rng
+from bench.data import Dataset
 from bench.errors import BadInput
 from bench.models import batchnorm
-from bench.plugins.contract import Context, InputGradient
-from bench.plugins.schedules import budget_factor, learning_rate
+from bench.plugins import Context, InputGradient, budget_factor, learning_rate
 from bench.training import awp
 from bench.training.averages import EMA
 from bench.training.job import Job

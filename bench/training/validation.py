@@ -7,12 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.core.judge import Judge
-from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
-from bench.core.views import VIEWS, Meter
-from bench.data.datasets import Dataset
-from bench.plugins.registry import get_attack
+from bench.core import VIEWS, Judge, Meter, Rng, ThreatModel
+from bench.data import Dataset
+from bench.plugins import get_attack
 
 _RUNS: dict[str, tuple[str, dict[str, Any]]] = {"fgsm": ("fgsm", {}), "pgd": ("pgd", {"steps": 10})}
 

@@ -10,12 +10,9 @@ import torch
 
 from bench.core import device
 from bench.errors import BadInput
-from bench.files.lock import alone
-from bench.files.progress import Reporter
-from bench.results.archive import read_examples, write_archive
-from bench.results.card import SCHEMA, Addition, Card, read_card, signature
-from bench.results.schema import MOST
-from bench.statistics.proportions import wilson
+from bench.files import Reporter, alone
+from bench.results import MOST, SCHEMA, Addition, Card, read_card, read_examples, signature, write_archive
+from bench.statistics import wilson
 from bench.verify.cards import FIRST, Stand, Verified, cards_of, judged, printable, to_json
 from bench.verify.cards import render as show
 from bench.verify.consistency import Proof

@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from tabulate import tabulate
 
-from bench.core import device
-from bench.core.threat import ThreatModel
+from bench.core import ThreatModel, device
 from bench.errors import BadInput
-from bench.files.progress import Reporter
-from bench.files.whole import below
-from bench.results.card import Card, read_card
+from bench.files import Reporter, below
+from bench.results import Card, read_card
 from bench.verify.consistency import Check, Claims, check, plan_note, read_claims
 from bench.verify.loading import Given, NotHere, load_data, load_model
 from bench.verify.recheck import Examined, Jury
@@ -70,7 +68,7 @@ def cards_of(places: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def verify(places: Sequence[Path], given: Given, *, quiet: bool = False) -> list[Verified]:
+def verify_cards(places: Sequence[Path], given: Given, *, quiet: bool = False) -> list[Verified]:
     """Check every card that these files and folders name."""
     paths = cards_of(places)
     with Reporter("verify", len(paths), quiet=quiet) as report, device.exact_float32():

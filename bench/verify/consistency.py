@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from bench.errors import BadInput
-from bench.files.whole import regular, sha256
-from bench.plans.built_in import PLANS
-from bench.plans.plan import Plan
-from bench.results.archive import LARGEST, read_archive, read_records
-from bench.results.card import Card, FileInfo
-from bench.results.replay import check_outcomes, check_samples, clean_rows, suffix
-from bench.statistics.proportions import wilson
+from bench.files import regular, sha256
+from bench.plans import PLANS, Plan
+from bench.results import LARGEST, Card, FileInfo, check_outcomes, check_samples, clean_rows, read_archive, read_records, suffix
+from bench.statistics import wilson
 
 
 class Check(NamedTuple):

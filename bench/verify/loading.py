@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import torch
 
+from bench import data
 from bench.core import device
-from bench.data import datasets as data
-from bench.data.datasets import Dataset
+from bench.data import Dataset
 from bench.errors import GauntletError, UnknownName
-from bench.models.subject import Subject, subject, training_record
+from bench.models import Subject, load_subject, training_record
 from bench.plugins import registry
-from bench.results.card import Card
+from bench.results import Card
 from bench.verify.consistency import Check, Claims, check
 
 
@@ -70,7 +70,8 @@ def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: l
             problems.append("its name in train.json is no text")
         # What train.json says is carried out only as far as the card says it too.
         if not problems:
-            under = subject(reference, samples.to("cpu"), given.dataset or card.dataset, card.seed, card.model.test_time)
+            named = given.dataset or card.dataset
+            under = load_subject(reference, samples.to("cpu"), named, card.seed, card.model.test_time, trained)
     except UnknownName as error:
         raise NotHere(f"{error}; a file of your own is loaded with --plugin") from None
     except GauntletError as error:

@@ -19,13 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.core.judge import VOTES, Judge
-from bench.core.rng import isolated
-from bench.core.threat import ThreatModel
-from bench.data.datasets import Dataset
-from bench.models.subject import Subject
-from bench.results.eight_bit import rounded
-from bench.statistics.proportions import mcnemar
+from bench.core import VOTES, Judge, ThreatModel, isolated
+from bench.data import Dataset
+from bench.models import Subject
+from bench.results import rounded
+from bench.statistics import mcnemar
 from bench.verify.consistency import Proof, Samples
 
 MORE = 99

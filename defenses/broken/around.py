@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from bench.defense import Context
 from bench.defenses.standard import Standard
-from bench.plugins.contract import Context
 
 Step = Callable[[Tensor], Tensor]
 

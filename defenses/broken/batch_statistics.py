@@ -7,9 +7,8 @@ another batch size or order the same images get other answers; alone, every imag
 import torch
 from torch import Tensor, nn
 
+from bench.defense import Context, defense
 from bench.defenses.standard import Standard
-from bench.plugins.contract import Context
-from bench.plugins.registry import defense
 
 from .around import Around
 

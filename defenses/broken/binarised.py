@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench.plugins.registry import defense
+from bench.defense import defense
 
 from .around import TrainedAround
 

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.data.datasets import Dataset
+from bench.defense import Dataset, defense
 from bench.defenses.standard import Standard
-from bench.plugins.registry import defense
 
 
 @defense("broken_detector")

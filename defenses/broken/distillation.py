@@ -9,9 +9,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench.defense import Context, defense
 from bench.defenses.standard import Standard
-from bench.plugins.contract import Context
-from bench.plugins.registry import defense
 
 
 @defense("broken_distillation")

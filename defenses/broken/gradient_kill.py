@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from bench.defense import defense
 from bench.defenses.standard import Standard
-from bench.plugins.registry import defense
 
 from .around import Around
 

@@ -3,8 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.defense import defense
 from bench.defenses.standard import Standard
-from bench.plugins.registry import defense
 
 from .around import Around
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench.defense import defense
 from bench.defenses.standard import Standard
-from bench.plugins.registry import defense
 
 from .around import Around
 

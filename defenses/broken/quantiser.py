@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from bench.defense import defense
 from bench.defenses.standard import Standard
-from bench.plugins.registry import defense
 
 from .around import Around
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from bench.plugins.registry import defense
+from bench.defense import defense
 
 from .around import TrainedAround
 

@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench.defense import defense
 from bench.defenses.standard import Standard
-from bench.plugins.registry import defense
 
 from .around import Around
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.plugins.registry import defense
+from bench.defense import defense
 
 from .around import TrainedAround
 

@@ -40,8 +40,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         + "    net[1].weight.data.fill_(float('nan'))\n    return net\n",
         "raises.py": "undefined\n",
         "syntax.py": "def (:\n",
-        "twice.py": "from bench.plugins.contract import Defense\nfrom bench.plugins.registry import defense\n\n"
-        "@defense('fast_at')\nclass Mine(Defense):\n    pass\n",
+        "twice.py": "from bench.defense import Defense, defense\n\n@defense('fast_at')\nclass Mine(Defense):\n    pass\n",
         "page.safetensors": "<!doctype html><html>quota exceeded</html>",
     }
     for name, text in files.items():
@@ -174,8 +173,8 @@ def test_a_plugin_is_used_in_place(there: Path, capsys: pytest.CaptureFixture[st
         (there / name).mkdir()
         (there / name / "__init__.py").write_text("raise RuntimeError('not yours')\n")
     (there / "mine.py").write_text(
-        "import torch.nn.functional as F\nfrom bench.plugins.contract import Defense, adversarial_step\n"
-        "from bench.plugins.registry import defense\n\n\n@defense('mine')\nclass Mine(Defense):\n    '''Half steps.'''\n\n"
+        "import torch.nn.functional as F\nfrom bench.defense import Defense, adversarial_step, defense\n\n\n"
+        "@defense('mine')\nclass Mine(Defense):\n    '''Half steps.'''\n\n"
         "    step: float = 0.5\n    passes = '2'\n\n    def loss(self, net, x, y, ctx):\n"
         "        return F.cross_entropy(net(adversarial_step(x, x, y, self.step, ctx)), y)\n"
     )

@@ -104,7 +104,7 @@ def test_a_defense_typed_at_a_prompt_is_known_and_shown(tmp_path: Path) -> None:
     """Its source is out of reach; registering it must not need it."""
     typed = "\n".join((
         "from bench.cli.details import of_defense",
-        "from bench.plugins.contract import Defense", "from bench.plugins.registry import defense",
+        "from bench.defense import Defense, defense",
         "@defense('typed')", "class Typed(Defense):", "    '''One typed.'''", "    k: int = 3", "    '''Lost.'''",
         "print(of_defense('typed'))",
     ))  # fmt: skip

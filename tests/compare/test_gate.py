@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 from bench.cli.commands import main
 from bench.compare.bands import Row, rank_bands
-from bench.compare.gate import check
+from bench.compare.gate import check_regression
 from bench.compare.gate_report import escaped, junit, markdown
 from bench.compare.gate_report import render as told
-from bench.compare.pairs import compare, render
+from bench.compare.pairs import compare_rows, render
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput
 from bench.files.whole import sha256
-from bench.leaderboard.tables import leaderboard, read_cards, write_leaderboard
 from bench.plans.built_in import PLANS
+from bench.report.tables import leaderboard, read_cards, write_leaderboard
 from bench.results.archive import write_archive, write_records
 from bench.results.card import Card, read_card
 from bench.results.outcomes import read_outcomes
@@ -139,13 +139,13 @@ def test_additions_lower_the_card_and_not_the_pairing(tmp_path: Path) -> None:
     found = read_outcomes(folder / "card.json")
     assert found.ids[found.planned & ~found.robust].tolist() == [2, 5]
     other = evaluated(tmp_path / "b", [True] * 8 + [False] * 2)
-    result = check(other, folder)
+    result = check_regression(other, folder)
     assert not result.lost
     assert "lost 2 more samples to examples handed in later" in " ".join(result.notes)
     assert leaderboard([read_card(folder / "card.json")]).robust[0] == 60
     (folder / "handed-in.safetensors").unlink()
     with pytest.raises(BadInput, match=r"handed-in\.safetensors .* is not there"):
-        check(other, folder)
+        check_regression(other, folder)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_records_that_are_not_the_cards_are_refused(tmp_path: Path, harm: Callab
     good, bad = (evaluated(tmp_path / name, [True] * 5 + [False] * 5) for name in ("good", "bad"))
     harm(bad)
     with pytest.raises(BadInput, match=message):
-        check(good, bad)
+        check_regression(good, bad)
     with pytest.raises(BadInput, match=message):
-        compare(bad, good)
+        compare_rows(bad, good)
 
 
 def test_a_row_twice_in_the_clean_pass_is_refused(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_two_models_on_the_same_samples(tmp_path: Path) -> None:
     """T40's pair, b = 10 and c = 2: 24 of 40 against 32 of 40, exact p = 0.0386."""
     a = evaluated(tmp_path / "a", [True] * 22 + [True] * 2 + [False] * 16, name="weak", digest="a" * 64)
     b = evaluated(tmp_path / "b", [True] * 22 + [False] * 2 + [True] * 10 + [False] * 6, name="strong", digest="b" * 64)
-    found = compare(a, b / "card.json")
+    found = compare_rows(a, b / "card.json")
     assert (found.only_a, found.only_b, found.n, found.winner, found.needed) == (2, 10, 40, "B", None)
     assert found.p == pytest.approx(0.0386, abs=1e-4)
     assert found.difference == 0.2
@@ -188,11 +188,11 @@ def test_two_models_on_the_same_samples(tmp_path: Path) -> None:
     text = render(found)
     assert "B (strong) beats A (weak) by 20.0 points of robust accuracy" in text
     assert "only A is right on 2 samples, only B on 10" in text
-    back = compare(b, a)
+    back = compare_rows(b, a)
     assert (back.winner, back.p, back.difference) == ("A", found.p, -0.2)
     assert back.interval == pytest.approx((-found.interval[1], -found.interval[0]))
     assert "A (strong) beats B (weak) by 20.0 points" in render(back)
-    assert compare(a, b, "clean").difference == 0
+    assert compare_rows(a, b, "clean").difference == 0
 
 
 def test_what_is_not_settled_says_what_would_settle_it(tmp_path: Path) -> None:
@@ -202,17 +202,17 @@ def test_what_is_not_settled_says_what_would_settle_it(tmp_path: Path) -> None:
     other[np.flatnonzero(flags)[:12]] = False
     other[np.flatnonzero(~flags)[:18]] = True
     a, b = evaluated(tmp_path / "a", flags), evaluated(tmp_path / "b", other, digest="b" * 64)
-    found = compare(a, b)
+    found = compare_rows(a, b)
     assert found.winner is None
     assert found.needed == pytest.approx(7.849 * 0.06 / 0.012**2 + 2 / 0.012, rel=0.01)
     assert "Not settled: B less A is +1.2 points" in render(found)
     assert f"About {found.needed:,.0f} samples would settle it" in render(found)
-    same = compare(a, evaluated(tmp_path / "c", flags))
+    same = compare_rows(a, evaluated(tmp_path / "c", flags))
     assert (same.p, same.winner, same.needed) == (1, None, None)
     assert "right on exactly the same samples" in render(same)
     assert "A and B are the same model" in render(same)
     other[np.flatnonzero(flags)[:18]] = False
-    equal = compare(a, evaluated(tmp_path / "d", other))
+    equal = compare_rows(a, evaluated(tmp_path / "d", other))
     assert "no number of samples is known to settle it" in render(equal)
 
 
@@ -229,7 +229,7 @@ def test_seeds_are_not_pooled(tmp_path: Path) -> None:
     """1,200 images in all would settle ten points many times over; three seeds that vary as much do not."""
     rng = np.random.default_rng(0)
     a, b = seeds(tmp_path, "a", [0.3, 0.5, 0.7], rng), seeds(tmp_path, "b", [0.4, 0.6, 0.8], rng)
-    found = compare(a, b)
+    found = compare_rows(a, b)
     assert found.winner is None
     assert (found.only_a, found.only_b) == (None, None)
     assert found.interval[0] < -0.1 < 0.3 < found.interval[1]
@@ -242,14 +242,14 @@ def test_seeds_are_not_pooled(tmp_path: Path) -> None:
     assert found.a.seeds == ("0", "1", "2")
     assert "seeds on either side would settle it" in render(found)
     steady = seeds(tmp_path, "c", [0.9, 0.9, 0.9], rng), seeds(tmp_path, "d", [0.7, 0.7, 0.7], rng)
-    settled = compare(*steady)
+    settled = compare_rows(*steady)
     assert settled.winner == "A"
     assert "A (c) beats B (d)" in render(settled)
 
 
 def test_a_single_seed_does_not_speak_for_its_training(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    found = compare(seeds(tmp_path, "a", [0.2], rng), seeds(tmp_path, "b", [0.8, 0.8, 0.8], rng))
+    found = compare_rows(seeds(tmp_path, "a", [0.2], rng), seeds(tmp_path, "b", [0.8, 0.8, 0.8], rng))
     assert found.winner is None
     assert found.p is None
     assert "A has one seed" in render(found)
@@ -259,13 +259,13 @@ def test_a_pattern_names_several_seeds(tmp_path: Path, monkeypatch: pytest.Monke
     a = seeds(tmp_path, "a", [0.5, 0.5], np.random.default_rng(0))
     evaluated(a / "s0" / "smoke-1", [True] * 400, digest="9" * 64, name="other")
     with pytest.raises(BadInput, match=r"3 cards at .* differ in more than the seed, in their names: a, other"):
-        compare(a, a)
+        compare_rows(a, a)
     for start in (tmp_path, Path()):
         monkeypatch.chdir(tmp_path)
-        assert len(compare(f"{start}/a/*/fast-*", a / "s0" / "fast-1").a.cards) == 2
+        assert len(compare_rows(f"{start}/a/*/fast-*", a / "s0" / "fast-1").a.cards) == 2
     shutil.copytree(a / "s0" / "fast-1", a / "s1" / "fast-2")
     with pytest.raises(BadInput, match="the same model with the same seed"):
-        compare(f"{a}/*/fast-*", a / "s0" / "fast-1")
+        compare_rows(f"{a}/*/fast-*", a / "s0" / "fast-1")
 
 
 DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
@@ -298,20 +298,20 @@ def test_what_differs_is_named(
 def test_other_samples_are_named_by_number_id_and_label(tmp_path: Path) -> None:
     a = evaluated(tmp_path / "a", [True] * 10)
     with pytest.raises(BadInput, match="other numbers of samples: 10 against 12"):
-        check(a, evaluated(tmp_path / "more", [True] * 12))
+        check_regression(a, evaluated(tmp_path / "more", [True] * 12))
     ids = np.arange(1, 11)
     moved = written(tmp_path / "ids", [attempt("clean", "", ids, [False] * 10), attempt("pgd-20", "r", ids, [False] * 10)])
     with pytest.raises(BadInput, match="other ids or labels"):
-        check(a, moved)
+        check_regression(a, moved)
 
 
 def test_a_plan_that_a_defense_extended_compares_but_does_not_gate(tmp_path: Path) -> None:
     plan = PLANS["smoke"].resolved(LINF)
     longer = plan.extended([{"attack": "pgd", "name": "adaptive"}]).model_dump()
     a, b = evaluated(tmp_path / "a", [True] * 10), evaluated(tmp_path / "b", [True] * 10, plan=longer)
-    assert "B was also attacked with adaptive" in render(compare(a, b))
+    assert "B was also attacked with adaptive" in render(compare_rows(a, b))
     with pytest.raises(BadInput, match="other plans"):
-        check(a, b)
+        check_regression(a, b)
 
 
 def test_nothing_measured_is_told(tmp_path: Path) -> None:
@@ -319,14 +319,14 @@ def test_nothing_measured_is_told(tmp_path: Path) -> None:
     a, b = evaluated(tmp_path / "a", [True] * 10), evaluated(tmp_path / "b", [True] * 10)
     edit(b, lambda card: card["attacks"][0].update(attempted=0))
     with pytest.raises(BadInput, match="the candidate measured nothing"):
-        check(a, b)
-    assert not check(a, b, "clean").regression
+        check_regression(a, b)
+    assert not check_regression(a, b, "clean").regression
     edit(b, lambda card: card["attacks"][0].update(notes=["left out: too few classes"]))
     with pytest.raises(BadInput, match="other attacks left out: none against pgd-20"):
-        check(a, b)
+        check_regression(a, b)
     edit(a, lambda card: card.update(n=0))
     with pytest.raises(BadInput, match="n: "):
-        check(a, b)
+        check_regression(a, b)
 
 
 # The gate.
@@ -334,10 +334,11 @@ def test_nothing_measured_is_told(tmp_path: Path) -> None:
 
 def test_an_answer_that_depends_on_the_batch_is_told(tmp_path: Path) -> None:
     a, b = evaluated(tmp_path / "a", np.arange(100) < 60), evaluated(tmp_path / "b", np.arange(100) < 60, digest="b" * 64)
-    assert not any("in its batch" in note for note in check(a, b).notes)
+    assert not any("in its batch" in note for note in check_regression(a, b).notes)
     edit(b, lambda card: card.update(batch_dependent=True))
     assert (
-        "the candidate: the answer to an image depends on the others in its batch, and so does the number" in check(a, b).notes
+        "the candidate: the answer to an image depends on the others in its batch, and so does the number"
+        in check_regression(a, b).notes
     )
 
 
@@ -345,7 +346,7 @@ def test_the_gate_names_what_was_lost(tmp_path: Path) -> None:
     was = np.arange(100) < 60
     now = (np.arange(100) >= 30) & (np.arange(100) < 62)
     a, b = evaluated(tmp_path / "a", was), evaluated(tmp_path / "b", now, digest="b" * 64, seed=3)
-    found = check(a, b)
+    found = check_regression(a, b)
     assert found.regression
     assert (found.lost, found.won) == (tuple(range(30)), (60, 61))
     assert found.p == pytest.approx(sum([1, 32, 496]) / 2**32)
@@ -358,19 +359,19 @@ def test_the_gate_names_what_was_lost(tmp_path: Path) -> None:
     assert "b = 30, won c = 2" in text
     assert "18, 19 and 10 more" in text
     assert json.loads(found.to_json())["b"] == 30
-    assert not check(b, a).regression
-    assert not check(a, b, tolerance=0.28).regression
-    assert check(a, b, tolerance=0.1).regression
-    assert not check(a, b, alpha=1e-8).regression
+    assert not check_regression(b, a).regression
+    assert not check_regression(a, b, tolerance=0.28).regression
+    assert check_regression(a, b, tolerance=0.1).regression
+    assert not check_regression(a, b, alpha=1e-8).regression
 
 
 def test_the_same_outcomes_are_fine(tmp_path: Path) -> None:
     a = evaluated(tmp_path / "a", np.arange(50) < 20)
-    found = check(a, a)
+    found = check_regression(a, a)
     assert (found.regression, found.p, found.drop, found.lost) == (False, 1, 0, ())
     assert "the same model" in told(found)
     nothing = evaluated(tmp_path / "zero", [False] * 10)
-    assert "no drop could have been seen" in told(check(nothing, nothing))
+    assert "no drop could have been seen" in told(check_regression(nothing, nothing))
 
 
 def test_an_older_card_is_a_baseline_too(tmp_path: Path) -> None:
@@ -380,7 +381,7 @@ def test_an_older_card_is_a_baseline_too(tmp_path: Path) -> None:
             del card[key]
 
     old = edit(evaluated(tmp_path / "old", [True] * 10), age)
-    assert not check(old, evaluated(tmp_path / "new", [True] * 10)).regression
+    assert not check_regression(old, evaluated(tmp_path / "new", [True] * 10)).regression
 
 
 def test_seconds_are_a_plain_threshold(tmp_path: Path) -> None:
@@ -389,15 +390,15 @@ def test_seconds_are_a_plain_threshold(tmp_path: Path) -> None:
         evaluated(tmp_path / "b", [True] * 5, seconds=14.0, device="gpu"),
     )
     (a / "samples.parquet").unlink()
-    slow = check(a, b, "seconds", tolerance=0.3)
+    slow = check_regression(a, b, "seconds", tolerance=0.3)
     assert slow.regression
     assert slow.drop == pytest.approx(0.4)
     assert "10.0 to 14.0 seconds, 40.0% slower" in told(slow)
     assert "a plain threshold, not a test" in told(slow)
     assert "device: cpu for the baseline, gpu for the candidate" in told(slow)
-    assert not check(a, b, "seconds", tolerance=0.5).regression
+    assert not check_regression(a, b, "seconds", tolerance=0.5).regression
     with pytest.raises(BadInput, match="measured nothing"):
-        check(a, edit(b, lambda card: card.update(seconds=0.0)), "seconds")
+        check_regression(a, edit(b, lambda card: card.update(seconds=0.0)), "seconds")
 
 
 RUNS, N, DROP = 100, 2000, 40
@@ -419,7 +420,7 @@ def test_two_points_on_two_thousand_samples(tmp_path: Path, noise: float) -> Non
         rows.to_parquet(candidate / "samples.parquet", index=False)
         digest = sha256(candidate / "samples.parquet")
         edit(candidate, lambda card: (card["records"].update(sha256=digest), card.update(robust_accuracy=now.mean())))
-        return check(baseline, candidate).regression
+        return check_regression(baseline, candidate).regression
 
     assert sum(regressed(DROP) for _ in range(RUNS)) >= 99
     assert sum(regressed(0) for _ in range(RUNS)) <= 5
@@ -481,7 +482,7 @@ def test_misuse_is_told(
     assert message in err
     evaluated(tmp_path / "b", [True] * 4)
     with pytest.raises(BadInput, match="holds 2 cards"):
-        check(tmp_path, a)
+        check_regression(tmp_path, a)
 
 
 def test_compare_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -577,5 +578,5 @@ def test_two_hundred_rows_are_ranked_at_once() -> None:
 
 def test_the_page_of_a_check_without_a_loss(tmp_path: Path) -> None:
     a = evaluated(tmp_path / "a", [True] * 4)
-    assert "| baseline | mine | 100.00% |" in markdown(check(a, a))
-    assert "details" not in markdown(check(a, a))
+    assert "| baseline | mine | 100.00% |" in markdown(check_regression(a, a))
+    assert "details" not in markdown(check_regression(a, a))

@@ -20,9 +20,9 @@ from bench.files.progress import Reporter
 from bench.models import build
 from bench.plugins.registry import attack_names, defense_names, get_attack
 from bench.results.card import Card
-from bench.runs.jobs import plan_job
 from bench.training.loop import Trainer
-from bench.verify.cards import exit_code, verify
+from bench.training.request import TrainingRequest
+from bench.verify.cards import exit_code, verify_cards
 from bench.verify.loading import Given
 
 SHORT = {"epochs": "2", "batch_size": "700", "precision": "float32"}
@@ -107,7 +107,7 @@ class Kill(Reporter):
 
 def test_a_killed_training_goes_on_there(tmp_path: Path) -> None:
     settings = {**SHORT, "ema": "0.9"}
-    job = plan_job("fgsm_pgi", dataset="digits", eps="0.1", settings=settings)
+    job = TrainingRequest(defense="fgsm_pgi", dataset="digits", eps="0.1", settings=settings).job()
     with second_device() as device:
         tmp_path.joinpath("run").mkdir()
         with pytest.raises(Killed):
@@ -184,7 +184,7 @@ def test_evaluations_say_the_same_and_are_verified(
         shutil.copytree(trained[name], run)
         with second_device():
             outcomes.append(judged(run, device, **how))
-            assert exit_code(verify([outcomes[-1][1]], Given(device=device), quiet=True)) == 0
+            assert exit_code(verify_cards([outcomes[-1][1]], Given(device=device), quiet=True)) == 0
     (there, _, records), (here, _, others) = outcomes
     assert records.equals(others)
     assert there.robust_accuracy == here.robust_accuracy

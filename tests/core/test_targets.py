@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.core.judge import Judge
 from bench.core.losses import TARGETED, cross_entropy_targeted, margin, margin_targeted
 from bench.core.rng import Rng, isolated
-from bench.core.targets import Order, order
+from bench.core.targets import Order, wrong_classes
 from bench.core.threat import ThreatModel
 from bench.core.views import VIEWS, Gradient, Meter
 from bench.data.datasets import load
@@ -56,16 +56,16 @@ def digits(fast_run: Path) -> nn.Module:
 def test_it_is_an_order_of_the_wrong_classes(by: Order, classes: int, norm: str) -> None:
     net, x, y = linear(classes)
     threat = ThreatModel.parse(norm, "0.1")
-    whole = order(view(net, x), x, y, threat, by)
+    whole = wrong_classes(view(net, x), x, y, threat, by)
     assert whole.shape == (30, classes - 1)
     assert torch.equal(torch.cat([whole, y[:, None]], 1).sort(1).values, torch.arange(classes).expand(30, -1))
     for count in (1, 4, classes + 5):
-        assert torch.equal(order(view(net, x), x, y, threat, by, count), whole[:, :count])
+        assert torch.equal(wrong_classes(view(net, x), x, y, threat, by, count), whole[:, :count])
 
 
 def test_by_logits_the_likeliest_comes_first() -> None:
     net, x, y = linear(10)
-    chosen = net(x).gather(1, order(view(net, x), x, y, ThreatModel.parse("linf", "0.1"), "logits"))
+    chosen = net(x).gather(1, wrong_classes(view(net, x), x, y, ThreatModel.parse("linf", "0.1"), "logits"))
     assert (chosen.diff(dim=1) <= 0).all()
 
 
@@ -78,9 +78,9 @@ def test_malt_sorts_a_linear_network_by_true_distance(norm: str, classes: int) -
     lead = logits.gather(1, y[:, None]) - logits
     distance = lead / (weight - weight[y].unsqueeze(1)).norm(p=DUAL[norm], dim=2)
     distance = distance.scatter(1, y[:, None], torch.inf)
-    found = order(view(net, x), x, y, ThreatModel.parse(norm, "0.1"), "malt")
+    found = wrong_classes(view(net, x), x, y, ThreatModel.parse(norm, "0.1"), "malt")
     assert torch.equal(found, distance.argsort(1)[:, :-1])
-    assert not torch.equal(found, order(view(net, x), x, y, ThreatModel.parse(norm, "0.1"), "logits")) or classes == 2
+    assert not torch.equal(found, wrong_classes(view(net, x), x, y, ThreatModel.parse(norm, "0.1"), "logits")) or classes == 2
 
 
 def test_malt_puts_classes_without_a_gradient_last() -> None:
@@ -90,7 +90,7 @@ def test_malt_puts_classes_without_a_gradient_last() -> None:
     for label in range(9):
         net[1].weight[9] = net[1].weight[label]
         rows = y == label
-        found = order(view(net, x[rows]), x[rows], y[rows], ThreatModel.parse("l2", "0.1"), "malt")
+        found = wrong_classes(view(net, x[rows]), x[rows], y[rows], ThreatModel.parse("l2", "0.1"), "malt")
         assert (found[:, -1] == 9).all()
 
 
@@ -103,7 +103,7 @@ def test_a_masked_network_is_sorted_by_logits() -> None:
 
     y = Masked()(x).argmax(1)
     threat = ThreatModel.parse("linf", "0.1")
-    found = [order(view(Masked(), x), x, y, threat, by) for by in ("logits", "malt")]
+    found = [wrong_classes(view(Masked(), x), x, y, threat, by) for by in ("logits", "malt")]
     assert torch.equal(*found)
 
 
@@ -117,7 +117,7 @@ def test_impossible_classes_do_not_let_the_label_in() -> None:
             return net(x).index_fill(1, torch.tensor([0, 3, 4]), -torch.inf)
 
     y = torch.full((30,), 2)
-    found = order(view(Certain(), x), x, y, ThreatModel.parse("l2", "0.1"), "logits")
+    found = wrong_classes(view(Certain(), x), x, y, ThreatModel.parse("l2", "0.1"), "logits")
     assert (found[:, 0] == 1).all()
     assert (found != 2).all()
 
@@ -126,7 +126,7 @@ def test_impossible_classes_do_not_let_the_label_in() -> None:
 def test_what_an_order_costs(by: Order) -> None:
     net, x, y = linear(150)
     spent = Gradient(net, meter := Meter(30, x.device))
-    order(spent, x, y, ThreatModel.parse("l2", "0.1"), by, 9)
+    wrong_classes(spent, x, y, ThreatModel.parse("l2", "0.1"), by, 9)
     measured = 100 if by == "malt" else 0
     assert (meter.forwards == 1 + measured).all()
     assert (meter.backwards == measured).all()
@@ -135,9 +135,9 @@ def test_what_an_order_costs(by: Order) -> None:
 @every_order
 def test_a_sample_does_not_see_its_batch(digits: nn.Module, by: Order) -> None:
     threat = ThreatModel.parse("l2", "0.5")
-    whole = order(view(digits, X), X, Y, threat, by)
+    whole = wrong_classes(view(digits, X), X, Y, threat, by)
     for rows in ([7], [3, 200, 11], list(range(40))):
-        assert torch.equal(order(view(digits, X[rows]), X[rows], Y[rows], threat, by), whole[rows])
+        assert torch.equal(wrong_classes(view(digits, X[rows]), X[rows], Y[rows], threat, by), whole[rows])
 
 
 def test_malt_finds_the_class_to_aim_at_more_often_than_the_logits(digits: nn.Module) -> None:

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 import torch._dynamo  # what torch imports when it is first needed must not meet a limit of memory
 
-import bench.leaderboard.tables  # so that no command has to
+import bench.report.tables  # so that no command has to
 import bench.runs.jobs  # noqa: F401
+from bench import data
 from bench.cli.commands import main
-from bench.data import datasets as data
 from bench.plugins import registry
 
 CHANGES = {"os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "open": 0}

@@ -21,7 +21,7 @@ from bench.core.rng import isolated
 from bench.data.datasets import load
 from bench.defenses.standard import Standard
 from bench.errors import UnknownName
-from bench.models.subject import subject
+from bench.models.subject import load_subject
 from bench.plugins.registry import broken_names, defense_names, get_defense, make_defense
 from bench.plugins.userfile import import_file
 
@@ -43,11 +43,11 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
 
     def make(name: str, query: str = "", seed: int = 0) -> nn.Module:
         if name == "standard":
-            return subject(standard, SAMPLES, "digits", 0).model.net
+            return load_subject(standard, SAMPLES, "digits", 0).model.net
         if get_defense(name).loss is Standard.loss:
-            return subject(standard, SAMPLES, "digits", 0, name + query).model.net
+            return load_subject(standard, SAMPLES, "digits", 0, name + query).model.net
         made = train(name, settings={"epochs": "5"}, results=results, quiet=True, seed=seed)
-        return subject(str(made), SAMPLES, "digits", 0).model.net
+        return load_subject(str(made), SAMPLES, "digits", 0).model.net
 
     return make
 

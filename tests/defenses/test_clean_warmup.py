@@ -18,10 +18,10 @@ from bench.files.progress import Reporter
 from bench.models import build
 from bench.plugins.contract import Context
 from bench.plugins.registry import make_defense
-from bench.runs.jobs import plan_job
 from bench.science import ntk
 from bench.training.loop import Trainer
 from bench.training.network import TrainingNet
+from bench.training.request import TrainingRequest
 
 THREAT = ThreatModel.parse("linf", "0.2")
 DATA = load("digits", "train")
@@ -53,7 +53,7 @@ def trainer(folder: Path, report: Reporter | None = None, model: str | None = No
     file = folder / "few.npz"
     np.savez(file, x=DATA.x[:500].permute(0, 2, 3, 1).numpy(), y=DATA.y[:500].numpy())
     chosen = {"mode": "kernel", "steps": "2", **settings}
-    job = plan_job("clean_warmup", dataset=str(file), eps="0.2", model=model, settings=chosen)
+    job = TrainingRequest(defense="clean_warmup", dataset=str(file), eps="0.2", model=model, settings=chosen).job()
     return Trainer(job, folder, CPU, report or Reporter("test", 1, quiet=True))
 
 

@@ -21,11 +21,11 @@ from bench.files.progress import Reporter
 from bench.models import build
 from bench.plugins.contract import Context, Defense
 from bench.plugins.registry import make_defense
-from bench.runs.jobs import job_folder, plan_job
 from bench.training.averages import EMA
 from bench.training.loop import Trainer
 from bench.training.network import TrainingNet
 from bench.training.recipe import configure
+from bench.training.request import TrainingRequest, job_folder
 
 LINF = ThreatModel.parse("linf", "0.2")
 DATA = load("digits", "train")
@@ -451,9 +451,13 @@ def test_an_interrupted_training_remembers(tmp_path: Path, name: str, settings: 
     """Same bytes as without the interruption; other bytes where the memory is lost."""
     settings = {"epochs": "4", **settings}
     whole = train(name, settings=settings, model=SMALL, results=tmp_path / "whole", quiet=True)
-    cut = job_folder(plan_job(name, settings=settings, model=SMALL), tmp_path / "cut")
+    job = TrainingRequest(defense=name, settings=settings, model=SMALL).job()
+    cut = job_folder(job, tmp_path / "cut")
     trainer = Trainer(
-        plan_job(name, settings=settings, model=SMALL), cut, torch.device("cpu"), Interrupted("test", 4, quiet=True)
+        TrainingRequest(defense=name, settings=settings, model=SMALL).job(),
+        cut,
+        torch.device("cpu"),
+        Interrupted("test", 4, quiet=True),
     )
     with pytest.raises(KeyboardInterrupt):
         trainer.run()

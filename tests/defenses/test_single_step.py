@@ -27,10 +27,10 @@ from bench.models import build
 from bench.plugins.contract import Context, Defense
 from bench.plugins.registry import make_defense
 from bench.results.collapse import GAP
-from bench.runs.jobs import plan_job
 from bench.training.loop import Trainer
 from bench.training.network import TrainingNet
 from bench.training.recipe import configure
+from bench.training.request import TrainingRequest
 
 NAMES = ["fgsm_at", "n_fgsm", "free_at", "gradalign", "zerograd", "multigrad"]
 TARGET = ThreatModel.parse("linf", "0.2")
@@ -71,7 +71,7 @@ def gradient(net: nn.Module, z: Tensor) -> Tensor:
 
 
 def trainer(folder: Path, defense: str, **settings: str) -> Trainer:
-    job = plan_job(defense, settings={"precision": "float32", **settings})
+    job = TrainingRequest(defense=defense, settings={"precision": "float32", **settings}).job()
     return Trainer(job, folder, torch.device("cpu"), Reporter("test", 1, quiet=True))
 
 

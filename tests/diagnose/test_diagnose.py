@@ -17,10 +17,9 @@ from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.core.views import Gradient
 from bench.data.datasets import load
-from bench.diagnose import ACTIVE, Probe, answers, choose, gradients, searches
+from bench.diagnose import ACTIVE, CHECKS, Probe, answers, choose, gradients, paths, searches
 from bench.diagnose.binarization import binarization
-from bench.diagnose.finding import graded
-from bench.diagnose.paths import paths
+from bench.diagnose.finding import Check, Inapplicable, Measured
 from bench.diagnose.report import render, to_json
 from bench.diagnose.substitute import transferred
 from bench.models import resolve
@@ -114,8 +113,10 @@ def probe(net: nn.Module, *, draws: int = 1, **rest: Any) -> Probe:
 
 def indicators(found: Probe) -> dict[str, Finding]:
     """Those of Pintor et al. 2022, in their order."""
-    every = [gradients.unavailable(found), answers.unstable(found), *paths(found), searches.unbounded(found)]
-    return {finding.check: finding for finding in every}
+    every = (
+        gradients.unavailable, answers.unstable, paths.silent, paths.unfinished, paths.seeming, searches.unbounded,
+    )  # fmt: skip
+    return {check.name: check(found) for check in every}
 
 
 @pytest.fixture
@@ -300,7 +301,24 @@ def test_the_command_ends_with_the_verdict_and_exits_0(tmp_path: Path, capsys: p
 
 
 def test_a_single_sample_proves_nothing_and_two_of_few_do() -> None:
-    limits = (0.0, 0.1)
-    verdicts = [graded("check", k / 12, limits, "fine", "wrong", 12).verdict for k in range(4)]
-    assert verdicts == ["ok", "ok", "broken", "broken"]
-    assert graded("check", 1 / 12, limits, "fine", "wrong").verdict == "suspicious"
+    found = Probe(Judge(nn.Identity(), LINF), torch.zeros(12, 1), torch.zeros(12), torch.zeros(12), Rng(0, torch.arange(12)))
+
+    def finding(k: int, **rest: Any) -> Finding:
+        return Check("check", (0.0, 0.1), "fine", "wrong", lambda _: k / 12, **rest)(found)
+
+    assert [finding(k).verdict for k in range(4)] == ["ok", "ok", "broken", "broken"]
+    assert finding(1, share=False).verdict == "suspicious"
+
+
+def test_a_check_says_its_sentences_and_where_it_does_not_apply() -> None:
+    found = Probe(Judge(nn.Identity(), LINF), torch.zeros(12, 1), torch.zeros(12), torch.zeros(12), Rng(0, torch.arange(12)))
+
+    def refuse(_: Probe) -> float:
+        raise Inapplicable("it is blue")
+
+    told = Check("check", (0.1, 0.5), "", "{value:.0%} of {name}", lambda _: Measured(0.7, {"name": "x"}))(found)
+    assert (told.told, told.verdict, told.threshold) == ("70% of x", "broken", 0.125)
+    assert Check("check", (0.1, 0.5), "", "", refuse)(found).told == "does not apply: it is blue"
+    random = Probe(Judge(nn.Identity(), LINF, 11), *[torch.zeros(12)] * 3, Rng(0, torch.arange(12)))
+    assert Check("check", (0.1, 0.5), "", "", refuse, repeatable=True)(random).told == "does not apply: the answers are random"
+    assert len({check.name for check in CHECKS}) == len(CHECKS) == 21

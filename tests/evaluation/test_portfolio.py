@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import Card, evaluate
+from bench.core.device import native_bf16
 from bench.core.rng import Rng, isolated
 from bench.core.threat import ThreatModel
 from bench.core.views import Gradient, Meter, Score
@@ -33,7 +34,6 @@ from bench.plugins.registry import attack, get_attack
 from bench.results.archive import read_tensors
 from bench.results.schema import Round
 from bench.statistics.proportions import mcnemar
-from bench.training.network import native_bf16
 
 LINF = ThreatModel.parse("linf", "0.2")
 SMALL: dict[str, Any] = {

@@ -17,7 +17,7 @@ from bench import evaluate
 from bench.cli.commands import main
 from bench.core.judge import Judge
 from bench.core.rng import Rng
-from bench.core.surrogate import RECIPE, Surrogate
+from bench.core.surrogate import TRANSFER_PGD, Surrogate
 from bench.core.threat import Norm, ThreatModel
 from bench.core.views import VIEWS, Gradient, Meter
 from bench.data.datasets import load
@@ -297,7 +297,7 @@ def test_an_attack_on_a_surrogate_climbs_on(fast: Any, periodic: Any) -> None:
     right = Judge(net, LINF).correct(x, y)[0]
     pgd = get_attack("pgd")
     runs = [
-        pgd.run(kind(net, Meter(len(x), x.device)), x, y, LINF, Rng(0, torch.arange(len(x))), **pgd.configure(RECIPE))
+        pgd.run(kind(net, Meter(len(x), x.device)), x, y, LINF, Rng(0, torch.arange(len(x))), **pgd.configure(TRANSFER_PGD))
         for kind in (Gradient, Surrogate)
     ]
     plain, relentless = (Judge(net, LINF).verdict(z, x, y) for z in runs)
@@ -312,7 +312,7 @@ def test_a_surrogate_of_itself_is_white_box(fast: Any, fast_run: Path) -> None:
     view = Surrogate(net, Meter(len(x), x.device))
     pgd = get_attack("pgd")
     rng = Rng(0, torch.arange(len(x))).at("surrogate", str(fast_run))
-    z = pgd.run(view, x, y, LINF, rng, **pgd.configure(RECIPE))
+    z = pgd.run(view, x, y, LINF, rng, **pgd.configure(TRANSFER_PGD))
     falls = Judge(net, LINF).verdict(z, x, y).fooled
     found = attacked(net, x, y, LINF, [fast_run])
     assert torch.equal(found.fooled, falls)
@@ -413,7 +413,7 @@ def test_a_cell_is_what_both_restarts_leave(found: Transfer, fast: Any, periodic
     standing = Judge(target, LINF).correct(x, y)[0]
     for restart in range(2):
         rng = Rng(0, torch.arange(len(x))).at("restart", restart)
-        z = pgd.run(Surrogate(net, Meter(len(x), x.device)), x, y, LINF, rng, **pgd.configure(RECIPE))
+        z = pgd.run(Surrogate(net, Meter(len(x), x.device)), x, y, LINF, rng, **pgd.configure(TRANSFER_PGD))
         standing &= ~Judge(target, LINF).verdict(z, x, y).fooled
     assert found.matrix.loc["fast_at", "periodic_budget"] == int(standing.sum()) / len(x)
 

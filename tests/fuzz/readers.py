@@ -11,20 +11,18 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from bench import train
+from bench import data, plans, train
 from bench.core.threat import ThreatModel
-from bench.data import datasets as data
 from bench.errors import BadInput, GauntletError
 from bench.evaluation.evaluation import evaluate
 from bench.evaluation.units import Unit, load_unit
 from bench.files.progress import Reporter
 from bench.models.checkpoint import load_weights
 from bench.models.subject import training_record
-from bench.plans import built_in as plans
 from bench.results import archive
 from bench.results.card import read_card
-from bench.runs.jobs import plan_job
 from bench.training.loop import Trainer
+from bench.training.request import TrainingRequest
 from bench.training.state import load_state
 
 from . import inputs
@@ -71,7 +69,7 @@ class Valid:
         (home / "p.toml").write_text(PLAN)
         _, path = evaluate(str(self.run), plan_name=str(home / "p.toml"), n=40, quiet=True)
         self.folder = path.parent
-        job = plan_job("fast_at", model="digits_cnn?width=2", settings=settings)
+        job = TrainingRequest(defense="fast_at", model="digits_cnn?width=2", settings=settings).job()
         self.trainer = Trainer(job, home / "state", torch.device("cpu"), Reporter("", 1, quiet=True))
         self.trainer._save_state()
         self.index = torch.arange(5, 12)

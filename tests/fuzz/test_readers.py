@@ -6,9 +6,9 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck
 
+from bench import plans
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput
-from bench.plans import built_in as plans
 
 from .readers import Reader, attempt, readers
 

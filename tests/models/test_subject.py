@@ -11,10 +11,10 @@ from bench.core.threat import ThreatModel
 from bench.data.datasets import load
 from bench.errors import GauntletError
 from bench.evaluation.restarts import RADII
-from bench.leaderboard.tables import leaderboard, render
 from bench.models import resolve
-from bench.models.subject import samples_of, subject, training_record
+from bench.models.subject import load_subject, samples_of, training_record
 from bench.plugins.registry import make_defense
+from bench.report.tables import leaderboard, render
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_defense_added_at_test_time_makes_another_row(fast_run: Path) -> None:
     assert added.name == f"{plain.name}+rfi"
     assert (plain.model.test_time, added.model.test_time) == ("", "rfi?k=2")
     data = load("digits", "test").first(60)
-    base, projected = (subject(str(fast_run), data, "digits", 0, text).model.net for text in ("", "rfi?k=2"))
+    base, projected = (load_subject(str(fast_run), data, "digits", 0, text).model.net for text in ("", "rfi?k=2"))
     x, _ = data.batch(torch.arange(60))
     assert not torch.equal(base(x), projected(x))
     records = pd.read_parquet(path.parent / added.records.file)
@@ -68,7 +68,7 @@ def test_statistics_of_the_batch_are_used_where_the_training_says_so(tmp_path: P
         "standard", model="resnet18?width=2", settings={"epochs": "1", "statistics": "batch"}, results=tmp_path, quiet=True
     )
     data = load("digits", "test").first(40)
-    under = subject(str(folder), data, "digits", 0)
+    under = load_subject(str(folder), data, "digits", 0)
     net = under.model.net
     x, _ = data.batch(torch.arange(40))
     assert not torch.allclose(net(x)[:10], net(x[:10]), atol=1e-3)
@@ -97,7 +97,7 @@ def test_an_ensemble_is_projected_member_by_member(tmp_path: Path) -> None:
     settings = {"epochs": "2", "steps": "1", "snapshots": "[0.5, 1.0]"}
     folder = train("rfi", model="digits_cnn?width=8", settings=settings, results=tmp_path, quiet=True)
     data = load("digits", "test").first(40)
-    net = subject(str(folder), data, "digits", 0).model.net
+    net = load_subject(str(folder), data, "digits", 0).model.net
     x, _ = data.batch(torch.arange(40))
     rfi, members = make_defense("rfi", {}), []
     for number in (1, 2):
@@ -118,7 +118,7 @@ def test_an_ensemble_is_projected_member_by_member(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_added_is_told(fast_run: Path, text: str, told: str) -> None:
     with pytest.raises(GauntletError, match=told):
-        subject(str(fast_run), load("digits", "test").first(20), "digits", 0, text)
+        load_subject(str(fast_run), load("digits", "test").first(20), "digits", 0, text)
 
 
 def test_samples_and_record_of_a_run(fast_run: Path) -> None:

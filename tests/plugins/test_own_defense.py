@@ -13,12 +13,12 @@ from bench import evaluate, train
 from bench.cli.commands import main
 from bench.doctor import attack_checks, declaration_checks, defense_checks
 from bench.doctor.conformance import Finding, carry_out
-from bench.doctor.examination import examine
+from bench.doctor.examination import examine_plugin
 from bench.doctor.scaffolding import scaffold
 from bench.errors import BadInput, GauntletError, UnknownName
-from bench.leaderboard.tables import render
 from bench.plugins import registry, userfile
 from bench.plugins.registry import defense_names, get_attack, get_defense, load_plugin
+from bench.report.tables import render
 
 # Without the folder it is called in on the path, as the installed script.
 GAUNTLET = [sys.executable, "-P", "-c", "from bench.cli.commands import main; main()"]
@@ -139,7 +139,7 @@ def test_a_plugin_imports_its_own_repository(
         "novel.py": source,
         "attacks/strength.py": "STEP = 1.25\n",
         f"{late}.py": "LATE = True\n",
-        "defenses/base.py": "from bench.plugins.contract import Defense\n\n\nclass Base(Defense):\n    pass\n",
+        "defenses/base.py": "from bench.defense import Defense\n\n\nclass Base(Defense):\n    pass\n",
         **({f"{name}/__init__.py": "" for name in ("attacks", "defenses")} if packages else {}),
     }
     for name, text in files.items():
@@ -281,9 +281,7 @@ def test_a_certificate_that_is_wrong_is_contradicted_in_the_table(tmp_path: Path
 )
 def test_a_wrong_declaration_is_told_at_once(tmp_path: Path, source: str, told: str) -> None:
     file = tmp_path / "novel.py"
-    file.write_text(
-        f"from bench.plugins.contract import Defense\nfrom bench.plugins.registry import attack, defense\n\n\n{source}"
-    )
+    file.write_text(f"from bench.attack import attack\nfrom bench.defense import Defense, defense\n\n\n{source}")
     with pytest.raises(GauntletError, match=told):
         load_plugin(file)
     with pytest.raises(UnknownName):
@@ -323,7 +321,7 @@ def plugin(folder: Path, file: str, kind: str, name: str, thing: str = "Thing") 
     defense = f"@defense({name!r})\nclass {thing}(Defense):\n    passes = '1'\n"
     attack = f"@attack({name!r}, access='score', norms=['l2'])\ndef {thing}(view, x, y, threat, rng):\n    return x\n"
     path.write_text(
-        "from bench.plugins.contract import Defense\nfrom bench.plugins.registry import attack, defense\n\n\n"
+        "from bench.attack import attack\nfrom bench.defense import Defense, defense\n\n\n"
         + (defense if kind == "defense" else attack)
     )
     return path
@@ -524,7 +522,7 @@ def test_the_doctor_finds_what_is_wrong_with_a_defense(tmp_path: Path, check: st
     assert remedy in finding.remedy
 
 
-SCORE = """from bench.plugins.registry import attack
+SCORE = """from bench.attack import attack
 
 
 @attack("novel", access="score", norms={"linf"})
@@ -561,7 +559,7 @@ ATTACK_FAULTS = [
 @pytest.mark.parametrize(("check", "remedy", "right", "wrong"), ATTACK_FAULTS, ids=[f"{f[0]}: {f[1]}" for f in ATTACK_FAULTS])
 def test_the_doctor_finds_what_is_wrong_with_an_attack(tmp_path: Path, check: str, remedy: str, right: str, wrong: str) -> None:
     assert SCORE.count(right) == 1
-    source = "import torch\nfrom bench.core.losses import dlr\n" + SCORE
+    source = "import torch\nfrom bench.attack import dlr\n" + SCORE
     (tmp_path / "novel.py").write_text(source.replace(right, wrong))
     load_plugin(tmp_path / "novel.py")
     finding = outcome("novel")[check]
@@ -591,7 +589,7 @@ def test_a_defense_that_is_not_for_digits_is_checked_as_far_as_it_goes(tmp_path:
     file = plugin(tmp_path, "novel.py", "defense", "novel")
     file.write_text(file.read_text() + "    def skip(self, dataset, threat):\n        return 'it wants colour'\n")
     load_plugin(file)
-    *_, rest = examine("novel")
+    *_, rest = examine_plugin("novel")
     assert rest == Finding("everything else", None, "cannot be tried on digits: it wants colour")
 
 

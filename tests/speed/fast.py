@@ -16,11 +16,10 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from bench import evaluate
+from bench import data, evaluate
 from bench.core.device import exact_float32, pick
 from bench.core.judge import Judge
-from bench.data import datasets as data
-from bench.evaluation.evaluation import choose_threat
+from bench.evaluation.request import choose_threat
 from bench.models import resolve
 from bench.models.subject import training_record
 

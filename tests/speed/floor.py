@@ -14,13 +14,13 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.core.device import native_bf16
 from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.core.views import VIEWS, Meter
 from bench.evaluation.bfloat16 import Rough
 from bench.models import build
 from bench.plugins.registry import get_attack
-from bench.training.network import native_bf16
 
 CASES = [("mnist_fast", (1, 28, 28)), ("preact_resnet18?width=16", (3, 32, 32)), ("preact_resnet18?width=64", (3, 32, 32))]
 

@@ -17,12 +17,12 @@ from unittest.mock import patch
 import numpy as np
 from tabulate import tabulate
 
+from bench import data
 from bench.core.device import pick
-from bench.data import datasets as data
 from bench.defenses.clean_warmup import CleanWarmup
 from bench.files.progress import Reporter
-from bench.runs.jobs import plan_job
 from bench.training.loop import Trainer
+from bench.training.request import TrainingRequest
 
 
 class Clock:
@@ -62,7 +62,9 @@ def main() -> None:
         np.savez(file, x=(short.x * scale).round().byte().permute(0, 2, 3, 1).numpy(), y=short.y.numpy())
         for seed in range(options.seeds):
             settings = {"mode": "kernel", "epochs": options.epochs}
-            job = plan_job("clean_warmup", dataset=file, model=options.model, eps=eps, seed=seed, settings=settings)
+            job = TrainingRequest(
+                defense="clean_warmup", dataset=file, model=options.model, eps=eps, seed=seed, settings=settings
+            ).job()
             trainer = Trainer(job, Path(folder, str(seed)), pick(options.device), Reporter("speed", 1, quiet=True))
             trainer.folder.mkdir()
             clock = Clock(CleanWarmup._measure)

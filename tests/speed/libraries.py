@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import evaluate, train
+from bench import data, evaluate, train
 from bench.core.judge import Judge
 from bench.core.threat import ThreatModel
-from bench.data import datasets as data
-from bench.evaluation.evaluation import choose_threat
+from bench.evaluation.request import choose_threat
 from bench.models import resolve
 from bench.models.subject import training_record
 

@@ -30,14 +30,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Images
 from torchvision import transforms
 
-from bench.core.device import pick
-from bench.data import datasets as data
+from bench import data
+from bench.core.device import native_bf16, pick
 from bench.data.datasets import Dataset
 from bench.files.progress import Reporter
 from bench.models import build
-from bench.runs.jobs import plan_job
 from bench.training.loop import Trainer
-from bench.training.network import native_bf16
+from bench.training.request import TrainingRequest
 
 DEFENSES = {"fast_at": 1, "pgd_at": 10}
 PARTS = {
@@ -102,7 +101,9 @@ def samples(options: argparse.Namespace) -> Dataset:
 
 def trainer(defense: str, folder: str, device: torch.device, options: argparse.Namespace) -> Trainer:
     """Ours, about to begin."""
-    job = plan_job(defense, dataset="cifar10", model=options.model, eps="8/255", settings={"epochs": "100"})
+    job = TrainingRequest(
+        defense=defense, dataset="cifar10", model=options.model, eps="8/255", settings={"epochs": "100"}
+    ).job()
     ours = Trainer(job, Path(folder), device, Reporter("speed", 1, quiet=True))
     ours.train_data = ours.updates.samples = samples(options).to(device)
     return ours

@@ -18,10 +18,10 @@ from bench.errors import BadInput
 from bench.files.progress import Reporter
 from bench.models import build
 from bench.models.checkpoint import load_weights
-from bench.runs.jobs import job_folder, plan_job
 from bench.training.averages import EMA
 from bench.training.loop import Trainer
 from bench.training.network import TrainingNet
+from bench.training.request import TrainingRequest, job_folder
 from bench.training.validation import validate
 
 SHORT = {"epochs": "3", "steps": "2"}
@@ -37,7 +37,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def trainer(tmp_path: Path, defense: str = "pgd_at", **settings: str) -> Trainer:
-    job = plan_job(defense, settings=settings)
+    job = TrainingRequest(defense=defense, settings=settings).job()
     return Trainer(job, tmp_path, torch.device("cpu"), Reporter("test", 1, quiet=True))
 
 
@@ -63,7 +63,7 @@ def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, defense: str) -> None:
     settings = {"epochs": "40", "ema": "0.9", **({"covariance": "data"} if defense == "noise_fgsm" else {"steps": "2"})}
     whole = train(defense, settings=settings, results=tmp_path / "whole", quiet=True)
-    cut = job_folder(plan_job(defense, settings=settings), tmp_path / "cut")
+    cut = job_folder(TrainingRequest(defense=defense, settings=settings).job(), tmp_path / "cut")
     command = [
         sys.executable,
         "-c",

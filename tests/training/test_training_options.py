@@ -27,13 +27,13 @@ from bench.models.checkpoint import load_weights
 from bench.plugins.contract import Context, Defense
 from bench.plugins.registry import defense_names, make_defense
 from bench.plugins.schedules import budget_factor, position_in_period
-from bench.runs.jobs import plan_job
 from bench.training import awp
 from bench.training.averages import EMA, SWA
 from bench.training.job import Job
 from bench.training.loop import Trainer
 from bench.training.network import Crafting, TrainingNet
 from bench.training.recipe import configure
+from bench.training.request import TrainingRequest
 from bench.training.validation import validate
 
 CPU = torch.device("cpu")
@@ -73,7 +73,8 @@ class Watched(Reporter):
 
 def planned(few: Path, name: str, model: str, settings: dict[str, Any]) -> Job:
     chosen = {"epochs": 1, "batch_size": 32, **settings}
-    return plan_job(name, dataset=str(few), model=model, eps="0.2", settings={k: json.dumps(v) for k, v in chosen.items()})
+    settings = {key: json.dumps(value) for key, value in chosen.items()}
+    return TrainingRequest(defense=name, dataset=str(few), model=model, eps="0.2", settings=settings).job()
 
 
 def trainer(job: Job, folder: Path, leave_after: int = 0) -> tuple[Trainer, Watched]:

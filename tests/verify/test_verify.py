@@ -31,7 +31,7 @@ from bench.results.card import Card, read_card
 from bench.results.eight_bit import rounded
 from bench.statistics.proportions import wilson
 from bench.verify.additions import add
-from bench.verify.cards import Verified, exit_code, render, verify
+from bench.verify.cards import Verified, exit_code, render, verify_cards
 from bench.verify.loading import Given
 
 HERE = Given(device="cpu")
@@ -62,7 +62,7 @@ def net():
 
 
 def checked(path: Path, given: Given = HERE) -> Verified:
-    (row,) = verify([path], given, quiet=True)
+    (row,) = verify_cards([path], given, quiet=True)
     return row
 
 
@@ -353,7 +353,7 @@ def test_a_sweep_a_portfolio_and_a_test_time_defense_hold(card: Path) -> None:
     evaluate(weights, plan_name="smoke", eps_sweep=["0.05", "0.12"], **given)  # type: ignore[arg-type]
     evaluate(weights, plan_name="smoke", test_time="rfi", **given)  # type: ignore[arg-type]
     evaluate(weights, plan_name="fast", **given)  # type: ignore[arg-type]
-    rows = verify([home], HERE, quiet=True)
+    rows = verify_cards([home], HERE, quiet=True)
     assert [found.verdict for found in rows] == ["holds"] * 3
     swept = next(path for path in home.rglob("card.json") if read_card(path).curve)
     edit(swept, lambda content: content["curve"][0].update(robust_accuracy=1.0, interval=wilson(60, 60)))

@@ -10,13 +10,14 @@ import pytest
 
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput, GauntletError
-from bench.leaderboard.tables import FORMATS, leaderboard, read_cards, render, write_leaderboard
 from bench.plans.built_in import PLANS, load
 from bench.plans.plan import Plan
 from bench.plugins.registry import get_attack
+from bench.report.tables import FORMATS, leaderboard, read_cards, render, write_leaderboard
 from bench.results.card import Card, read_card
 from bench.runs.jobs import skip
 from bench.statistics.proportions import wilson
+from bench.training.request import TrainingRequest
 
 LINF = ThreatModel.parse("linf", "0.3")
 
@@ -132,7 +133,7 @@ def test_cards_of_another_kind_are_told(tmp_path: Path, change: dict[str, Any], 
 
 
 def test_a_skipped_defense_says_why(results: Path) -> None:
-    skip("it only knows linf", "noise_fgsm", "digits", "l2", "1.5", results)
+    skip("it only knows linf", TrainingRequest(defense="noise_fgsm", norm="l2", eps="1.5"), results)
     made = card("pgd_at", 0.5, dataset="digits", threat={"norm": "l2", "eps": "1.5"})
     made.save(results / "digits" / "card.json")
     for form in ("md", "html"):

@@ -11,13 +11,10 @@ from typing import NamedTuple
 import pandas as pd
 from tabulate import tabulate
 
-from bench.compare.bands import known_outcomes, ranks, remarks, section
+from bench.compare import known_outcomes, ranks, remarks, section
 from bench.errors import BadInput, GauntletError, UnknownName
-from bench.files.whole import below, write_text
-from bench.results.card import Card, read_card
-from bench.results.collapse import GAP
-from bench.results.outcomes import Outcomes
-from bench.results.schema import ORDER
+from bench.files import below, write_text
+from bench.results import GAP, ORDER, Card, Outcomes, read_card
 
 FORMATS = ("md", "csv", "tex", "html")
 

@@ -1,0 +1,111 @@
+"""What is asked of a model, and how the asking is carried out: the two values that everything else is resolved from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from bench.core import Norm, ThreatModel
+from bench.errors import BadInput, UnknownName
+from bench.plans import PLANS, Plan
+
+DEFAULT_EPS = {"digits": "0.2", "mnist": "0.3", "cifar": "8/255"}
+"""linf budgets for each family of data sets."""
+
+
+class Request(BaseModel):
+    """What somebody asks for, as a value that travels: checked where it is made, the same bytes everywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BadInput(f"{where} = {shorten(repr(first['input']), 80)}: {first['msg']}") from None
+
+    def to_json(self) -> str:
+        """The request in canonical form; `model_validate_json` reads it back."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def key(self) -> str:
+        """Eight hex digits that tell this request from any other."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
+
+
+class EvaluationRequest(Request):
+    """A question about a model; equal requests are the same question, here or on another machine.
+
+    What is left out is taken from the model's training, else from the data.
+    """
+
+    model: str
+    """A reference: a run folder, `run:`, `ckpt:`, `py:` or `robustbench:`."""
+    dataset: str | None = None
+    norm: str | None = None
+    eps: tuple[str, ...] = ()
+    """Radii, each an exact fraction in input units; several are a sweep, and the row is that of the largest."""
+    plan: Plan = PLANS["fast"]
+    n: int | None = None
+    """Test samples; the first 1000, or all where there are fewer."""
+    seed: int = 0
+    eot: int | None = None
+    """Answers of a randomised model that attacks see the mean of."""
+    test_time: str = ""
+    """A defense to add without training, such as "smoothing?sigma=0.25"."""
+    name: str | None = None
+    """The row's label."""
+
+    @field_validator("eps", mode="after")
+    @classmethod
+    def _exact(cls, radii: tuple[str, ...]) -> tuple[str, ...]:
+        """However a radius is spelt, it is one value."""
+        balls = {ThreatModel.parse("l1", radius) for radius in radii}
+        return tuple(ball.eps_text for ball in sorted(balls, key=lambda ball: ball.eps))
+
+    @field_validator("eot", mode="after")
+    @classmethod
+    def _some(cls, eot: int | None) -> int | None:
+        if eot is not None and eot < 1:
+            raise BadInput(f"eot {eot}: an expectation needs at least one answer")
+        return eot
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How work is carried out; nothing of it changes a result."""
+
+    results: Path = Path("results")
+    """Where files go that belong to no run folder."""
+    device: str = "auto"
+    batch_size: int | None = None
+    """Images per batch of an attack."""
+    quiet: bool = False
+
+
+def radii(eps: str | None, sweep: Sequence[str]) -> tuple[str, ...]:
+    """One radius or those of a sweep, as a request has them; none where the model's own training is to say."""
+    if eps is not None and sweep:
+        raise BadInput(f"both eps {eps} and a sweep over {', '.join(sweep)} are given; leave one out")
+    return tuple(sweep) or (() if eps is None else (eps,))
+
+
+def choose_threat(norm: str | None, eps: str | None, trained: dict[str, str], family: str) -> ThreatModel:
+    """What the user said, else what the model was trained for, else the usual linf budget of the data."""
+    norm = norm or trained.get("norm", "linf")
+    if eps is None and trained.get("norm") == norm:
+        eps = trained["eps"]
+    if norm not in get_args(Norm):
+        raise UnknownName("norm", norm, get_args(Norm))
+    if eps is None and norm != "linf":
+        raise BadInput(f"no default eps for {norm}; give one, such as --eps 0.5")
+    return ThreatModel.parse(norm, eps or DEFAULT_EPS[family])

@@ -1,0 +1,92 @@
+"""A request with everything about it decided: model and samples loaded, radii, plan and place on disk chosen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.core import DRAWS, ThreatModel, device
+from bench.data import Dataset
+from bench.evaluation.request import EvaluationRequest, Execution, choose_threat
+from bench.models import Model, Subject, load_subject, samples_of, training_record
+from bench.plans import Plan, Portfolio
+from bench.plugins import Kind, registry
+from bench.results import section
+
+PROTOCOL = 2
+"""Part of an evaluation's key; raised when the same plan would find something else."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One evaluation, everything about it decided."""
+
+    request: EvaluationRequest
+    subject: Subject
+    dataset: str
+    data: Dataset
+    """The samples, on the device."""
+    balls: Sequence[ThreatModel]
+    """One, or those of a sweep, smallest first."""
+    plan: Plan
+    """With every parameter written out, and with what the defenses declare for their own fair attacker."""
+    draws: int
+    """Answers that attacks see the mean of."""
+    code: dict[str, str]
+    """Digests of the defenses and attacks that take part and are not ours."""
+    folder: Path
+    where: torch.device
+    batch_size: int
+    quiet: bool
+
+    @property
+    def label(self) -> str:
+        """The row's."""
+        return self.request.name or self.subject.label
+
+
+def resolve(request: EvaluationRequest, execution: Execution) -> Task:
+    """Decide everything about an evaluation; a user's mistake is told here, before anything is attacked or written."""
+    trained = training_record(request.model)
+    dataset = request.dataset or trained.get("dataset") or "digits"
+    where = device.pick(execution.device)
+    samples = samples_of(dataset, trained, request.n)
+    balls = [
+        choose_threat(request.norm, radius, trained.get("threat", {}), samples.family) for radius in request.eps or (None,)
+    ]
+    subject = load_subject(request.model, samples, dataset, request.seed, request.test_time, trained)
+    plan = request.plan
+    for defense in subject.defenses:
+        plan = plan.extended(defense.adaptive())
+    plan = plan.resolved(balls[-1])
+    draws = (DRAWS if request.eot is None else request.eot) if subject.noisy else 1
+    code = _foreign_code(subject, plan)
+    # What is the default adds nothing, so that a row keeps its folder.
+    rest = [request.seed, draws, *filter(None, [request.test_time, code])]
+    key = [PROTOCOL, subject.model.digest, samples.digest, " ".join(map(str, balls)), plan.digest, len(samples), *rest]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
+    folder = _home(subject.model, section(execution.results, dataset, balls[-1])) / f"{plan.name}-{digest}"
+    size = max((execution.batch_size or (256 if where.type == "cpu" else 1024)) // draws, 1)
+    return Task(
+        request, subject, dataset, samples.to(where), balls, plan, draws, code, folder, where, size, execution.quiet
+    )  # fmt: skip
+
+
+def _home(model: Model, place: Path) -> Path:
+    """The folder that the evaluations of a model share: its run's, where it has one."""
+    return model.run or place / f"{model.name}-{model.digest[:8]}"
+
+
+def _foreign_code(subject: Subject, plan: Plan) -> dict[str, str]:
+    """A digest of the code of every defense and attack that takes part and is not ours."""
+    names: list[tuple[Kind, str]] = [("defense", defense.name) for defense in subject.defenses]
+    for entry in plan.attacks:
+        arms = (*entry.opening, *entry.arms, *entry.blind) if isinstance(entry, Portfolio) else (entry,)
+        names += [("attack", arm.attack) for arm in arms]
+    found = {f"{kind} {name}": registry.code(kind, name) for kind, name in names}
+    return {name: digest for name, digest in sorted(found.items()) if digest}
