@@ -23,7 +23,7 @@ from bench.attack import (
     attack,
     isolated,
 )
-from bench.files.whole import below
+from bench.files.atomic import below
 from bench.models import check_outputs, resolve
 from bench.results.archive import read_archive
 from bench.results.schema import MOST

@@ -151,17 +151,17 @@ class Ascent(NamedTuple):
 class Gradient(Score):
     """Logits and input gradients.
 
-    Gradients may be had from the same network in a faster precision. An iterate that fools the rough network is then shown
+    Gradients may be had from the same network in a faster precision. An iterate that fools that network is then shown
     to the exact one, so that no sample is let go for a rounding error.
     """
 
     grants = "gradients"
 
-    _rough: nn.Module | None = None
+    _faster: nn.Module | None = None
 
-    def roughen(self, rough: nn.Module | None) -> None:
+    def use_low_precision(self, net: nn.Module | None) -> None:
         """From now on gradients come from this network."""
-        self._rough = rough
+        self._faster = net
 
     def grad(self, z: Tensor, loss: Loss, y: Tensor) -> Ascent:
         """One forward and one backward pass at z; NaN gradients come back as 0."""
@@ -169,11 +169,11 @@ class Gradient(Score):
         self._meter.backwards[self._index] += self._meter.passes
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            logits = self._read(answer(partial(forward, self._rough or self._net), z))
+            logits = self._read(answer(partial(forward, self._faster or self._net), z))
             value = loss(logits, y)
             grad = slope(value.sum(), z)
         grad, value, logits = grad.nan_to_num(0.0), value.detach(), logits.detach()
-        if self._rough is not None:
+        if self._faster is not None:
             claimed = (logits.argmax(1) != y).nonzero().squeeze(1)
             if len(claimed):
                 logits = logits.index_put((claimed,), self[claimed]._logits(z.detach()[claimed]))

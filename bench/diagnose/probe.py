@@ -47,7 +47,7 @@ class Probe:
     batch_size: int = 256
     pool: Dataset | None = None
     """Images that a substitute may learn from."""
-    rough: nn.Module | None = None
+    low_precision: nn.Module | None = None
     """The network in a faster precision, for searches."""
     own: Sequence[AttackResult] = ()
     """What the evaluation ran; its own gradient attacks are watched."""
@@ -86,11 +86,11 @@ class Probe:
 
     def attack(
         self, name: str, *, among: Tensor | None = None, net: nn.Module | None = None, threat: ThreatModel | None = None,
-        watch: Watch | None = None, rough: bool = False, stream: str = "", **parameters: Any,
+        watch: Watch | None = None, low_precision: bool = False, stream: str = "", **parameters: Any,
     ) -> Tensor:  # fmt: skip
         """Which samples fall to an attack, bool [M]; it is run on all or on some of them, and the network itself judges.
 
-        rough: gradients may come from the faster precision, where there is one.
+        low_precision: gradients may come from the faster precision, where there is one.
         """
         attack, threat = get_attack(name), threat or self.threat
         chosen = attack.configure(parameters)
@@ -101,8 +101,8 @@ class Probe:
             x, y, rng = self.x[index], self.y[index], self.rng[index].at(name, stream or "first")
             shown, meter = net or self.seen, Meter(len(index), x.device)
             view = Watched(shown, meter, watch, index) if watch else VIEWS[attack.access](shown, meter)
-            if rough and isinstance(view, Gradient):
-                view.roughen(self.rough)
+            if low_precision and isinstance(view, Gradient):
+                view.use_low_precision(self.low_precision)
             with warnings.catch_warnings(), isolated(self.rng.seed, name, stream, int(index[0])):
                 warnings.simplefilter("ignore", AttackWarning)
                 found = attack.run(view, x, y, threat, rng, **chosen).detach().float()
@@ -123,9 +123,9 @@ class Probe:
         fooled = self.plain.clone()
         for loss, step in (("margin", 1.0), ("ce", 2.0), ("margin", 0.1)):
             decay = "cosine" if step >= 1 else "none"
-            run: dict[str, Any] = {"steps": 100, "step": step, "loss": loss, "decay": decay, "rough": True}
+            run: dict[str, Any] = {"steps": 100, "step": step, "loss": loss, "decay": decay, "low_precision": True}
             fooled |= self.attack("pgd", among=~fooled, stream=f"white {step}", **run)
-        return fooled | self.attack("apgd", among=~fooled, steps=50, rough=True)
+        return fooled | self.attack("apgd", among=~fooled, steps=50, low_precision=True)
 
     @cached_property
     def black(self) -> Tensor:
@@ -139,11 +139,11 @@ class Probe:
     def climbed(self, ball: ThreatModel) -> Tensor:
         """What falls to a way up the margin from the clean image, in a ball of another radius."""
         run: dict[str, Any] = {"steps": 60, "step": 0.5, "decay": "cosine", "loss": "margin", "start": "clean"}
-        return self.once(f"climbed {ball}", lambda: self.attack("pgd", threat=ball, rough=True, **run))
+        return self.once(f"climbed {ball}", lambda: self.attack("pgd", threat=ball, low_precision=True, **run))
 
     def fallen(self, ball: ThreatModel) -> Tensor:
         """What falls to gradient attacks in a ball of another radius."""
-        run: dict[str, Any] = {"steps": 60, "step": 1.0, "decay": "cosine", "loss": "ce", "threat": ball, "rough": True}
+        run: dict[str, Any] = {"steps": 60, "step": 1.0, "decay": "cosine", "loss": "ce", "threat": ball, "low_precision": True}
         climbed = self.climbed(ball)
         return self.once(f"fallen {ball}", lambda: climbed | self.attack("pgd", among=~climbed, **run))
 

@@ -80,7 +80,7 @@ def converged(probe: Probe) -> float:
     """Whether more steps and restarts break what the evaluation left."""
     left = ~probe.broken
     found = torch.zeros_like(left)
-    run: dict[str, Any] = {"steps": 100, "step": 2.0, "decay": "cosine", "rough": True}
+    run: dict[str, Any] = {"steps": 100, "step": 2.0, "decay": "cosine", "low_precision": True}
     for restart in range(2):
         for loss in ("margin", "ce"):
             found |= probe.attack("pgd", among=left & ~found, loss=loss, stream=f"more {restart}", **run)
@@ -124,8 +124,8 @@ def unbounded(probe: Probe) -> float:
     """
     ball = _whole(probe.threat, probe.x)
     left = ~probe.climbed(ball)
-    run: dict[str, Any] = {"steps": 100, "step": 0.1, "loss": "ce", "start": "clean", "stream": "unbounded", "rough": True}
-    return _share(left & ~probe.attack("pgd", among=left, threat=ball, **run))
+    run: dict[str, Any] = {"steps": 100, "step": 0.1, "loss": "ce", "start": "clean", "low_precision": True}
+    return _share(left & ~probe.attack("pgd", among=left, threat=ball, stream="unbounded", **run))
 
 
 @check(
@@ -137,7 +137,7 @@ def unbounded(probe: Probe) -> float:
 def losses_apart(probe: Probe) -> Measured:
     """How far attacks on the cross-entropy and on the margin lie apart."""
     one, other = (
-        _standing(probe.attack("pgd", steps=40, step=1.0, decay="cosine", loss=loss, stream="apart", rough=True))
+        _standing(probe.attack("pgd", steps=40, step=1.0, decay="cosine", loss=loss, stream="apart", low_precision=True))
         for loss in ("ce", "margin")
     )
     return Measured(abs(one - other), {"one": one, "other": other})

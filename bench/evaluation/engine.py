@@ -39,7 +39,7 @@ class Run(NamedTuple):
     """Unique within the attack."""
     stream: tuple[str | int, ...]
     """Names its noise; runs that shall differ in nothing but their parameters share one."""
-    rough: bool = False
+    low_precision: bool = False
     """Whether gradients may come from the network in a faster precision."""
     keep: bool = False
     """Whether candidates that did not fool are kept too, for later runs to go on from."""
@@ -57,7 +57,7 @@ class Evaluation:
     batch_size: int
     folder: Path
     report: Reporter
-    rough: nn.Module | None = None
+    low_precision: nn.Module | None = None
     """The network in a faster precision, where there is one."""
     randomised: bool = False
     """Whether the network answers the same images differently."""
@@ -180,8 +180,8 @@ class Evaluation:
         limit = parameters.get("queries") if attack.access in ("score", "decision") else None
         meter = Meter(len(index), x.device, limit, self.eot)
         view = VIEWS[attack.access](self.seen, meter, self.closest[index].to(x.device))
-        if run.rough and isinstance(view, Gradient):
-            view.roughen(self.rough)
+        if run.low_precision and isinstance(view, Gradient):
+            view.use_low_precision(self.low_precision)
         rng = Rng(self.seed, self.data.ids[index.to(x.device)]).at(run.number, *run.stream)
         with isolated(self.seed, *run.stream, int(index[0])) if self.randomised else nullcontext():
             z = attack.run(view, x, y, self.threat, rng, **parameters).detach().float()

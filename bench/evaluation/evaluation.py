@@ -13,9 +13,9 @@ from bench.core import VOTES, Judge, ThreatModel, device
 from bench.data import Dataset, has_own_split, load
 from bench.diagnose import ACTIVE, CHECKS, choose, diagnose
 from bench.errors import BadInput
-from bench.evaluation.bfloat16 import roughen
 from bench.evaluation.certificates import certify
 from bench.evaluation.engine import Evaluation
+from bench.evaluation.low_precision import to_low_precision
 from bench.evaluation.portfolio import run_portfolio
 from bench.evaluation.record import About, broken_ids, make_card
 from bench.evaluation.request import EvaluationRequest, Execution, radii
@@ -85,12 +85,12 @@ def _attacked(task: Task) -> Card:
             return card
         began = time.monotonic()
         net = subject.model.net.to(task.where)
-        rough, search = None, "float32: it is randomised"
+        faster, search = None, "float32: it is randomised"
         if not subject.noisy:
-            rough, search = roughen(net, *(part.to(task.where) for part in subject.first))
+            faster, search = to_low_precision(net, *(part.to(task.where) for part in subject.first))
         run = Evaluation(
             net=net, data=task.data, threat=task.balls[0], plan=task.plan, seed=task.request.seed, batch_size=task.batch_size,
-            folder=folder / "units", report=report, rough=rough, randomised=subject.noisy, eot=task.draws,
+            folder=folder / "units", report=report, low_precision=faster, randomised=subject.noisy, eot=task.draws,
         )  # fmt: skip
         attacks, curve = carry_out(run, task.balls)
         # What the defense added last can prove, else what the one of the training can; nothing of an image in company.
@@ -111,9 +111,9 @@ def _diagnosed(task: Task, card: Card, active: bool) -> Card:
     with Reporter(f"diagnose {card.name}", len(CHECKS), quiet=task.quiet) as report, device.exact_float32():
         net, noisy = task.subject.model.net.to(task.where), task.subject.noisy
         judge = Judge(net, threat, VOTES if noisy else 1, card.seed)
-        rough = None if noisy else roughen(net, *(part.to(task.where) for part in task.subject.first))[0]
+        faster = None if noisy else to_low_precision(net, *(part.to(task.where) for part in task.subject.first))[0]
         probe = choose(
-            task.data, judge, broken, batch_size=task.batch_size, pool=_pool(task), rough=rough, own=card.attacks
+            task.data, judge, broken, batch_size=task.batch_size, pool=_pool(task), low_precision=faster, own=card.attacks
         )  # fmt: skip
         diagnosis = diagnose(probe, report, active=active)
         with alone(task.folder, report.tell):

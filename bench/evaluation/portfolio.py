@@ -55,8 +55,8 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
     fell = sum(round.broken for round in search.rounds if round.stage == "sweep")
     search.effort = ESCALATION
     search.sweep(search.finalists()[:fell])
-    if search.rough:
-        search.rough, search.effort = False, 1
+    if search.low_precision:
+        search.low_precision, search.effort = False, 1
         search.left = spec.budget * len(search.closest()) // 4
         search.sweep(search.finalists())
     evaluation.report.advance(1.0, f"{spec.label}: {search.standing():.1%} stand")
@@ -78,7 +78,7 @@ class _Search:
     """Why the gradient is believed to be masked; empty where it is not."""
 
     def __post_init__(self) -> None:
-        self.rough = self.spec.rough and self.evaluation.rough is not None
+        self.low_precision = self.spec.rough and self.evaluation.low_precision is not None
         self.reach = len(self.evaluation.data)
         """How many of the closest survivors a round takes on."""
         self.fewest = FEWEST
@@ -161,7 +161,7 @@ class _Search:
         name = f"round {self.evaluation.launched}: {arm.label}"
         stream = ("round", self.evaluation.launched)
         parameters = _stronger(arm.parameters, self.effort)
-        run = Run(self.number, self.spec.label, get_attack(arm.attack), parameters, name, stream, self.rough, keep=True)
+        run = Run(self.number, self.spec.label, get_attack(arm.attack), parameters, name, stream, self.low_precision, keep=True)
         before = self.evaluation.margin[samples].clamp_max(-1e-9)
         units = self.evaluation.launch(run, samples, absorb=False)
         if not units:
@@ -179,7 +179,7 @@ class _Search:
                 stage=stage,
                 arm=trial.arm.label,
                 effort=self.effort,
-                rough=self.rough,
+                rough=self.low_precision,
                 samples=len(samples),
                 broken=int(trial.fooled.sum()),
                 progress=round(float(trial.progress.sum()), 3),

@@ -3,6 +3,6 @@
 May import bench.errors.
 """
 
+from bench.files.atomic import atomic, below, read_text, regular, sha256, write_text
 from bench.files.lock import LOCK, alone, bury
 from bench.files.progress import Reporter
-from bench.files.whole import atomic, below, read_text, regular, sha256, write_text

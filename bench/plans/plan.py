@@ -60,7 +60,7 @@ class AttackSpec(Arm):
 
 
 class Portfolio(BaseModel):
-    """Attacks that compete for the survivors, and go on only as long as they break any (bench/portfolio.py)."""
+    """Attacks that compete for the survivors, and go on only as long as they break any (bench/evaluation/portfolio.py)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

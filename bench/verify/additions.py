@@ -13,7 +13,7 @@ from bench.errors import BadInput
 from bench.files import Reporter, alone
 from bench.results import MOST, SCHEMA, Addition, Card, read_card, read_examples, signature, write_archive
 from bench.statistics import wilson
-from bench.verify.cards import FIRST, Stand, Verified, cards_of, judged, printable, to_json
+from bench.verify.cards import FIRST, Case, Verified, cards_of, judged, printable, to_json
 from bench.verify.cards import render as show
 from bench.verify.consistency import Proof
 from bench.verify.loading import Given
@@ -45,21 +45,21 @@ def add(place: Path, file: Path, by: str, given: Given, *, quiet: bool = False) 
     path = paths[0]
     with Reporter("verify", 1, quiet=quiet) as report, alone(path.parent, report.say), device.exact_float32():
         card = read_card(path)
-        before, stand = judged(card, path, given)
-        if stand is None or before.verdict != "holds":
+        before, case = judged(card, path, given)
+        if case is None or before.verdict != "holds":
             return Added(before, None, ["the card has to hold before anything is added to it"])
-        shape = stand.jury.data.shape
+        shape = case.jury.data.shape
         proof = Proof(str(file), *read_examples(file, shape, min(max(FEWEST, card.n), MOST)))
-        found = stand.jury.examine(proof, strict=True)
-        lowered, told = _lowered(stand, path, proof, found, by)
+        found = case.jury.examine(proof, strict=True)
+        lowered, told = _lowered(case, path, proof, found, by)
     return Added(before, lowered, told)
 
 
-def _lowered(stand: Stand, path: Path, proof: Proof, found: Examined, by: str) -> tuple[Card | None, list[str]]:
+def _lowered(case: Case, path: Path, proof: Proof, found: Examined, by: str) -> tuple[Card | None, list[str]]:
     """Write what breaks a sample that stood, and the card with it; why not where nothing does."""
-    card, samples = stand.card, stand.claims.samples
+    card, samples = case.card, case.evidence.samples
     assert samples is not None
-    fallen = torch.cat([samples.ids[~samples.clean], *(old.ids for old in stand.claims.proofs)])
+    fallen = torch.cat([samples.ids[~samples.clean], *(old.ids for old in case.evidence.proofs)])
     new = found.holds & ~torch.isin(proof.ids, fallen)
     idle = {int(sample): "has fallen already" for sample in proof.ids[found.holds & ~new]}
     told = _reasons({**found.problems, **idle})

@@ -18,7 +18,7 @@ from bench.core import ThreatModel, device
 from bench.errors import BadInput
 from bench.files import Reporter, below
 from bench.results import Card, read_card
-from bench.verify.consistency import Check, Claims, check, plan_note, read_claims
+from bench.verify.consistency import Check, Evidence, check, plan_note, read_evidence
 from bench.verify.loading import Given, NotHere, load_data, load_model
 from bench.verify.recheck import Examined, Jury
 
@@ -50,11 +50,11 @@ class Verified(NamedTuple):
         return "not checked" if any(found.ok is None for found in self.checks) else "holds"
 
 
-class Stand(NamedTuple):
+class Case(NamedTuple):
     """A card with everything that judges it."""
 
     card: Card
-    claims: Claims
+    evidence: Evidence
     jury: Jury
 
 
@@ -88,45 +88,45 @@ def verify_card(path: Path, given: Given) -> Verified:
     return judged(card, path, given)[0]
 
 
-def judged(card: Card, path: Path, given: Given) -> tuple[Verified, Stand | None]:
+def judged(card: Card, path: Path, given: Given) -> tuple[Verified, Case | None]:
     """What holds of a card, and what is needed to judge more examples; None where it could not be checked."""
-    claims = read_claims(card, path.parent)
-    checks, robust = [*claims.checks], None
+    evidence = read_evidence(card, path.parent)
+    checks, robust = [*evidence.checks], None
     found: list[Examined] = []
-    stand = None
+    case = None
     try:
-        samples = load_data(card, claims, given, checks)
+        samples = load_data(card, evidence, given, checks)
         under = load_model(card, path, samples, given, checks) if samples else None
-        there = len(claims.proofs) == 1 + len(card.additions)
-        if samples and under and claims.samples and there:
+        there = len(evidence.proofs) == 1 + len(card.additions)
+        if samples and under and evidence.samples and there:
             threat = ThreatModel.parse(card.threat.norm, card.threat.eps)
             batch_size = given.batch_size or (256 if samples.x.device.type == "cpu" else 1024)
-            stand = Stand(card, claims, Jury(under, samples, threat, card.archive.sha256, batch_size))
-            robust, found = _examples(stand, checks)
+            case = Case(card, evidence, Jury(under, samples, threat, card.archive.sha256, batch_size))
+            robust, found = _examples(case, checks)
     except NotHere as error:
         checks.append(Check("not checked", None, (str(error),)))
     notes = _notes(card, found)
     if not found:
-        return Verified(path, card, checks, examples=sum(len(proof.ids) for proof in claims.proofs), notes=notes), None
+        return Verified(path, card, checks, examples=sum(len(proof.ids) for proof in evidence.proofs), notes=notes), None
     holding, surviving = (torch.cat([getattr(one, key) for one in found]) for key in ("holds", "survives"))
-    return Verified(path, card, checks, robust, len(holding), int(holding.sum()), int(surviving.sum()), notes), stand
+    return Verified(path, card, checks, robust, len(holding), int(holding.sum()), int(surviving.sum()), notes), case
 
 
-def _examples(stand: Stand, checks: list[Check]) -> tuple[float, list[Examined]]:
+def _examples(case: Case, checks: list[Check]) -> tuple[float, list[Examined]]:
     """Judge the clean images and every example; robust accuracy as they prove it."""
-    card, claims, jury = stand.card, stand.claims, stand.jury
-    assert claims.samples is not None
-    clean = jury.clean(claims.samples)
+    card, evidence, jury = case.card, case.evidence, case.jury
+    assert evidence.samples is not None
+    clean = jury.clean(evidence.samples)
     problems = _first(clean.problems)
     if problems and not jury.noisy:
         problems.insert(0, f"the card says {card.clean_accuracy:.2%}, and it is {clean.now / card.n:.2%} now")
     checks.append(check("clean accuracy", problems, clean.seen))
-    found = [jury.examine(proof) for proof in claims.proofs]
+    found = [jury.examine(proof) for proof in evidence.proofs]
     standing = clean.right.clone()
     problems = []
-    for proof, one in zip(claims.proofs, found, strict=True):
+    for proof, one in zip(evidence.proofs, found, strict=True):
         problems += [f"sample {sample}: {fault}" for sample, fault in one.problems.items()]
-        standing[torch.isin(claims.samples.ids, proof.ids[one.holds])] = False
+        standing[torch.isin(evidence.samples.ids, proof.ids[one.holds])] = False
     checks.append(check("examples", _first(problems), _seen(found, jury.noisy)))
     robust = int(standing.sum()) / card.n
     told = f"the card says {card.robust_accuracy:.2%}, the examples that hold prove {robust:.2%}"

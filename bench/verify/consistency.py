@@ -50,7 +50,7 @@ class Samples(NamedTuple):
     """Which are right on the clean image, bool [n]."""
 
 
-class Claims(NamedTuple):
+class Evidence(NamedTuple):
     """What the files of a card say, as far as they can be read."""
 
     checks: list[Check]
@@ -59,7 +59,7 @@ class Claims(NamedTuple):
     """The archive, then the additions."""
 
 
-def read_claims(card: Card, folder: Path) -> Claims:
+def read_evidence(card: Card, folder: Path) -> Evidence:
     """Read everything beside a card, and check all that can be checked without the model and the data."""
     checks = [check("card", [*_arithmetic(card)], f"its numbers fit each other, n = {card.n}")]
     samples, fallen = None, None
@@ -81,7 +81,7 @@ def read_claims(card: Card, folder: Path) -> Claims:
     if samples is not None and card.additions:
         standing = samples.ids[samples.clean & ~torch.from_numpy(fallen)]
         checks += [_additions(card, proofs[1:], standing)] if len(proofs) == 1 + len(card.additions) else []
-    return Claims(checks, samples, proofs)
+    return Evidence(checks, samples, proofs)
 
 
 def _arithmetic(card: Card) -> Iterator[str]:

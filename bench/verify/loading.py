@@ -15,7 +15,7 @@ from bench.errors import GauntletError, UnknownName
 from bench.models import Subject, load_subject, training_record
 from bench.plugins import registry
 from bench.results import Card
-from bench.verify.consistency import Check, Claims, check
+from bench.verify.consistency import Check, Evidence, check
 
 
 class Given(NamedTuple):
@@ -31,7 +31,7 @@ class NotHere(GauntletError):
     """What a card needs in order to be checked and what this machine has not; nothing is wrong with the card."""
 
 
-def load_data(card: Card, claims: Claims, given: Given, checks: list[Check]) -> Dataset | None:
+def load_data(card: Card, evidence: Evidence, given: Given, checks: list[Check]) -> Dataset | None:
     """The samples of a card, where they are those that it was made on."""
     try:
         named = given.dataset or card.dataset
@@ -49,9 +49,9 @@ def load_data(card: Card, claims: Claims, given: Given, checks: list[Check]) -> 
             f"the first {card.n} samples of {named} {card.data.split} have the digest {samples.digest[:12]}, "
             f"the card says {card.data.digest[:12]}: it is of other data than it names"
         )
-    if claims.samples and not problems:
+    if evidence.samples and not problems:
         for key, own in (("ids", samples.ids), ("labels", samples.y)):
-            if not torch.equal(getattr(claims.samples, key), own):
+            if not torch.equal(getattr(evidence.samples, key), own):
                 problems.append(f"the {key} of the records are not those of the first {card.n} samples of {named}")
     checks.append(check("data", problems, f"{named} {card.data.split}, {samples.source}"))
     return None if problems else samples.to(device.pick(given.device))

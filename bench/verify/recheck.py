@@ -6,7 +6,7 @@ taken as the card has it, and told.
 A network that answers at random is asked anew, with noise that depends on the archive's own digest, so that nobody can choose
 examples for noise he knows. A claim ("right", "broken") is confirmed where a majority of VOTES fresh answers agrees with it.
 One that is not is asked VOTES + MORE times again, and fails where not one of these answers agrees: that the answers which once
-made a majority of VOTES come from the same network has then a chance below 1.3e-7 for each candidate that was tried. Claims
+made a majority of VOTES come from the same network has then a chance below 1.3e-7 for each candidate that was tried. Evidence
 about clean images also fail together: honest ones flip as often one way as the other, which an exact test of the two counts
 rejects at p below 1e-6.
 """
@@ -150,7 +150,7 @@ class Jury:
         return agree
 
     def _never(self, x: Tensor, y: Tensor, claimed: Tensor, doubtful: Tensor) -> Tensor:
-        """Of the doubtful claims those that no answer agrees with, bool [N]; all of them where answers repeat themselves."""
+        """Of the doubtful evidence those that no answer agrees with, bool [N]; all of them where answers repeat themselves."""
         if not self.noisy or not doubtful.any():
             return doubtful
         never = doubtful.clone()

@@ -24,7 +24,7 @@ from bench.compare.gate_report import render as told
 from bench.compare.pairs import compare_rows, render
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput
-from bench.files.whole import sha256
+from bench.files.atomic import sha256
 from bench.plans.built_in import PLANS
 from bench.report.tables import leaderboard, read_cards, write_leaderboard
 from bench.results.archive import write_archive, write_records

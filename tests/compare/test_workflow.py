@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from bench import evaluate
-from bench.files.whole import sha256
+from bench.files.atomic import sha256
 from bench.results.archive import read_tensors
 from bench.results.outcomes import read_outcomes
 

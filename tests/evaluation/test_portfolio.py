@@ -20,9 +20,9 @@ from bench.core.threat import ThreatModel
 from bench.core.views import Gradient, Meter, Score
 from bench.data.datasets import Dataset, load
 from bench.errors import BadInput, GauntletError
-from bench.evaluation.bfloat16 import WORTHWHILE, Rough, roughen
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.evaluation import carry_out
+from bench.evaluation.low_precision import WORTHWHILE, LowPrecision, to_low_precision
 from bench.evaluation.portfolio import MASKED
 from bench.evaluation.units import Unit
 from bench.files.progress import Reporter
@@ -493,7 +493,7 @@ def test_a_small_network_is_searched_in_float32(weights: str) -> None:
     net = resolve(weights, (1, 8, 8), 10).net
     x, y = load("digits", "test").batch(torch.arange(64))
     reason = "the network is too small" if native_bf16(x.device) else "the device has no bfloat16"
-    rough, told = roughen(net, x, y)
+    rough, told = to_low_precision(net, x, y)
     assert rough is None
     assert told.startswith(f"float32: {reason}")
 
@@ -503,7 +503,7 @@ def test_a_rough_network_is_the_network_to_its_precision(weights: str) -> None:
     net = resolve(weights, (1, 8, 8), 10).net
     x, _ = load("digits", "test").batch(torch.arange(200))
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    rough = Rough(net).eval()
+    rough = LowPrecision(net).eval()
     with torch.no_grad():
         exact, close = net(x), rough(x)
     assert close.dtype == torch.float32
@@ -547,11 +547,11 @@ def test_a_network_that_bfloat16_does_not_suit_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, before: Callable[[Tensor], Tensor] | None, reason: str
 ) -> None:
     # Any processor can compute in bfloat16; the question is only whether that is faster.
-    monkeypatch.setattr("bench.evaluation.bfloat16.native_bf16", lambda _: True)
+    monkeypatch.setattr("bench.evaluation.low_precision.native_bf16", lambda _: True)
     x, y = load("digits", "test").batch(torch.arange(16))
     with isolated(0):
         net = Wide(before) if before else Wide()
-    rough, told = roughen(net.eval().requires_grad_(False), x, y)
+    rough, told = to_low_precision(net.eval().requires_grad_(False), x, y)
     assert told.startswith(reason)
     assert (rough is not None) == (reason == "bfloat16")
 
@@ -577,7 +577,7 @@ class Constant(nn.Module):
 
 def _pgd(net: nn.Module, rough: nn.Module | None, x: Tensor, y: Tensor, **parameters: Any) -> tuple[Tensor, Meter]:
     view = Gradient(net, meter := Meter(len(x), x.device))
-    view.roughen(rough)
+    view.use_low_precision(rough)
     pgd = get_attack("pgd")
     return pgd.run(view, x, y, LINF, Rng(0, torch.arange(len(x))), **pgd.configure(parameters)), meter
 
@@ -599,7 +599,7 @@ def test_the_network_itself_decides_what_a_rough_one_claims(weights: str) -> Non
 
 def test_a_rough_network_that_is_wrong_breaks_nothing_that_stands(weights: str, tmp_path: Path) -> None:
     net, data = resolve(weights, (1, 8, 8), 10).net, load("digits", "test").first(60)
-    made = searched(net, data, tmp_path, SMALL, rough=Constant())
+    made = searched(net, data, tmp_path, SMALL, low_precision=Constant())
     assert [round.rough for round in rounds(made)] == sorted((round.rough for round in rounds(made)), reverse=True)
     assert not rounds(made)[-1].rough
     proven = made.broken & made.clean

@@ -18,7 +18,7 @@ from bench.core.device import native_bf16
 from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.core.views import VIEWS, Meter
-from bench.evaluation.bfloat16 import Rough
+from bench.evaluation.low_precision import LowPrecision
 from bench.models import build
 from bench.plugins.registry import get_attack
 
@@ -64,7 +64,7 @@ def step(net: nn.Module, rough: nn.Module | None, x: Tensor, y: Tensor) -> float
 
     def run(steps: int) -> None:
         view = VIEWS["gradient"](net, Meter(len(x), x.device))
-        view.roughen(rough)
+        view.use_low_precision(rough)
         rng = Rng(0, torch.arange(len(x), device=x.device))
         pgd.run(view, x, y, threat, rng, **pgd.configure({"steps": steps, "cycles": False, "loss": "margin"}))
 
@@ -88,7 +88,7 @@ def main() -> None:
             per_operation, per_byte = rates(device, dtype)
             operations, moved = needs(net, x, dtype.itemsize)
             floors = operations / per_operation, moved / per_byte
-            taken = step(net, Rough(net).eval() if dtype is torch.bfloat16 else None, x, y)
+            taken = step(net, LowPrecision(net).eval() if dtype is torch.bfloat16 else None, x, y)
             rows.append((
                 arch, str(dtype).removeprefix("torch."), f"{operations / 1e9:.2f}", f"{moved / 2**20:.0f}",
                 *(f"{1000 * floor:.1f}" for floor in floors), f"{1000 * taken:.1f}", f"{taken / max(floors):.1f}",

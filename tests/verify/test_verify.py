@@ -24,7 +24,7 @@ from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.data.datasets import load
 from bench.errors import BadInput, GauntletError
-from bench.files.whole import sha256
+from bench.files.atomic import sha256
 from bench.models import resolve
 from bench.results.archive import read_archive, read_examples, read_records, read_tensors, write_archive, write_records
 from bench.results.card import Card, read_card

@@ -17,7 +17,7 @@ ALIKE = 0.9
 """The least share of the network's answers, and the least cosine to its gradients, of a copy that is good enough."""
 
 
-class Rough(nn.Module):
+class LowPrecision(nn.Module):
     """A copy of a network in bfloat16, images with channels last; float32 in and out."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -30,7 +30,7 @@ class Rough(nn.Module):
         return logits.float()
 
 
-def roughen(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | None, str]:
+def to_low_precision(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | None, str]:
     """A faster copy of the network, or None, and why; x, y: a batch that shows whether the copy is one.
 
     The choice depends on the device, the network and the images, never on a measured time: the same run makes it again.
@@ -42,19 +42,19 @@ def roughen(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | None, str
     if counter.get_total_flops() < WORTHWHILE * len(x):
         return None, "float32: the network is too small to gain from bfloat16"
     try:
-        rough = Rough(net).eval().requires_grad_(False)
-        (answers, slopes), (theirs, rougher) = _answers(net, x, y), _answers(rough, x, y)
+        faster = LowPrecision(net).eval().requires_grad_(False)
+        (answers, slopes), (theirs, coarser) = _answers(net, x, y), _answers(faster, x, y)
     except Exception as error:  # whatever the network raises
         told = str(error).partition("\n")[0]
         return None, f"float32: the network does not run in bfloat16: {type(error).__name__}: {told}"
     agreement = float((answers == theirs).double().mean())
-    cosine = float(torch.cosine_similarity(slopes, rougher).median())
+    cosine = float(torch.cosine_similarity(slopes, coarser).median())
     if agreement < ALIKE or not cosine >= ALIKE:
         return (
             None,
             f"float32: bfloat16 agrees on {agreement:.0%} of the images, with gradients at cosine {cosine:.2f}",
         )
-    return rough, "bfloat16"
+    return faster, "bfloat16"
 
 
 def _answers(net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
