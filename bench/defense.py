@@ -10,10 +10,12 @@ from bench.core.threat import Norm, ThreatModel
 from bench.data.datasets import Dataset
 from bench.errors import BadInput
 from bench.plugins.contract import Context, Defense, InputGradient, TrainedNet, adversarial_step, projected_step
+from bench.plugins.named_files import DataFile, WeightsFile
 from bench.plugins.registry import defense
 from bench.plugins.schedules import rising_budget
 
 __all__ = [
-    "BadInput", "Context", "Dataset", "Defense", "InputGradient", "Norm", "Rng", "ThreatModel", "TrainedNet",
-    "adversarial_step", "cross_entropy", "defense", "isolated", "margin", "margin_targeted", "projected_step", "rising_budget",
+    "BadInput", "Context", "DataFile", "Dataset", "Defense", "InputGradient", "Norm", "Rng", "ThreatModel", "TrainedNet",
+    "WeightsFile", "adversarial_step", "cross_entropy", "defense", "isolated", "margin", "margin_targeted", "projected_step",
+    "rising_budget",
 ]  # fmt: skip

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.compare import known_outcomes
-from bench.report import FORMATS, read_rows, render, write_leaderboard
+from bench.report import FORMATS, read_entries, render, write_leaderboard
 from bench.runs import run
 
 DEFENSES = ("standard", "fast_at", "noise_fgsm", "clean_warmup", "periodic_budget", "pgd_at")
@@ -16,6 +15,5 @@ def demo(results: Path, *, quiet: bool = False) -> str:
     for name in DEFENSES:
         run(name, dataset="digits", plan_name="smoke", results=results, quiet=quiet)
     write_leaderboard(results, FORMATS)
-    rows, _ = read_rows(results)
-    table = render([card for card, _ in rows], "text", outcomes=[known_outcomes(*row) for row in rows])
+    table = render(read_entries([results])[0], "text")
     return f"{table}\nwritten to {results}: cards, adversarial examples, leaderboard.md, .csv, .tex and .html"

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
+from bench.data import CLASSES
 from bench.errors import GauntletError
 from bench.results import Card, Flags, Outcomes, outcomes_of
-from bench.statistics import holm, mcnemar_each, two_proportions
+from bench.statistics import Floats, holm, mcnemar_each, two_proportions
 
 ALPHA = 0.05
 """Level of all pairs of a section together."""
 
 
 class Row(NamedTuple):
-    """What a band is made from."""
+    """What a band is made from: a model, or a method with several seeds."""
 
-    standing: int
-    """Samples that the model stands on, of n."""
+    shares: tuple[float, ...]
+    """Of the samples, those that it stands on: one for each seed."""
     n: int
     samples: Hashable
     """Rows with the same value are over the same samples."""
     flags: Flags | None = None
-    """The samples it stands on, in the same order as in every row over the same samples; None without records."""
+    """The samples it stands on with each seed, bool [seeds, n], in the same order as in every row over the same samples; None
+    without records."""
 
 
 def rank_bands(rows: Sequence[Row], alpha: float = ALPHA) -> list[tuple[int, int]]:
     """Best and worst place of every row: 1 + how many are significantly better, and as many fewer than all as are worse.
 
-    Every pair is tested, by exact McNemar where the outcomes of both are there for the same samples, else as proportions of
-    independent samples, which needs larger differences; Holm keeps the level over all pairs together.
+    Every pair is tested on its samples: by exact McNemar where the outcomes of both are there for the same samples and each has
+    one seed, by the paired differences of the means over seeds where one has several, else as proportions of independent
+    samples, which needs larger differences. Where a row has several seeds, the pair must differ between seeds too. Holm keeps
+    the level over all pairs together.
     """
     size = len(rows)
     one, other = np.triu_indices(size, 1)
-    standing, n = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("standing", "n"))
-    p = two_proportions(standing[one], n[one], standing[other], n[other])
-    paired, only = _discordant(rows)
-    exact = paired[one, other]
-    p[exact] = mcnemar_each(only[one, other][exact], only[other, one][exact])
-    share = standing / n
+    share = np.array([np.mean(row.shares) for row in rows])
+    p = np.maximum(_between_samples(rows, share), _between_seeds(rows, share))[one, other]
     apart = np.zeros((size, size), dtype=bool)
     apart[one, other] = apart[other, one] = holm(p) < alpha
     better = (apart & (share[None, :] > share[:, None])).sum(1)
@@ -50,26 +52,74 @@ def rank_bands(rows: Sequence[Row], alpha: float = ALPHA) -> list[tuple[int, int
     return [(int(1 + up), int(size - down)) for up, down in zip(better, worse, strict=True)]
 
 
-def _discordant(rows: Sequence[Row]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which pairs of rows have their outcomes on the same samples, and on how many samples only the first of a pair stands."""
-    paired = np.zeros((len(rows), len(rows)), dtype=bool)
-    only = np.zeros((len(rows), len(rows)), dtype=np.int64)
+def _between_samples(rows: Sequence[Row], share: Floats) -> Floats:
+    """p of every pair, [R, R]: could the samples alone make this difference?"""
+    n = np.array([row.n for row in rows], dtype=float)
+    standing = share * n
+    p = two_proportions(standing[:, None], n[:, None], standing[None, :], n[None, :])
+    for places in _groups(rows):
+        # Sums of ones in float32 are exact up to 2^24, and no integer type is multiplied as fast.
+        means = np.array([np.mean(np.asarray(rows[place].flags), axis=0) for place in places], dtype=np.float32)
+        both, block = (means @ means.T).astype(float), np.ix_(places, places)
+        alone = both.diagonal()[:, None] - both
+        single = np.array([len(rows[place].shares) == 1 for place in places])
+        exact = single[:, None] & single[None, :]
+        counts = np.where(exact, alone, 0).round().astype(np.int64)
+        size, gap = means.shape[1], share[places][:, None] - share[places][None, :]
+        variance = np.maximum((alone + alone.T) / size - gap**2, 0) / size
+        score = np.divide(np.abs(gap), np.sqrt(variance), out=np.where(gap == 0, 0.0, np.inf), where=variance > 0)
+        p[block] = np.where(exact, mcnemar_each(counts, counts.T), 2 * norm.sf(score))
+    return p
+
+
+def _between_seeds(rows: Sequence[Row], share: Floats) -> Floats:
+    """p of every pair, [R, R]: could seeds alone make this difference? 0 where neither has more than one.
+
+    Welch's t test; a row with a single seed is taken to vary as much as the one it is compared with.
+    """
+    k = np.array([len(row.shares) for row in rows], dtype=float)
+    spread = np.array([np.var(row.shares, ddof=1) if len(row.shares) > 1 else np.nan for row in rows])
+    several = k > 1
+    mine = np.where(several[:, None], (spread / k)[:, None], spread[None, :])
+    total = mine + mine.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        welch = total**2 / ((mine**2 / (k - 1)[:, None]) + (mine.T**2 / (k - 1)[None, :]))
+        degrees = np.where(several[:, None] & several[None, :], welch, np.maximum(k[:, None], k[None, :]) - 1)
+        gap = np.abs(share[:, None] - share[None, :])
+        p = np.where(total > 0, 2 * student.sf(gap / np.sqrt(total), degrees), np.where(gap > 0, 0.0, 1.0))
+    return np.where(several[:, None] | several[None, :], p, 0.0)
+
+
+def _groups(rows: Sequence[Row]) -> list[list[int]]:
+    """The places of rows whose outcomes are there for the same samples."""
     groups: dict[Hashable, list[int]] = {}
     for place, row in enumerate(rows):
         if row.flags is not None:
-            groups.setdefault((row.samples, len(row.flags)), []).append(place)
-    for places in groups.values():
-        # Sums of ones in float32 are exact up to 2^24, and no integer type is multiplied as fast.
-        stands = np.array([rows[place].flags for place in places], dtype=np.float32)
-        block = np.ix_(places, places)
-        only[block] = (stands.sum(1)[:, None] - stands @ stands.T).round()
-        paired[block] = True
-    return paired, only
+            groups.setdefault((row.samples, row.n), []).append(place)
+    return list(groups.values())
 
 
-def section(card: Card) -> tuple[str, str, str]:
-    """Rows are ranked within one of these: data set, threat model and plan."""
-    return card.dataset, f"{card.threat.norm} {card.threat.eps}", card.plan.name
+Section = tuple[str, str, str]
+"""Data set, threat model and plan; rows are ranked within one."""
+
+
+def sections(cards: Sequence[Card]) -> list[Section]:
+    """The section of every card. A user's own data are one data set by content, whatever the file is called."""
+    names = data_names(cards)
+    return [(name, f"{card.threat.norm} {card.threat.eps}", card.plan.name) for name, card in zip(names, cards, strict=True)]
+
+
+def data_names(cards: Sequence[Card]) -> list[str]:
+    """What the data of every card are called among the others: equal exactly where they are the same."""
+    contents = [card.dataset if card.dataset in CLASSES else card.data.whole or Path(card.dataset).stem for card in cards]
+    named: dict[str, str] = {}
+    for content, card in sorted(zip(contents, cards, strict=True), key=lambda pair: (pair[0], pair[1].dataset)):
+        named.setdefault(content, card.dataset if card.dataset in CLASSES else Path(card.dataset).stem)
+    several = {name for name, count in Counter(named.values()).items() if count > 1}
+    return [
+        f"{named[content]} {content[:8]}" if named[content] in several and content not in CLASSES else named[content]
+        for content in contents
+    ]
 
 
 def known_outcomes(card: Card, path: Path) -> Outcomes | None:
@@ -80,36 +130,49 @@ def known_outcomes(card: Card, path: Path) -> Outcomes | None:
         return None
 
 
-def ranks(cards: Sequence[Card], outcomes: Sequence[Outcomes | None]) -> list[str]:
-    """The rank of every card in its section: "2-4", "1", or "-" for one that is not comparable or that a diagnosis doubts."""
-    ranked = ["-"] * len(cards)
-    for places in _sections(cards).values():
-        sound = [place for place in places if _sound(cards[place])]
-        bands = rank_bands([_row(cards[place], outcomes[place]) for place in sound])
+def ranks(cards: Sequence[Card], outcomes: Sequence[Outcomes | None], groups: Sequence[Sequence[int]] = ()) -> list[str]:
+    """The rank of every method in its section: "2-4", "1", or "-" for one that is not comparable or that a diagnosis doubts.
+
+    groups: the places of the cards of each method; without them every card is one.
+    """
+    groups = groups or [[place] for place in range(len(cards))]
+    ranked = ["-"] * len(groups)
+    for places in _sections(cards, groups).values():
+        sound = [place for place in places if all(_sound(cards[card]) for card in groups[place])]
+        bands = rank_bands([_row(cards, outcomes, groups[place]) for place in sound])
         for place, (best, worst) in zip(sound, bands, strict=True):
             ranked[place] = str(best) if best == worst else f"{best}-{worst}"
     return ranked
 
 
-def remarks(cards: Sequence[Card], outcomes: Sequence[Outcomes | None]) -> dict[tuple[str, str, str], str]:
+def remarks(
+    cards: Sequence[Card], outcomes: Sequence[Outcomes | None], groups: Sequence[Sequence[int]] = ()
+) -> dict[Section, str]:
     """What is to be said about the ranks of each section that has several."""
-    told = {}
-    for key, places in _sections(cards).items():
-        rows = [_row(cards[place], outcomes[place]) for place in places if _sound(cards[place])]
+    groups, told = groups or [[place] for place in range(len(cards))], {}
+    for key, places in _sections(cards, groups).items():
+        sound = [place for place in places if all(_sound(cards[card]) for card in groups[place])]
+        rows = [_row(cards, outcomes, groups[place]) for place in sound]
         if len(rows) > 1:
-            alone = int((_discordant(rows)[0].sum(1) < len(rows)).sum())
-            told[key] = _REMARK + (_INDEPENDENT.format(alone=alone, rows=len(rows)) if alone else "")
+            together = any(len(group) == len(rows) for group in _groups(rows))
+            told[key] = _REMARK + (_SEEDS if any(len(row.shares) > 1 for row in rows) else "")
+            told[key] += "" if together else _INDEPENDENT.format(rows=len(rows))
     return told
 
 
 _REMARK = "rank: the places that the samples leave open; exact McNemar for every pair, 5 % for all pairs together (Holm)"
-_INDEPENDENT = "; {alone} of {rows} rows lack records on the samples of the others, so they count as independent samples there"
+_SEEDS = (
+    "; methods with several seeds must differ on the samples and, by Welch's t test, between seeds; a single seed is taken to "
+    "vary as much as the others"
+)
+_INDEPENDENT = "; {rows} of {rows} rows lack records on the samples of the others, so they count as independent samples there"
 
 
-def _sections(cards: Sequence[Card]) -> dict[tuple[str, str, str], list[int]]:
-    found: dict[tuple[str, str, str], list[int]] = {}
-    for place, card in enumerate(cards):
-        found.setdefault(section(card), []).append(place)
+def _sections(cards: Sequence[Card], groups: Sequence[Sequence[int]]) -> dict[Section, list[int]]:
+    found: dict[Section, list[int]] = {}
+    every = sections(cards)
+    for place, group in enumerate(groups):
+        found.setdefault(every[group[0]], []).append(place)
     return found
 
 
@@ -117,8 +180,11 @@ def _sound(card: Card) -> bool:
     return not card.batch_dependent and (card.diagnosis is None or card.diagnosis.verdict == "ok")
 
 
-def _row(card: Card, outcomes: Outcomes | None) -> Row:
-    standing = round(card.robust_accuracy * card.n)
-    if outcomes is None:
-        return Row(standing, card.n, None)
-    return Row(standing, card.n, (card.data.digest, outcomes.ids.tobytes()), outcomes.robust)
+def _row(cards: Sequence[Card], outcomes: Sequence[Outcomes | None], group: Sequence[int]) -> Row:
+    shares = tuple(round(cards[place].robust_accuracy * cards[place].n) / cards[place].n for place in group)
+    first, known = cards[group[0]], [outcomes[place] for place in group]
+    there = [one for one in known if one is not None]
+    ids = {one.ids.tobytes() for one in there}
+    if len(there) < len(known) or len(ids) > 1:
+        return Row(shares, first.n, None)
+    return Row(shares, first.n, (first.data.digest, *ids), np.stack([one.robust for one in there]))

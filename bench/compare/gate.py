@@ -110,9 +110,10 @@ def _paired(first: Outcomes, second: Outcomes, metric: str, alpha: float, tolera
 
 
 def _weights(first: Card, second: Card) -> list[str]:
-    if first.model.digest != second.model.digest:
+    if first.identity != second.identity:
         return []
-    return ["the same model: its weights have not changed, so only code, versions or the seed of the evaluation can differ"]
+    same = "the same model: neither its weights nor its answers have changed"
+    return [f"{same}, so only code, versions or the seed of the evaluation can differ"]
 
 
 def _seconds(first: Card, second: Card, tolerance: float) -> Check:

@@ -52,6 +52,8 @@ class Dataset:
     ids: Tensor
     classes: int
     source: str
+    whole: str = ""
+    """Of a user's own source: the digest of the whole split that these samples are from; a named set is its name."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -124,7 +126,8 @@ def load(name_or_path: str, split: str = "test") -> Dataset:
     name = path.resolve().name if path.is_dir() else path.stem
     ids = torch.arange(len(x))
     dataset = Dataset(name, split, x, y, ids, max(2, highest + 1), name_or_path)
-    return dataset if split == "all" or not whole else dataset.select(_share(name_or_path, len(x), split))
+    dataset = dataset if split == "all" or not whole else dataset.select(_share(name_or_path, len(x), split))
+    return replace(dataset, whole=dataset.digest)
 
 
 def has_own_split(name_or_path: str) -> bool:

@@ -74,8 +74,10 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
             settings=trained.get("settings", {}),
             training=_training(trained),
             test_time=task.request.test_time,
+            answers=task.subject.answers.digest,
+            leads=task.subject.answers.leads,
         ),
-        data=DataInfo(split=run.data.split, digest=run.data.digest, source=run.data.source),
+        data=DataInfo(split=run.data.split, digest=run.data.digest, source=run.data.source, whole=run.data.whole),
         records=_records(run, folder),
         archive=_archive(run, folder, proves),
         eight_bit_accuracy=(robust + _undone_by_rounding(run)) / size,
@@ -83,6 +85,7 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
         device=device.describe(task.where),
         versions=_versions(),
         code=task.code,
+        files={**_of_training(trained), **task.files},
         notes=tuple(f"{attack.name}: {note}" for attack in attacks for note in attack.notes),
     )
 
@@ -94,6 +97,11 @@ def _training(trained: dict[str, Any]) -> dict[str, Any]:
     kept = trained["history"][trained["training"]["best_epoch"] - 1]
     gap = kept["fgsm"] - kept["pgd"] if get_defense(trained["defense"]).can_collapse() else 0.0
     return {**trained["training"], "single_step_gap": round(gap, 4)}
+
+
+def _of_training(trained: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files that the training read."""
+    return {f"training {key}": digest for key, digest in trained.get("files", {}).items()}
 
 
 def _portable(model: Model) -> str:

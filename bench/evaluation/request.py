@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from bench.core import Norm, ThreatModel
+from bench.core import Name, Norm, ThreatModel
 from bench.errors import BadInput, UnknownName
 from bench.plans import PLANS, Plan
 
@@ -31,7 +31,9 @@ class Request(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise BadInput(f"{where} = {shorten(repr(first['input']), 80)}: {first['msg']}") from None
+            raise BadInput(
+                f"{where} = {shorten(repr(first['input']), 80)}: {first['msg'].removeprefix('Value error, ')}"
+            ) from None
 
     def to_json(self) -> str:
         """The request in canonical form; `model_validate_json` reads it back."""
@@ -62,7 +64,7 @@ class EvaluationRequest(Request):
     """Answers of a randomised model that attacks see the mean of."""
     test_time: str = ""
     """A defense to add without training, such as "smoothing?sigma=0.25"."""
-    name: str | None = None
+    name: Name | None = None
     """The row's label."""
 
     @field_validator("eps", mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from bench.core import DRAWS, ThreatModel, device
 from bench.data import Dataset
 from bench.evaluation.request import EvaluationRequest, Execution, choose_threat
 from bench.models import Model, Subject, load_subject, samples_of, training_record
-from bench.plans import Plan, Portfolio
-from bench.plugins import Kind, registry
+from bench.plans import Arm, Plan, Portfolio
+from bench.plugins import Kind, file_digests, registry
 from bench.results import section
 
 PROTOCOL = 2
@@ -39,6 +39,8 @@ class Task:
     """Answers that attacks see the mean of."""
     code: dict[str, str]
     """Digests of the defenses and attacks that take part and are not ours."""
+    files: dict[str, str]
+    """Digests of the files that settings of defenses and attacks name."""
     folder: Path
     where: torch.device
     batch_size: int
@@ -65,15 +67,15 @@ def resolve(request: EvaluationRequest, execution: Execution) -> Task:
         plan = plan.extended(defense.adaptive())
     plan = plan.resolved(balls[-1])
     draws = (DRAWS if request.eot is None else request.eot) if subject.noisy else 1
-    code = _foreign_code(subject, plan)
+    code, files = _foreign_code(subject, plan), {**subject.files, **_files_of(plan)}
     # What is the default adds nothing, so that a row keeps its folder.
-    rest = [request.seed, draws, *filter(None, [request.test_time, code])]
+    rest = [request.seed, draws, *filter(None, [request.test_time, code, subject.answers.digest, files])]
     key = [PROTOCOL, subject.model.digest, samples.digest, " ".join(map(str, balls)), plan.digest, len(samples), *rest]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
     folder = _home(subject.model, section(execution.results, dataset, balls[-1])) / f"{plan.name}-{digest}"
     size = max((execution.batch_size or (256 if where.type == "cpu" else 1024)) // draws, 1)
     return Task(
-        request, subject, dataset, samples.to(where), balls, plan, draws, code, folder, where, size, execution.quiet
+        request, subject, dataset, samples.to(where), balls, plan, draws, code, files, folder, where, size, execution.quiet
     )  # fmt: skip
 
 
@@ -85,8 +87,22 @@ def _home(model: Model, place: Path) -> Path:
 def _foreign_code(subject: Subject, plan: Plan) -> dict[str, str]:
     """A digest of the code of every defense and attack that takes part and is not ours."""
     names: list[tuple[Kind, str]] = [("defense", defense.name) for defense in subject.defenses]
-    for entry in plan.attacks:
-        arms = (*entry.opening, *entry.arms, *entry.blind) if isinstance(entry, Portfolio) else (entry,)
-        names += [("attack", arm.attack) for arm in arms]
+    names += [("attack", arm.attack) for arm in _arms(plan)]
     found = {f"{kind} {name}": registry.code(kind, name) for kind, name in names}
     return {name: digest for name, digest in sorted(found.items()) if digest}
+
+
+def _files_of(plan: Plan) -> dict[str, str]:
+    """Digests of the files that parameters of attacks name."""
+    found: dict[str, str] = {}
+    for arm in _arms(plan):
+        hints = registry.get_attack(arm.attack).hints
+        digests = file_digests(f"attack {arm.attack!r}", hints, arm.parameters)
+        found |= {f"attack {arm.label} {key}": digest for key, digest in digests.items()}
+    return found
+
+
+def _arms(plan: Plan) -> Iterator[Arm]:
+    """Every attack that a plan may run."""
+    for entry in plan.attacks:
+        yield from (*entry.opening, *entry.arms, *entry.blind) if isinstance(entry, Portfolio) else (entry,)

@@ -46,6 +46,7 @@ class Transfer(NamedTuple):
 
 
 class _Rival(NamedTuple):
+    identity: object
     label: str
     """As a leaderboard has it; models trained alike share it."""
     name: str
@@ -119,6 +120,7 @@ def _rival(reference: str, samples: Dataset, dataset: str, threat: ThreatModel, 
     under = load_subject(reference, samples, dataset, seed)
     net = under.model.net.to(where)
     return _Rival(
+        under.identity,
         under.label,
         under.model.name,
         Expectation(net, DRAWS) if under.noisy else net,
@@ -128,11 +130,15 @@ def _rival(reference: str, samples: Dataset, dataset: str, threat: ThreatModel, 
 
 def _distinct(rivals: Sequence[_Rival], references: Sequence[str]) -> list[str]:
     """What the models are called: by the shortest kind of name that tells them all apart."""
+    for place, rival in enumerate(rivals):
+        if same := [other for other in range(place) if rivals[other].identity == rival.identity]:
+            raise BadInput(
+                f"{references[place]!r} is given twice: it is the model of {references[same[0]]!r}; name every model once"
+            )
     for kind in ([rival.label for rival in rivals], [rival.name for rival in rivals], references):
         if len(set(kind)) == len(kind):
             return list(kind)
-    twice = next(name for name in references if references.count(name) > 1)
-    raise BadInput(f"{twice!r} is given twice; name every model once")
+    raise AssertionError("two references to one model are refused above")
 
 
 def _flags(matrix: pd.DataFrame) -> list[Flag]:

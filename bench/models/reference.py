@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from bench.models.checkpoint import digest, fit, load_weights
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.factory import call_factory
 from bench.models.layers import Normalize, Normalized
-from bench.plugins import user_code
+from bench.plugins import code_digest, user_code
 
 FORMS = (
     "a run folder, run:FOLDER?weights=best, a weights file, ckpt:FILE?arch=preact_resnet18, py:FILE.py:factory, "
@@ -41,9 +41,11 @@ class Model:
     arch: str
     """The architecture's spec, or the class of a network from elsewhere."""
     digest: str
-    """SHA-256 of its weights; for a network from a Python file, of that file too."""
+    """SHA-256 of its weights; for a network from a Python file, of the factory's name and the code beside it too."""
     run: Path | None
     """The run folder it came from."""
+    built: bool = False
+    """Whether code builds it, so that its weights do not settle what it answers."""
 
 
 def resolve(reference: str, shape: tuple[int, int, int], classes: int, *, at_least: bool = False) -> Model:
@@ -143,15 +145,15 @@ def _from_file(reference: str, rest: str) -> Model:
     with user_code(path.resolve()):
         model = _model(reference, factory, net, type(net).__name__, None)
     # Two files may differ in what they compute and share every weight, or have none.
-    both = hashlib.sha256(model.digest.encode() + path.read_bytes()).hexdigest()
-    return Model(reference, model.name, model.net, model.arch, both, None)
+    all_of_it = f"{model.digest} {factory} {code_digest(path, path.parent)}"
+    return Model(reference, model.name, model.net, model.arch, hashlib.sha256(all_of_it.encode()).hexdigest(), None, built=True)
 
 
 def _from_zoo(reference: str, rest: str, classes: int) -> Model:
     from bench.models.robustbench import load
 
     name, net = load(reference, rest, classes)
-    return _model(reference, name, net, type(net).__name__, None)
+    return replace(_model(reference, name, net, type(net).__name__, None), built=True)
 
 
 def _model(reference: str, name: str, net: nn.Module, arch: str, run: Path | None) -> Model:

@@ -18,7 +18,8 @@ from bench.errors import BadInput
 from bench.files import read_text
 from bench.models import Model, batchnorm
 from bench.models.architectures import parse_query
-from bench.plugins import Defense, get_defense, make_defense
+from bench.models.identity import Answers, answers_of, files_of, require_the_trainer
+from bench.plugins import Defense, code, get_defense, make_defense
 
 READS = (1, 2)
 """Versions of the record of a training; what is read of it is the same in both."""
@@ -45,6 +46,17 @@ class Subject(NamedTuple):
     """Whether the answer to an image depends on the others in its batch, so that numbers are not comparable."""
     first: tuple[Tensor, Tensor]
     """A few samples to try things on."""
+    answers: Answers
+    """To these samples, of a network that code builds; empty for others, and where answers are random."""
+    files: dict[str, str]
+    """Digests of the files that settings of its defenses name."""
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What answers; equal for one model under two references."""
+        codes = tuple((defense.name, code("defense", defense.name)) for defense in self.defenses)
+        added = self.defenses[-1] if self.defenses else None
+        return self.model.digest, self.answers.digest, codes, added, tuple(sorted(self.files.items()))
 
 
 def load_subject(
@@ -75,7 +87,8 @@ def load_subject(
     label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
     noisy = randomised(net, first, seed)
     dependent = not noisy and batch_dependence(net, first[:32], 1 - first[:32]) > DEPENDENT
-    return Subject(replace(model, net=net), label, trained, found, noisy, dependent, (first, labels))
+    answers = answers_of(net, first) if model.built and not noisy else Answers()
+    return Subject(replace(model, net=net), label, trained, found, noisy, dependent, (first, labels), answers, files_of(found))
 
 
 def training_record(reference: str) -> dict[str, Any]:
@@ -96,7 +109,7 @@ def training_record(reference: str) -> dict[str, Any]:
         where = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
         told = f" ({where})" if where else ""
         raise BadInput(f"{path} is not the record of a finished training{told}; train again") from None
-    return {key: content[key] for key in _Record.model_fields}
+    return {key: content[key] for key in _Record.model_fields if key in content}
 
 
 class _Threat(BaseModel):
@@ -125,6 +138,9 @@ class _Record(BaseModel):
     training: _Training
     data_digest: str
     history: Annotated[list[dict[str, FiniteFloat]], Field(min_length=1)]
+    code: str = ""
+    files: dict[str, str] = {}
+    fields: list[str] = []
 
     @model_validator(mode="after")
     def _kept(self) -> Self:
@@ -157,6 +173,7 @@ def _of_training(trained: dict[str, Any]) -> Defense | None:
     """The defense that trained the model; None for a model from elsewhere."""
     if "defense" not in trained:
         return None
+    require_the_trainer(trained)
     known = get_defense(trained["defense"]).hyper_parameters()
     return make_defense(trained["defense"], {key: value for key, value in trained["settings"].items() if key in known})
 

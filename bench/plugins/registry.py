@@ -53,14 +53,18 @@ class Attack:
         signature = inspect.signature(self.run)
         return {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
 
+    @property
+    def hints(self) -> Mapping[str, Any]:
+        """Their annotations."""
+        hints = inspect.get_annotations(self.run, eval_str=True)
+        return {key: hints.get(key, Any) for key in self.parameters}
+
     def configure(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The full parameters of a run, each given value checked against its annotation."""
         for key in given:
             if key not in self.parameters:
                 raise UnknownName(f"parameter of attack {self.name!r}", key, self.parameters)
-        hints = inspect.get_annotations(self.run, eval_str=True)
-        hints = {key: hints.get(key, Any) for key in self.parameters}
-        chosen = {**self.parameters, **given}
+        hints, chosen = self.hints, {**self.parameters, **given}
         return {key: _checked(f"attack {self.name!r}: {key}", hints[key], value) for key, value in chosen.items()}
 
 

@@ -3,4 +3,6 @@
 May import compare, results and what lies below.
 """
 
-from bench.report.tables import FORMATS, leaderboard, read_rows, render, summary, write_leaderboard
+from bench.report.entries import Entry, read_entries
+from bench.report.pages import FORMATS, render, summary, write_leaderboard
+from bench.report.tables import leaderboard

@@ -8,9 +8,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from bench.core import ThreatModel
+from bench.core import Name, ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.files import read_text, regular, write_text
 from bench.plans import Plan
@@ -23,13 +23,6 @@ read as absent."""
 
 CARD_BYTES, DEEPEST, VALUES = 2**22, 32, 50_000
 """What a card has at most: bytes, tables in one another, and values in all of them."""
-
-
-def signature(text: str) -> str:
-    """Who hands in examples, as a card can hold it; ValueError for what it cannot."""
-    if not (0 < len(text.strip()) <= 80 and len(text) <= 80 and text.isprintable()):
-        raise ValueError("a name is 1 to 80 printable characters")
-    return text
 
 
 class Threat(Record):
@@ -54,6 +47,11 @@ class ModelInfo(Record):
     """Cost and history of the training in short, when the product trained it."""
     test_time: str = ""
     """A defense that was added without training."""
+    answers: str = ""
+    """sha256 of its float32 logits on the first samples, for a network that code builds and weights do not settle; empty for
+    others, and where answers are random."""
+    leads: tuple[float, ...] = ()
+    """How far the first answer leads the second on these samples, which tells another network from another rounding."""
 
 
 class DataInfo(Record):
@@ -63,6 +61,8 @@ class DataInfo(Record):
     digest: str
     """sha256 of the images and labels of the samples evaluated."""
     source: str
+    whole: str = ""
+    """The same of the whole split, where the source is a user's own, whose name says nothing; empty for a named set."""
 
 
 class FileInfo(Record):
@@ -77,7 +77,7 @@ class FileInfo(Record):
 class Addition(Record):
     """Adversarial examples that somebody handed in later, each checked, which lowered the row."""
 
-    by: Annotated[str, AfterValidator(signature)]
+    by: Name
     broken: Annotated[Count, Field(ge=1)]
     """Samples that had stood until then."""
     archive: FileInfo
@@ -124,7 +124,15 @@ class Card(Record):
     versions: dict[str, str]
     code: dict[str, str] = {}  # noqa: RUF012
     """Digests of the code of the defenses and attacks that came as plug-ins, by "defense NAME" and "attack NAME"."""
+    files: dict[str, str] = {}  # noqa: RUF012
+    """Digests of the files that settings name, by whose setting it is and its name: "defense hat helper"."""
     notes: tuple[str, ...]
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What answered: equal for two evaluations of one model, whatever it is called and wherever it lies."""
+        ours = tuple(sorted((name, digest) for name, digest in self.code.items() if name.startswith("defense ")))
+        return self.model.digest, self.model.answers, self.model.test_time, ours
 
     def to_json(self) -> str:
         """The card as it is stored."""

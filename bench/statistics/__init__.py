@@ -4,6 +4,7 @@ May import bench.core.
 """
 
 from bench.statistics.proportions import (
+    Floats,
     clopper_pearson,
     drop_p,
     hierarchical_bootstrap,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.core import ThreatModel
@@ -30,6 +31,8 @@ class Job:
     """Of a user's own file, which may change behind its name; named sets do not."""
     code: str = ""
     """A digest of the defense's code, where it is not ours."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the files that settings name."""
 
     def settings(self) -> dict[str, Any]:
         """All hyper-parameters, the defense's and the recipe's."""
@@ -39,5 +42,5 @@ class Job:
         """Eight hex digits that tell this training from any other of the same name."""
         source = self.data_digest or self.dataset
         content = [SCHEMA, self.defense.name, self.settings(), source, str(self.threat), self.arch, self.seed]
-        content += filter(None, [self.code])
+        content += filter(None, [self.code, dict(self.files)])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -196,6 +196,7 @@ class Trainer:
             "name": job.name,
             "defense": job.defense.name,
             "settings": job.settings(),
+            "fields": sorted(job.defense.hyper_parameters()),
             "dataset": job.dataset,
             "threat": {"norm": job.threat.norm, "eps": job.threat.eps_text},
             "arch": job.arch,
@@ -217,6 +218,7 @@ class Trainer:
             "history": self.done.history,
             **({"found": dict(found)} if (found := job.defense.report(self.updates.memory)) else {}),
             **({"code": job.code} if job.code else {}),
+            **({"files": dict(job.files)} if job.files else {}),
             "data_digest": self.train_data.digest,
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }

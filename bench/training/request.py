@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench import data
-from bench.core import isolated
-from bench.errors import BadInput, Skipped
+from bench.core import Name, isolated
+from bench.errors import Skipped
 from bench.evaluation import Request, choose_threat
 from bench.models import architectures
-from bench.plugins import code
+from bench.plugins import annotations_of, code, file_digests
 from bench.results import section
 from bench.training.job import Job
 from bench.training.recipe import configure
@@ -28,13 +28,11 @@ class TrainingRequest(Request):
     seed: int = 0
     settings: Mapping[str, str] = {}
     """Hyper-parameters of the defense or the recipe, as text ({"epochs": "5"})."""
-    name: str | None = None
+    name: Name | None = None
     """The row's label."""
 
     def job(self) -> Job:
         """The training, everything about it checked before anything is written."""
-        if self.name is not None:
-            _check_name(self.name)
         source = data.load(self.dataset, "train")
         made, recipe, preferred = configure(self.defense, self.dataset, source.family, self.settings)
         threat = choose_threat(self.norm, self.eps, {}, source.family)
@@ -44,13 +42,11 @@ class TrainingRequest(Request):
         with isolated(self.seed):
             architectures.build(arch, source.shape, source.classes)
         digest = "" if self.dataset in data.CLASSES else source.digest
-        digests = (digest, code("defense", self.defense))
-        return Job(self.name or self.defense, made, recipe, self.dataset, threat, arch, self.seed, *digests)
-
-
-def _check_name(name: str) -> None:
-    if set(name) & {"/", "\\"} or name[:1] in ("", ".", "-") or not name.isprintable() or len(name) > 100:
-        raise BadInput(f"name {name!r} becomes a part of a folder's name; give up to 100 characters without slashes")
+        own = {key: getattr(made, key) for key in made.hyper_parameters()}
+        files = file_digests(f"defense {self.defense!r}", annotations_of(type(made)), own)
+        name = self.name or self.defense
+        digests = (digest, code("defense", self.defense), files)
+        return Job(name, made, recipe, self.dataset, threat, arch, self.seed, *digests)
 
 
 def job_folder(job: Job, results: Path) -> Path:

@@ -4,4 +4,5 @@ May import models, results and what lies below.
 """
 
 from bench.verify.cards import verify_card, verify_cards
+from bench.verify.consistency import contradictions
 from bench.verify.loading import Given

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from bench.core import device
+from bench.core import check_name, device
 from bench.errors import BadInput
 from bench.files import Reporter, alone
-from bench.results import MOST, SCHEMA, Addition, Card, read_card, read_examples, signature, write_archive
+from bench.results import MOST, SCHEMA, Addition, Card, read_card, read_examples, write_archive
 from bench.statistics import wilson
 from bench.verify.cards import FIRST, Case, Verified, cards_of, judged, printable, to_json
 from bench.verify.cards import render as show
@@ -36,7 +36,7 @@ class Added(NamedTuple):
 def add(place: Path, file: Path, by: str, given: Given, *, quiet: bool = False) -> Added:
     """Lower a row by the examples of a file that break samples which still stood."""
     try:
-        signature(by)
+        check_name(by)
     except ValueError as error:
         raise BadInput(f"--by {by!r}: {error}") from None
     paths = cards_of([place])

@@ -84,6 +84,22 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
     return Evidence(checks, samples, proofs)
 
 
+def contradictions(card: Card, folder: Path) -> list[str]:
+    """Where a card contradicts itself, or the records beside it that are its own; archives are not opened."""
+    told = [*_arithmetic(card)]
+    if not told and not _whole(folder, card.records):
+        try:
+            rows = read_records(folder / card.records.file)
+            told += check_samples(card, rows)
+            first = clean_rows(rows)
+            if not told:
+                ids, wrong = first["id"].to_numpy(), first["broken"].to_numpy()
+                told += check_outcomes(card, rows, ids, ~wrong)[0]
+        except BadInput as error:
+            told.append(str(error))
+    return told
+
+
 def _arithmetic(card: Card) -> Iterator[str]:
     """Where the numbers of a card contradict each other."""
     n, added = card.n, sum(addition.broken for addition in card.additions)

@@ -12,7 +12,7 @@ from bench import data
 from bench.core import device
 from bench.data import Dataset
 from bench.errors import GauntletError, UnknownName
-from bench.models import Subject, load_subject, training_record
+from bench.models import Answers, Subject, load_subject, same_answers, training_record
 from bench.plugins import registry
 from bench.results import Card
 from bench.verify.consistency import Check, Evidence, check
@@ -82,6 +82,11 @@ def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: l
         problems.append(
             f"the weights have the digest {under.model.digest[:12]}, the card says {card.model.digest[:12]}: "
             f"{reference} is another model than the one evaluated"
+        )
+    elif under and not same_answers(under.answers, Answers(card.model.answers, card.model.leads)):
+        problems.append(
+            f"{reference} answers otherwise than the model evaluated, with the same weights and code: something else that its "
+            "code reads has changed"
         )
     elif under and (other := _other_code(card, under)):
         problems.append(f"the code of defense {other!r} is another than the one evaluated; check out the plug-in as it was")

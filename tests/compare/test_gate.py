@@ -497,7 +497,7 @@ def test_compare_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
 
 
 def row(flags: np.ndarray, samples: str = "x", records: bool = True) -> Row:
-    return Row(int(flags.sum()), len(flags), samples, flags if records else None)
+    return Row((float(flags.mean()),), len(flags), samples, flags[None] if records else None)
 
 
 def test_bands_are_as_narrow_as_the_samples_allow() -> None:
@@ -525,8 +525,8 @@ def test_a_band_holds_its_row_whatever_the_order(table: list[list[bool]], random
     rows = [row(np.array(flags)) for flags in table]
     bands = rank_bands(rows)
     for place, (best, worst) in zip(rows, bands, strict=True):
-        above = sum(other.standing > place.standing for other in rows)
-        level = sum(other.standing == place.standing for other in rows)
+        above = sum(other.shares > place.shares for other in rows)
+        level = sum(other.shares == place.shares for other in rows)
         assert 1 <= best <= above + 1 <= above + level <= worst <= len(rows)
     order = list(range(len(rows)))
     random.shuffle(order)

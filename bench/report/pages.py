@@ -1,0 +1,232 @@
+"""The leaderboard for a reader: Markdown, CSV, LaTeX, HTML and the terminal, from the one table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pandas as pd
+from tabulate import tabulate
+
+from bench.compare import best_of_each_model, known_outcomes, methods, remarks, sections
+from bench.errors import BadInput, UnknownName
+from bench.files import below, write_text
+from bench.report.entries import Entry, read_entries
+from bench.report.tables import NOT_COMPARABLE, PROOF, leaderboard
+from bench.results import Card
+
+FORMATS = ("md", "csv", "tex", "html")
+STATED = (
+    "proof: here, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them); stated, "
+    "where the number is the card's word alone"
+)
+SEVERAL = "sd: of robust accuracy between the seeds of a training; then accuracies are means, the interval a bootstrap of both"
+
+Skip = dict[str, str]
+
+
+def read_skips(results: Path) -> list[Skip]:
+    """Why some defenses have no row: name, dataset, threat and reason of each."""
+    skips = []
+    for path in below(results, "*-skipped.json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.get("schema_version", 1) != 1:
+                continue
+            skips.append({key: str(content[key]) for key in ("name", "dataset", "threat", "reason")})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return skips
+
+
+def render(
+    entries: Sequence[Entry],
+    form: str,
+    skips: Sequence[Skip] = (),
+    *,
+    by: Literal["method", "seed"] = "method",
+    ranked: bool = True,
+) -> str:
+    """The leaderboard as md, csv, tex (booktabs), html or text; a section per data set, threat and plan."""
+    if form not in (*FORMATS, "text"):
+        raise UnknownName("format", form, [*FORMATS, "all"])
+    if form == "csv":
+        return str(leaderboard(entries, by="seed").to_csv(index=False, float_format="%.2f", lineterminator="\n"))
+    table, cards = leaderboard(entries, by=by), [entry.card for entry in entries]
+    remark = remarks(cards, [entry.outcomes for entry in entries], methods(cards)) if ranked else {}
+    parts = []
+    if len(table):
+        every = sections(cards)
+        seeds = leaderboard(entries, by="seed") if by == "method" and form in ("md", "html") else table[:0]
+        for (dataset, threat, plan), part in table.groupby(["dataset", "threat", "plan"], sort=True):
+            place = (str(dataset), str(threat), str(plan))
+            told = remark.get(place)
+            here = [entry for entry, section in zip(entries, every, strict=True) if section == place]
+            notes = [
+                f"{skip['name']} skipped: {skip['reason']}" for skip in skips if (skip["dataset"], skip["threat"]) == place[:2]
+            ]
+            shown = _shown(part, ranked=bool(told))
+            notes += [told] if told else []
+            parts.append(Section(f"{dataset} · {threat} · plan {plan}", shown, [*notes, *_remarks(shown, here)]))
+            if "sd" in shown.columns and len(seeds):
+                own = seeds[(seeds["dataset"] == dataset) & (seeds["threat"] == threat) & (seeds["plan"] == plan)]
+                parts.append(Section(f"{dataset} · {threat} · plan {plan} · each seed", _shown(own, ranked=False), []))
+    return {"md": _markdown, "tex": _latex, "html": _html, "text": _text}[form](parts)
+
+
+def _shown(part: pd.DataFrame, *, ranked: bool) -> pd.DataFrame:
+    """The columns of a section that say something: none that is empty, nor an attack that says what robust says."""
+    hidden = {"dataset", "threat", "plan", *(() if ranked else ("rank",))}
+    if (part["proof"] == PROOF[True]).all():
+        hidden.add("proof")
+    shown = part[[name for name in part.columns if name not in hidden]].dropna(axis="columns", how="all")
+    if "seeds" in shown.columns and (shown["seeds"] == 1).all():
+        shown = shown.drop(columns="seeds")
+    columns = list(shown.columns)
+    attacks = columns[columns.index("clean") + 1 : columns.index("robust")]
+    same = [name for name in attacks if shown[name].equals(shown["robust"].rename(name))]
+    shown = shown.drop(columns=same)
+    return shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]
+
+
+def _remarks(shown: pd.DataFrame, entries: Sequence[Entry]) -> list[str]:
+    """What is to be said below a section."""
+    told = [EIGHT_BIT] if "8-bit" in shown.columns else []
+    if "sd" in shown.columns:
+        told.append(SEVERAL)
+    if "proof" in shown.columns:
+        told.append(STATED)
+    if "verdict" in shown.columns and (shown["verdict"] == NOT_COMPARABLE).any():
+        told.append(f"{NOT_COMPARABLE}: the answer to an image depends on the others in its batch; no rank")
+    if "certified" in shown.columns:
+        told.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
+    for card in (entry.card for entry in entries):
+        if card.certified and card.certified.contradicted:
+            count = card.certified.contradicted
+            told.append(f"{card.name}: {count} samples that it says are certain were broken all the same")
+        if card.additions:
+            by = ", ".join(f"{addition.by} ({addition.broken} samples)" for addition in card.additions)
+            told.append(f"{card.name}: lowered with examples of {by}")
+    return told
+
+
+class Section(NamedTuple):
+    """One table of the leaderboard, and what is to be said below it, such as why a defense has no row in it."""
+
+    title: str
+    frame: pd.DataFrame
+    notes: list[str]
+
+
+EIGHT_BIT = "8-bit: robust where an adversarial example has to survive rounding to 256 levels, which no attack here aims at"
+LEGEND = (
+    "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
+    "per sample; the interval is Wilson's. train passes: backward passes per training sample."
+)
+
+
+def summary(rows: Sequence[tuple[Card, Path]]) -> str:
+    """What an evaluation prints: the rows, what the reader must know about them, and where the cards are."""
+    lines = []
+    for card, _ in rows:
+        if card.curve:
+            points = (f"{point.eps} {point.robust_accuracy:.1%}" for point in card.curve)
+            lines.append(f"robust accuracy over eps: {', '.join(points)}")
+        lines += [f"note: {a.name}: the gradient looks masked: {a.masked}" for a in card.attacks if a.masked]
+        if card.eot > 1:
+            lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")
+    lines += [f"card: {path}" for _, path in rows]
+    entries = [Entry(card, path, known_outcomes(card, path)) for card, path in rows]
+    return "\n".join([render(entries, "text", by="seed", ranked=False), *lines])
+
+
+def _table(frame: pd.DataFrame, style: str) -> str:
+    plain = frame.rename(columns=lambda name: _one_line(name, style)).map(lambda value: _one_line(value, style))
+    content = plain.astype(object).where(plain.notna(), None).to_dict("list")
+    return str(tabulate(content, headers="keys", tablefmt=style, floatfmt=".1f", missingval="-"))
+
+
+def _one_line(value: object, style: str) -> object:
+    """A text as one line that breaks no table."""
+    if not isinstance(value, str):
+        return value
+    line = "".join(letter if letter.isprintable() else "?" for letter in value)
+    return line.replace("|", "\\|") if style == "github" else line
+
+
+def _markdown(sections: Sequence[Section]) -> str:
+    body = ""
+    for title, frame, notes in sections:
+        body += f"## {title}\n\n{_table(frame, 'github')}\n\n" + "".join(f"{line}\n\n" for line in notes)
+    return f"# Leaderboard\n\n{body}{LEGEND}\n"
+
+
+def _text(sections: Sequence[Section]) -> str:
+    body = ""
+    for title, frame, notes in sections:
+        body += f"{title}\n{_table(frame, 'simple')}\n" + "".join(f"{line}\n" for line in notes) + "\n"
+    return body + LEGEND
+
+
+def _latex(sections: Sequence[Section]) -> str:
+    special = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "·": "--"})
+    parts = [
+        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{title.translate(special)}}}\n"
+        f"{_table(frame, 'latex_booktabs')}\n\\end{{table}}\n"
+        for title, frame, _ in sections
+    ]
+    return "\n".join(parts)
+
+
+def _html(sections: Sequence[Section]) -> str:
+    body = ""
+    for title, frame, notes in sections:
+        body += f"<h2>{escape(title)}</h2>\n{_table(frame, 'html')}\n" + "".join(f"<p>{escape(line)}</p>\n" for line in notes)
+    return _PAGE.format(body=body, legend=escape(LEGEND))
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Gauntlet leaderboard</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b1b1f; }}
+table {{ border-collapse: collapse; margin: 0 0 2rem; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .35rem .8rem; border-bottom: 1px solid #ddd; white-space: nowrap; }}
+thead th {{ border-bottom: 2px solid #1b1b1f; }}
+tbody tr:hover {{ background: #f5f5f7; }}
+</style>
+</head>
+<body>
+<h1>Gauntlet leaderboard</h1>
+{body}<p>{legend}</p>
+</body>
+</html>
+"""
+
+
+def write_leaderboard(results: Path, forms: Sequence[str], *, every: bool = False) -> tuple[list[Path], list[str]]:
+    """Write leaderboard.md, .csv, .tex or .html into the results folder; returns the files, and what was left out and why.
+
+    every: all evaluations of a model in a section, not only the one with most samples.
+    """
+    entries, refused = read_entries([results])
+    if not entries and not refused:
+        raise BadInput(f"no cards below {results}; `gauntlet run` or `gauntlet evaluate` writes them")
+    if not every:
+        kept = best_of_each_model([entry.card for entry in entries])
+        if len(kept) < len(entries):
+            fewer = len(entries) - len(kept)
+            refused.append(f"{fewer} evaluations of models that have one of as many or more samples; --all shows them too")
+        entries = [entries[place] for place in kept]
+    written, skips = [], read_skips(results)
+    for form in forms:
+        path = results / f"leaderboard.{form}"
+        write_text(path, render(entries, form, skips))
+        written.append(path)
+    return written, refused
