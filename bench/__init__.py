@@ -30,6 +30,7 @@ import sys
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -104,6 +105,10 @@ class _Former(MetaPathFinder, Loader):
 
 
 sys.meta_path.append(_Former())
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+if (_CHECKOUT / "pyproject.toml").is_file() and not (_CHECKOUT / "bench" / "attacks").is_dir():
+    __path__.append(str(_CHECKOUT))  # where attacks/ and defenses/ lie beside bench/, as they do in a clone
 
 
 def __getattr__(name: str) -> Any:

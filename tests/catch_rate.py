@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bench import ThreatModel, evaluate, train
 from bench.core.rng import isolated
-from bench.evaluation.evaluation import DEFAULT_EPS
+from bench.evaluation.request import DEFAULT_EPS
 from bench.models.subject import load_subject, samples_of, training_record
 from bench.plugins.registry import broken_names, defense_names, make_defense
 from bench.results.card import Card

@@ -45,8 +45,8 @@ class ThreatModel:
 
     @classmethod
     def parse(cls, norm: str, eps: str | float | Fraction) -> ThreatModel:
-        """Read a threat model from text: `parse("linf", "8/255")`."""
-        text = eps if isinstance(eps, Fraction) else str(eps).strip()
+        """Read a threat model from text, `parse("linf", "8/255")`; a float that is the nearest to k/255 is taken as that."""
+        text = _exact(eps) if isinstance(eps, float) else eps if isinstance(eps, Fraction) else str(eps).strip()
         # Fraction("1e999999999") would write out every one of its digits.
         if isinstance(text, str) and not (len(text) <= LONGEST and _PLAIN.fullmatch(text)):
             raise BadInput(f"eps {shorten(repr(text), 80)} is not a number; write it like 8/255 or 0.3")
@@ -158,3 +158,9 @@ class ThreatModel:
     @staticmethod
     def _expand(per_sample: Tensor, like: Tensor) -> Tensor:
         return per_sample.view(-1, *[1] * (like.dim() - 1))
+
+
+def _exact(eps: float) -> Fraction | str:
+    """8/255 computed by Python is meant as the fraction; any other float as it is printed."""
+    near = Fraction(round(eps * 255), 255) if math.isfinite(eps) else Fraction(0)
+    return near if near and float(near) == eps else str(eps)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.core import Rng, shuffled
 from bench.data import sources
+from bench.data.held import PREFIX, held
 from bench.errors import BadInput, UnknownName
 
 _TORCHVISION = {
@@ -116,6 +117,11 @@ def load(name_or_path: str, split: str = "test") -> Dataset:
         raise UnknownName("split", split, SPLITS)
     if name_or_path in CLASSES:
         return _named(name_or_path, "test" if split == "all" else split)
+    if name_or_path.startswith(PREFIX):
+        x, y = held(name_or_path)
+        every = Dataset(name_or_path, "all", x, y, torch.arange(len(x)), max(2, int(y.max()) + 1), name_or_path)
+        part = every if split == "all" else replace(every, split=split).select(_share(name_or_path, len(x), split))
+        return replace(part, whole=part.digest)
     path = _existing(name_or_path)
     parts = sources.parts(path)
     whole = "all" in parts
@@ -132,6 +138,8 @@ def load(name_or_path: str, split: str = "test") -> Dataset:
 
 def has_own_split(name_or_path: str) -> bool:
     """Whether train and test are separate in the source; only then is "all" not everything."""
+    if name_or_path.startswith(PREFIX):
+        return False
     return name_or_path in CLASSES or "all" not in sources.parts(_existing(name_or_path))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bench.core import VOTES, Judge, ThreatModel, device
 from bench.data import Dataset, has_own_split, load
@@ -18,51 +19,53 @@ from bench.evaluation.engine import Evaluation
 from bench.evaluation.low_precision import to_low_precision
 from bench.evaluation.portfolio import run_portfolio
 from bench.evaluation.record import About, broken_ids, make_card
-from bench.evaluation.request import EvaluationRequest, Execution, radii
+from bench.evaluation.request import EvaluationRequest, Execution, radii, refuse_unknown
 from bench.evaluation.restarts import run_attack
 from bench.evaluation.task import Task, resolve
 from bench.files import LOCK, Reporter, alone, bury, sha256
-from bench.plans import Portfolio
-from bench.plans import load as load_plan
+from bench.plans import Plan, Portfolio
 from bench.results import AttackResult, Card, CurvePoint, folder_name, read_card
 from bench.statistics import wilson
 
 
 def evaluate(  # noqa: PLR0913
-    reference: str,
+    reference: str | Path | nn.Module,
     *,
-    dataset: str | None = None,
+    dataset: object = None,
     norm: str | None = None,
-    eps: str | None = None,
-    eps_sweep: Sequence[str] = (),
-    plan_name: str = "fast",
+    eps: str | float | None = None,
+    eps_sweep: Sequence[str | float] = (),
+    plan_name: str | Path | Plan = "fast",
     n: int | None = None,
     seed: int = 0,
     eot: int | None = None,
     test_time: str = "",
     diagnosed: bool = False,
     active: bool = False,
-    results: Path = Path("results"),
+    results: str | Path = "results",
     name: str | None = None,
     device_name: str = "auto",
     batch_size: int | None = None,
     quiet: bool = False,
+    **unknown: object,
 ) -> tuple[Card, Path]:
     """Attack a model with a plan and write its card; a card that is already there is read instead.
 
-    reference: a run folder, `run:`, `ckpt:`, `py:` or `robustbench:` (see bench.models.reference). dataset, norm and eps
-    default to those the model was trained with. eps_sweep: radii to attack one after the other, each going on from what the
-    smaller ones broke; the card is that of the largest. n: the first n test samples (default 1000, or all where there are
-    fewer). eot: the answers of a randomised model that attacks see the mean of (default 20, and 1 for any other model).
+    reference: a run folder, `run:`, `ckpt:`, `py:` or `robustbench:`, or a live nn.Module. dataset: a name, a file, a folder,
+    or (x, y), a Dataset or a DataLoader of torch. dataset, norm and eps default to those the model was trained with. eps_sweep:
+    radii to attack one after the other, each going on from what the smaller ones broke; the card is that of the largest. n: the
+    first n test samples (default 1000, or all where there are fewer). eot: the answers of a randomised model that attacks see
+    the mean of (default 20, and 1 for any other model).
     test_time: a defense to add without training, such as "rfi" or "smoothing?sigma=0.25". diagnosed: say whether the number can
     be trusted, as plans may ask for themselves; active: with the binarization test among the checks.
     Returns the card and the path it was written to.
     """
-    request = EvaluationRequest(
-        model=reference, dataset=dataset, norm=norm, eps=radii(eps, eps_sweep), plan=load_plan(plan_name), n=n, seed=seed,
+    refuse_unknown("evaluate", unknown, evaluate)
+    request = EvaluationRequest.of(
+        model=reference, dataset=dataset, norm=norm, eps=radii(eps, eps_sweep), plan=plan_name, n=n, seed=seed,
         eot=eot, test_time=test_time, name=name,
     )  # fmt: skip
-    return evaluated(request, Execution(results, device_name, batch_size, quiet), diagnosed=diagnosed, active=active)
+    return evaluated(request, Execution(Path(results), device_name, batch_size, quiet), diagnosed=diagnosed, active=active)
 
 
 def evaluated(

@@ -96,7 +96,8 @@ def _training(trained: dict[str, Any]) -> dict[str, Any]:
         return {}
     kept = trained["history"][trained["training"]["best_epoch"] - 1]
     gap = kept["fgsm"] - kept["pgd"] if get_defense(trained["defense"]).can_collapse() else 0.0
-    return {**trained["training"], "single_step_gap": round(gap, 4)}
+    threat = f"{trained['threat']['norm']} {trained['threat']['eps']}"
+    return {**trained["training"], "threat": threat, "single_step_gap": round(gap, 4)}
 
 
 def _of_training(trained: dict[str, Any]) -> dict[str, str]:

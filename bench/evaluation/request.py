@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
+from torch import nn
 
 from bench.core import Name, Norm, ThreatModel
+from bench.data import hold as hold_data
 from bench.errors import BadInput, UnknownName
+from bench.models import hold as hold_model
 from bench.plans import PLANS, Plan
+from bench.plans import load as load_plan
 
 DEFAULT_EPS = {"digits": "0.2", "mnist": "0.3", "cifar": "8/255"}
 """linf budgets for each family of data sets."""
@@ -35,6 +41,11 @@ class Request(BaseModel):
                 f"{where} = {shorten(repr(first['input']), 80)}: {first['msg'].removeprefix('Value error, ')}"
             ) from None
 
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        """The request from what people have at hand: live networks and data, numbers, paths."""
+        return cls(**given)
+
     def to_json(self) -> str:
         """The request in canonical form; `model_validate_json` reads it back."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
@@ -44,19 +55,46 @@ class Request(BaseModel):
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:8]
 
 
+def _reference(model: Any) -> Any:
+    """A live network by the name that it is held under."""
+    return hold_model(model) if isinstance(model, nn.Module) else str(model) if isinstance(model, Path) else model
+
+
+def _source(dataset: Any) -> Any:
+    """Tensors, a Dataset or a DataLoader by the name that they are held under."""
+    if dataset is None or isinstance(dataset, str | Path):
+        return dataset if dataset is None else str(dataset)
+    return hold_data(dataset)
+
+
+def _radius(eps: Any) -> Any:
+    """However a radius is spelt, it is one value."""
+    spelt = isinstance(eps, str | int | float | Fraction) and not isinstance(eps, bool)
+    return ThreatModel.parse("l1", eps).eps_text if spelt else eps
+
+
+def _plan(plan: Any) -> Any:
+    return load_plan(plan) if isinstance(plan, str | Path) else plan
+
+
+Reference = Annotated[str, BeforeValidator(_reference)]
+Source = Annotated[str, BeforeValidator(_source)]
+Radius = Annotated[str, BeforeValidator(_radius)]
+
+
 class EvaluationRequest(Request):
     """A question about a model; equal requests are the same question, here or on another machine.
 
     What is left out is taken from the model's training, else from the data.
     """
 
-    model: str
-    """A reference: a run folder, `run:`, `ckpt:`, `py:` or `robustbench:`."""
-    dataset: str | None = None
+    model: Reference
+    """A run folder, `run:`, `ckpt:`, `py:` or `robustbench:`; in Python also an nn.Module."""
+    dataset: Source | None = None
     norm: str | None = None
-    eps: tuple[str, ...] = ()
+    eps: tuple[Radius, ...] = ()
     """Radii, each an exact fraction in input units; several are a sweep, and the row is that of the largest."""
-    plan: Plan = PLANS["fast"]
+    plan: Annotated[Plan, BeforeValidator(_plan)] = PLANS["fast"]
     n: int | None = None
     """Test samples; the first 1000, or all where there are fewer."""
     seed: int = 0
@@ -69,8 +107,7 @@ class EvaluationRequest(Request):
 
     @field_validator("eps", mode="after")
     @classmethod
-    def _exact(cls, radii: tuple[str, ...]) -> tuple[str, ...]:
-        """However a radius is spelt, it is one value."""
+    def _in_order(cls, radii: tuple[str, ...]) -> tuple[str, ...]:
         balls = {ThreatModel.parse("l1", radius) for radius in radii}
         return tuple(ball.eps_text for ball in sorted(balls, key=lambda ball: ball.eps))
 
@@ -94,11 +131,17 @@ class Execution:
     quiet: bool = False
 
 
-def radii(eps: str | None, sweep: Sequence[str]) -> tuple[str, ...]:
+def radii(eps: str | float | None, sweep: Sequence[str | float]) -> tuple[Any, ...]:
     """One radius or those of a sweep, as a request has them; none where the model's own training is to say."""
     if eps is not None and sweep:
-        raise BadInput(f"both eps {eps} and a sweep over {', '.join(sweep)} are given; leave one out")
+        raise BadInput(f"both eps {eps} and a sweep over {', '.join(map(str, sweep))} are given; leave one out")
     return tuple(sweep) or (() if eps is None else (eps,))
+
+
+def refuse_unknown(what: str, unknown: Mapping[str, object], function: Callable[..., object]) -> None:
+    """UnknownName for the first keyword that a function of the Python API does not have."""
+    for key in unknown:
+        raise UnknownName(f"argument of {what}", key, [*inspect.signature(function).parameters][:-1])
 
 
 def choose_threat(norm: str | None, eps: str | None, trained: dict[str, str], family: str) -> ThreatModel:

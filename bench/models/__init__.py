@@ -9,5 +9,5 @@ from bench.models.architectures import build
 from bench.models.checkpoint import load_weights, save_weights
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.identity import Answers, same_answers
-from bench.models.reference import Model, check_outputs, resolve
+from bench.models.reference import Model, check_outputs, hold, resolve
 from bench.models.subject import Subject, load_subject, samples_of, training_record

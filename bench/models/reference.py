@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,14 +62,15 @@ def resolve(reference: str, shape: tuple[int, int, int], classes: int, *, at_lea
 
 def _resolve(reference: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
     kind, colon, rest = reference.partition(":")
-    if colon and kind == "run":
-        return _from_run(reference, rest, shape, classes, at_least)
-    if colon and kind == "ckpt":
-        return _from_checkpoint(reference, rest, shape, classes, at_least)
-    if colon and kind == "py":
-        return _from_file(reference, rest)
-    if colon and kind == "robustbench":
-        return _from_zoo(reference, rest, classes)
+    kinds: dict[str, Callable[[], Model]] = {
+        "run": lambda: _from_run(reference, rest, shape, classes, at_least),
+        "ckpt": lambda: _from_checkpoint(reference, rest, shape, classes, at_least),
+        "py": lambda: _from_file(reference, rest),
+        "robustbench": lambda: _from_zoo(reference, rest, classes),
+        "live": lambda: _from_memory(reference),
+    }
+    if colon and kind in kinds:
+        return kinds[kind]()
     path = Path(reference.partition("?")[0])
     if reference and path.is_dir():
         return _from_run(reference, reference, shape, classes, at_least)
@@ -147,6 +149,30 @@ def _from_file(reference: str, rest: str) -> Model:
     # Two files may differ in what they compute and share every weight, or have none.
     all_of_it = f"{model.digest} {factory} {code_digest(path, path.parent)}"
     return Model(reference, model.name, model.net, model.arch, hashlib.sha256(all_of_it.encode()).hexdigest(), None, built=True)
+
+
+_held: dict[str, nn.Module] = {}
+"""Networks that a Python session hands in as they are."""
+
+
+def hold(net: nn.Module) -> str:
+    """Keep a network for as long as the process lives; the reference that `resolve` knows it by."""
+    name = f"live:{type(net).__name__}-{digest(net)[:8]}"
+    _held[name] = net
+    return name
+
+
+def _from_memory(reference: str) -> Model:
+    if reference not in _held:
+        raise BadInput(f"model {reference!r} was only in the memory of another process; hand it in again, or name a file")
+    try:
+        net = deepcopy(_held[reference])  # moved, frozen and put into eval mode, which is not for us to do to the user's own
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise BadInput(f"{reference} cannot be copied ({told}); give py:FILE.py:factory, which builds it") from None
+    return replace(
+        _model(reference, reference.removeprefix("live:").rpartition("-")[0], net, type(net).__name__, None), built=True
+    )
 
 
 def _from_zoo(reference: str, rest: str, classes: int) -> Model:

@@ -21,14 +21,15 @@ LARGEST = 2**20
 """Bytes of a plan, at most."""
 
 
-def load(name_or_path: str) -> Plan:
+def load(name_or_path: str | Path) -> Plan:
     """A built-in plan by name, or a TOML file."""
     path = Path(name_or_path)
     if path.suffix == ".toml":
         return _read(path)
-    if name_or_path not in PLANS:
-        raise UnknownName("plan", name_or_path, [*PLANS, "or a .toml file"])
-    return PLANS[name_or_path]
+    name = str(name_or_path)
+    if name not in PLANS:
+        raise UnknownName("plan", name, [*PLANS, "or a .toml file"])
+    return PLANS[name]
 
 
 def show(plan: Plan) -> str:

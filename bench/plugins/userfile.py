@@ -28,7 +28,7 @@ def import_file(file: Path, *, stay: bool = False) -> ModuleType:
     """
     file = file.resolve()
     _files.add(file)
-    with user_code(file):
+    with user_code(file, fresh=not stay):
         module = _import(file)
     if stay and str(file.parent) not in sys.path:
         _refuse_namesakes(file)
@@ -49,10 +49,13 @@ def _refuse_namesakes(file: Path) -> None:
 
 
 @contextmanager
-def user_code(file: Path) -> Iterator[None]:
-    """What a user's code raises becomes an error that tells where in the user's file it came from."""
+def user_code(file: Path, *, fresh: bool = False) -> Iterator[None]:
+    """What a user's code raises becomes an error that tells where in the user's file it came from.
+
+    fresh: its siblings are imported anew, as they are on disk now.
+    """
     try:
-        with _siblings_first(file.parent):
+        with _siblings_first(file.parent, fresh=fresh):
             yield
     except GauntletError:
         raise
@@ -120,18 +123,22 @@ class _Siblings:
 
 
 @contextmanager
-def _siblings_first(folder: Path) -> Iterator[None]:
+def _siblings_first(folder: Path, *, fresh: bool) -> Iterator[None]:
     """Imports look into this folder first, and see none of the like-named modules that were imported from elsewhere."""
     finder = _Siblings(folder)
-    aside = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in finder.names}
-    aside = {name: module for name, module in aside.items() if not _within(sys.modules[name.partition(".")[0]], folder)}
-    for name in aside:
+    named = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in finder.names}
+    own = {name for name in named if _within(sys.modules[name.partition(".")[0]], folder)}
+    aside = {name: module for name, module in named.items() if name not in own}
+    for name in [*aside, *(own if fresh else ())]:
         del sys.modules[name]
+    # Compiled files know an edit by second and length, which is not enough to tell one from the next.
+    compiled, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.meta_path.insert(0, finder)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
+        sys.dont_write_bytecode = compiled
         sys.path.remove(str(folder))
         sys.meta_path.remove(finder)
         taken = {name.partition(".")[0] for name in aside}

@@ -78,17 +78,16 @@ def render(
 
 
 def _shown(part: pd.DataFrame, *, ranked: bool) -> pd.DataFrame:
-    """The columns of a section that say something: none that is empty, nor an attack that says what robust says."""
+    """The columns of a section that say something: none that is empty, nor a plan of one attack beside robust."""
     hidden = {"dataset", "threat", "plan", *(() if ranked else ("rank",))}
     if (part["proof"] == PROOF[True]).all():
         hidden.add("proof")
     shown = part[[name for name in part.columns if name not in hidden]].dropna(axis="columns", how="all")
     if "seeds" in shown.columns and (shown["seeds"] == 1).all():
         shown = shown.drop(columns="seeds")
-    columns = list(shown.columns)
-    attacks = columns[columns.index("clean") + 1 : columns.index("robust")]
-    same = [name for name in attacks if shown[name].equals(shown["robust"].rename(name))]
-    shown = shown.drop(columns=same)
+    plan = str(part["plan"].iloc[0])
+    if plan in shown.columns and shown[plan].equals(shown["robust"].rename(plan)):
+        shown = shown.drop(columns=plan)
     return shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]
 
 

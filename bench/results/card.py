@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from bench.core import Name, ThreatModel
 from bench.errors import BadInput, GauntletError
@@ -33,6 +33,33 @@ class Threat(Record):
     """An exact fraction in input units, such as "8/255"."""
 
 
+_COUNTS = ("seed", "epochs", "best_epoch", "collapse_epoch", "samples", "validation", "peak_memory_mib")
+_NUMBERS = (*_COUNTS, "forwards_per_sample", "backwards_per_sample", "seconds", "single_step_gap")
+
+
+def _settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a table can hold them: numbers, short texts, booleans, nothing, and lists of these."""
+    for key, value in values.items():
+        parts = value if isinstance(value, list) else [value]
+        if len(key) > 100 or not all(isinstance(part, bool | int | float | None) or _short(part) for part in parts):
+            raise ValueError(f"{key[:100]!r} is no setting: it holds {str(value)[:60]!r}")
+    return values
+
+
+def _short(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 1000
+
+
+def _training(values: dict[str, Any]) -> dict[str, Any]:
+    """The same of a training, whose numbers are numbers."""
+    for key in _NUMBERS:
+        value = values.get(key)
+        whole = isinstance(value, int) or (isinstance(value, float) and key not in _COUNTS)
+        if value is not None and (isinstance(value, bool) or not whole or abs(value) > 2**63):
+            raise ValueError(f"{key} = {str(value)[:60]!r} is no number of a training")
+    return _settings(values)
+
+
 class ModelInfo(Record):
     """What was attacked."""
 
@@ -41,9 +68,9 @@ class ModelInfo(Record):
     digest: str
     """sha256 of names, shapes and values of all parameters and buffers."""
     defense: str | None
-    settings: dict[str, Any]
+    settings: Annotated[dict[str, Any], AfterValidator(_settings)]
     """The defense's hyper-parameters and the training recipe, when the product trained it."""
-    training: dict[str, Any]
+    training: Annotated[dict[str, Any], AfterValidator(_training)]
     """Cost and history of the training in short, when the product trained it."""
     test_time: str = ""
     """A defense that was added without training."""

@@ -22,50 +22,55 @@ SKIP_SCHEMA = 1
 def train(  # noqa: PLR0913
     defense: str,
     *,
-    dataset: str = "digits",
+    dataset: object = "digits",
     model: str | None = None,
     norm: str = "linf",
-    eps: str | None = None,
+    eps: str | float | None = None,
     seed: int = 0,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, object] | None = None,
     name: str | None = None,
-    results: Path = Path("results"),
+    results: str | Path = "results",
     device_name: str = "auto",
     quiet: bool = False,
+    **hyper_parameters: object,
 ) -> Path:
     """Train a defense and return its run folder; a training that was interrupted goes on, a finished one is left alone.
 
-    settings: hyper-parameters of the defense or the recipe, as text ({"epochs": "5"}).
+    settings: hyper-parameters of the defense or the recipe ({"epochs": 5}), which may also be given as keywords (epochs=5).
     """
-    request = TrainingRequest(
-        defense=defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, settings=settings or {}, name=name
-    )
-    return trained(request, Execution(results, device_name, quiet=quiet))
+    request = TrainingRequest.of(
+        defense=defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, name=name,
+        settings={**(settings or {}), **hyper_parameters},
+    )  # fmt: skip
+    return trained(request, Execution(Path(results), device_name, quiet=quiet))
 
 
 def run(  # noqa: PLR0913
     defense: str,
     *,
     seeds: int = 1,
-    dataset: str = "digits",
+    dataset: object = "digits",
     model: str | None = None,
     norm: str = "linf",
-    eps: str | None = None,
+    eps: str | float | None = None,
     seed: int = 0,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, object] | None = None,
     name: str | None = None,
-    plan_name: str = "fast",
+    plan_name: str | Path | Plan = "fast",
     n: int | None = None,
-    results: Path = Path("results"),
+    results: str | Path = "results",
     device_name: str = "auto",
     batch_size: int | None = None,
     quiet: bool = False,
+    **hyper_parameters: object,
 ) -> list[tuple[Card, Path]]:
     """Train with seeds seed, seed + 1, ... and evaluate each, as `train` and `evaluate` do; the cards and where they are."""
-    request = TrainingRequest(
-        defense=defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, settings=settings or {}, name=name
-    )
-    return trained_and_evaluated(request, seeds, load_plan(plan_name), n, Execution(results, device_name, batch_size, quiet))
+    request = TrainingRequest.of(
+        defense=defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, name=name,
+        settings={**(settings or {}), **hyper_parameters},
+    )  # fmt: skip
+    plan = plan_name if isinstance(plan_name, Plan) else load_plan(plan_name)
+    return trained_and_evaluated(request, seeds, plan, n, Execution(Path(results), device_name, batch_size, quiet))
 
 
 def trained(request: TrainingRequest, execution: Execution) -> Path:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from bench import data
 from bench.core import Name, isolated
-from bench.errors import Skipped
-from bench.evaluation import Request, choose_threat
+from bench.errors import BadInput, Skipped
+from bench.evaluation import Radius, Request, Source, choose_threat
 from bench.models import architectures
 from bench.plugins import annotations_of, code, file_digests
 from bench.results import section
@@ -16,18 +20,27 @@ from bench.training.job import Job
 from bench.training.recipe import configure
 
 
+def _texts(settings: Any) -> Any:
+    if not isinstance(settings, Mapping):
+        return settings
+    try:
+        return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"settings: {error}; give text, numbers, booleans or lists of these") from None
+
+
 class TrainingRequest(Request):
     """A training as a user asks for it; what is left out is taken from the defense's presets and from the data."""
 
     defense: str
-    dataset: str = "digits"
+    dataset: Source = "digits"
     model: str | None = None
     """An architecture, such as "preact_resnet18?width=16"."""
     norm: str = "linf"
-    eps: str | None = None
+    eps: Radius | None = None
     seed: int = 0
-    settings: Mapping[str, str] = {}
-    """Hyper-parameters of the defense or the recipe, as text ({"epochs": "5"})."""
+    settings: Annotated[Mapping[str, str], BeforeValidator(_texts)] = {}
+    """Hyper-parameters of the defense or the recipe, as text ({"epochs": "5"}); numbers and lists become text."""
     name: Name | None = None
     """The row's label."""
 

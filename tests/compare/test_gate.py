@@ -26,7 +26,7 @@ from bench.core.threat import ThreatModel
 from bench.errors import BadInput
 from bench.files.atomic import sha256
 from bench.plans.built_in import PLANS
-from bench.report.tables import leaderboard, read_cards, write_leaderboard
+from bench.report import Entry, leaderboard, write_leaderboard
 from bench.results.archive import write_archive, write_records
 from bench.results.card import Card, read_card
 from bench.results.outcomes import read_outcomes
@@ -34,6 +34,8 @@ from bench.statistics.proportions import wilson
 
 DIGEST = "d" * 64
 LINF = ThreatModel.parse("linf", "0.3")
+SMOKE = PLANS["smoke"].resolved(LINF)
+PLAN = SMOKE.model_copy(update={"attacks": SMOKE.attacks[:1]})
 
 
 def attempt(attack: str, run: str, ids: Sequence[int], broken: Sequence[bool]) -> pd.DataFrame:
@@ -52,20 +54,22 @@ def written(folder: Path, tables: Sequence[pd.DataFrame], **changes: Any) -> Pat
     robust = n - int(rows.groupby("id").broken.any().sum())
     records = write_records(folder / "samples.parquet", rows)
     attack = {
-        "name": "pgd-20", "attack": "pgd", "parameters": {"steps": 20}, "on": "all", "n": n, "attempted": clean, "broken": 0,
-        "robust_accuracy": robust / n, "interval": wilson(robust, n), "grid": None, "restarts": [], "forwards": 1.0,
-        "backwards": 1.0, "seconds": 1.0, "notes": [],
+        "name": "pgd-20", "attack": "pgd", "parameters": {"steps": 20}, "on": "all", "n": n, "attempted": clean,
+        "broken": clean - robust, "robust_accuracy": robust / n, "interval": wilson(robust, n), "grid": None,
+        "restarts": [], "forwards": 1.0,
+        "backwards": 0.0, "seconds": 1.0, "notes": [],
     }  # fmt: skip
     content = {
         "name": "mine", "dataset": "mnist", "threat": {"norm": "linf", "eps": "3/10"}, "n": n, "clean_accuracy": clean / n,
         "clean_interval": wilson(clean, n), "robust_accuracy": robust / n, "interval": wilson(robust, n), "attacks": [attack],
-        "plan": PLANS["smoke"].resolved(LINF).model_dump(), "plan_digest": DIGEST, "seed": 0,
+        "plan": PLAN.model_dump(), "plan_digest": PLAN.digest, "seed": 0,
         "model": {
             "reference": "r", "arch": "mnist_fast", "digest": DIGEST, "defense": "fast_at", "settings": {},
             "training": {"seed": 0},
         },
         "data": {"split": "test", "digest": DIGEST, "source": "s"}, "records": records.model_dump(),
-        "archive": records.model_dump(), "seconds": 5.0, "device": "cpu", "versions": {}, "notes": [],
+        "archive": {"file": "archive.safetensors", "sha256": DIGEST, "rows": clean - robust},
+        "seconds": 5.0, "device": "cpu", "versions": {}, "notes": [],
     }  # fmt: skip
     Card.model_validate({**content, **changes}).save(folder / "card.json")
     return folder
@@ -142,7 +146,7 @@ def test_additions_lower_the_card_and_not_the_pairing(tmp_path: Path) -> None:
     result = check_regression(other, folder)
     assert not result.lost
     assert "lost 2 more samples to examples handed in later" in " ".join(result.notes)
-    assert leaderboard([read_card(folder / "card.json")]).robust[0] == 60
+    assert leaderboard([Entry(read_card(folder / "card.json"), folder, None)]).robust[0] == 60
     (folder / "handed-in.safetensors").unlink()
     with pytest.raises(BadInput, match=r"handed-in\.safetensors .* is not there"):
         check_regression(other, folder)
@@ -306,8 +310,7 @@ def test_other_samples_are_named_by_number_id_and_label(tmp_path: Path) -> None:
 
 
 def test_a_plan_that_a_defense_extended_compares_but_does_not_gate(tmp_path: Path) -> None:
-    plan = PLANS["smoke"].resolved(LINF)
-    longer = plan.extended([{"attack": "pgd", "name": "adaptive"}]).model_dump()
+    longer = PLAN.extended([{"attack": "pgd", "name": "adaptive"}]).model_dump()
     a, b = evaluated(tmp_path / "a", [True] * 10), evaluated(tmp_path / "b", [True] * 10, plan=longer)
     assert "B was also attacked with adaptive" in render(compare_rows(a, b))
     with pytest.raises(BadInput, match="other plans"):
@@ -564,7 +567,7 @@ def test_the_leaderboard_has_bands(tmp_path: Path) -> None:
     write_leaderboard(tmp_path, ["md"])
     assert "3 of 3 rows lack records on the samples of the others" in (tmp_path / "leaderboard.md").read_text()
     # Without records at all the frame still has ranks, from the proportions alone.
-    plain = leaderboard(read_cards(tmp_path)[0]).set_index("defense")["rank"].to_dict()
+    plain = leaderboard(tmp_path).set_index("defense")["rank"].to_dict()
     assert plain == {"first": "1-2", "second": "1-2", "third": "3", "doubted": "-"}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from bench import data, plans, train
+from bench import data, train
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.evaluation.evaluation import evaluate
@@ -19,6 +19,7 @@ from bench.evaluation.units import Unit, load_unit
 from bench.files.progress import Reporter
 from bench.models.checkpoint import load_weights
 from bench.models.subject import training_record
+from bench.plans import built_in
 from bench.results import archive
 from bench.results.card import read_card
 from bench.training.loop import Trainer
@@ -92,9 +93,9 @@ class Valid:
             raise BadInput(told[0])
 
     def plan(self, path: Path) -> None:
-        chosen = plans.load(str(path)).resolved(ThreatModel.parse("linf", "0.1"))
+        chosen = built_in.load(str(path)).resolved(ThreatModel.parse("linf", "0.1"))
         assert len(chosen.digest) == 64
-        plans.show(chosen)
+        built_in.show(chosen)
 
     def dataset(self, path: Path) -> None:
         for split in ("test", "train"):
@@ -132,7 +133,7 @@ def readers(home: Path) -> dict[str, Reader]:
         np.zeros(3, np.int32),
         images.astype("f8"),
     ]
-    toml = plans._read(_written(home / "toml" / "p.toml", PLAN.encode())).model_dump(mode="json")
+    toml = built_in._read(_written(home / "toml" / "p.toml", PLAN.encode())).model_dump(mode="json")
     noise = st.binary(max_size=300)
 
     def safe(*seeds: bytes) -> st.SearchStrategy[bytes]:

@@ -14,7 +14,12 @@ from bench.evaluation.restarts import RADII
 from bench.models import resolve
 from bench.models.subject import load_subject, samples_of, training_record
 from bench.plugins.registry import make_defense
-from bench.report.tables import leaderboard, render
+from bench.report import Entry, leaderboard, render
+from bench.results import Card
+
+
+def entries(*cards: Card) -> list[Entry]:
+    return [Entry(card, Path(), None) for card in cards]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +42,8 @@ def test_what_is_proved_is_in_the_card_and_no_attack_goes_below_it(ibp: Path) ->
     assert accuracies[4] == proved.accuracy
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[1] > accuracies[4] > accuracies[-1]
-    assert leaderboard([card]).certified.tolist() == [100 * proved.accuracy]
-    assert "| certified" in render([card], "md").replace("|   certified", "| certified")
+    assert leaderboard(entries(card)).certified.tolist() == [100 * proved.accuracy]
+    assert "| certified" in render(entries(card), "md").replace("|   certified", "| certified")
     again, _ = evaluate(str(ibp), plan_name="smoke", quiet=True)
     assert again == card
     assert path.parent.parent == ibp
@@ -47,7 +52,7 @@ def test_what_is_proved_is_in_the_card_and_no_attack_goes_below_it(ibp: Path) ->
 def test_a_column_without_proofs_is_not_shown(fast_run: Path) -> None:
     card, _ = evaluate(str(fast_run), plan_name="smoke", n=20, quiet=True)
     assert card.certified is None
-    assert "certified" not in render([card], "md")
+    assert "certified" not in render(entries(card), "md")
 
 
 def test_a_defense_added_at_test_time_makes_another_row(fast_run: Path) -> None:
@@ -88,9 +93,9 @@ def test_a_network_of_the_batch_is_neither_certified_nor_ranked(tmp_path: Path) 
     assert (plain.batch_dependent, tied.batch_dependent) == (False, True)
     assert plain.certified is not None
     assert tied.certified is None
-    table = leaderboard(cards)
+    table = leaderboard(entries(*cards))
     assert dict(zip(table.verdict, table["rank"], strict=True)) == {"": "1", "not comparable": "-"}
-    assert "not comparable: the answer to an image depends on the others" in render(cards, "md")
+    assert "not comparable: the answer to an image depends on the others" in render(entries(*cards), "md")
 
 
 def test_an_ensemble_is_projected_member_by_member(tmp_path: Path) -> None:

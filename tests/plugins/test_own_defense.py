@@ -18,7 +18,7 @@ from bench.doctor.scaffolding import scaffold
 from bench.errors import BadInput, GauntletError, UnknownName
 from bench.plugins import registry, userfile
 from bench.plugins.registry import defense_names, get_attack, get_defense, load_plugin
-from bench.report.tables import render
+from bench.report import Entry, render
 
 # Without the folder it is called in on the path, as the installed script.
 GAUNTLET = [sys.executable, "-P", "-c", "from bench.cli.commands import main; main()"]
@@ -203,7 +203,7 @@ def test_what_a_plugin_computes_is_a_part_of_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "late.py").write_text("F = 3.0\n")
     done = subprocess.run(check, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "the code of defense 'novel' is another than the one evaluated" in " ".join(done.stdout.split())
+    assert "defense 'novel' has changed since this run was trained" in " ".join(done.stdout.split())
     third = rerun(tmp_path, *command)
     assert (len([*tmp_path.rglob("card.json")]), len([*tmp_path.rglob("train.json")])) == (3, 2)
     assert third["model"]["digest"] != first["model"]["digest"]  # type: ignore[index]
@@ -253,7 +253,7 @@ def test_a_certificate_that_is_wrong_is_contradicted_in_the_table(tmp_path: Path
     assert card.certified is not None
     assert card.certified.contradicted > 20
     assert f"novel: {card.certified.contradicted} samples that it says are certain were broken all the same" in render(
-        [card], "md"
+        [Entry(card, Path(), None)], "md"
     )
 
 

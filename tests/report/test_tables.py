@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from bench.errors import BadInput, GauntletError
 from bench.plans.built_in import PLANS, load
 from bench.plans.plan import Plan
 from bench.plugins.registry import get_attack
-from bench.report.tables import FORMATS, leaderboard, read_cards, render, write_leaderboard
+from bench.report.entries import Entry, read_entries
+from bench.report.pages import FORMATS, render, write_leaderboard
+from bench.report.tables import leaderboard
 from bench.results.card import Card, read_card
 from bench.runs.jobs import skip
 from bench.statistics.proportions import wilson
@@ -23,18 +26,23 @@ LINF = ThreatModel.parse("linf", "0.3")
 
 
 def card(name: str, robust: float, **changes: Any) -> Card:
-    """A card whose numbers are chosen here; only tables read it."""
+    """A card that does not contradict itself, whose numbers are chosen here; its records are not there."""
     n = changes.pop("n", 1000)
-    attack = {
-        "name": "pgd-20", "attack": "pgd", "parameters": {"steps": 20}, "on": "all", "n": n, "attempted": n, "broken": 0,
-        "robust_accuracy": robust + 0.01, "interval": (0.0, 1.0), "grid": None, "restarts": [], "forwards": 1.0,
-        "backwards": 1.0, "seconds": 1.0, "notes": [],
-    }  # fmt: skip
-    file = {"file": "x", "sha256": "0", "rows": 1}
+    clean, plan = round(0.98 * n), PLANS["smoke"].resolved(LINF)
+    shares = {"pgd-20": robust + 0.01, "square": robust}
+    attacks = [
+        {
+            "name": spec.label, "attack": spec.attack, "parameters": {}, "on": "all", "n": n, "attempted": clean, "broken": 0,
+            "robust_accuracy": shares[spec.label], "interval": wilson(round(shares[spec.label] * n), n), "grid": None,
+            "restarts": [], "forwards": 1.0, "backwards": 1.0, "seconds": 1.0, "notes": [],
+        }
+        for spec in plan.attacks
+    ]  # fmt: skip
+    file = {"file": "x", "sha256": "0", "rows": clean - round(robust * n)}
     content = {
-        "name": name, "dataset": "mnist", "threat": {"norm": "linf", "eps": "0.3"}, "n": n, "clean_accuracy": 0.98,
-        "clean_interval": wilson(980, 1000), "robust_accuracy": robust, "interval": wilson(round(robust * n), n),
-        "attacks": [attack], "plan": PLANS["smoke"].resolved(LINF).model_dump(), "plan_digest": "0", "seed": 0,
+        "name": name, "dataset": "mnist", "threat": {"norm": "linf", "eps": "0.3"}, "n": n, "clean_accuracy": clean / n,
+        "clean_interval": wilson(clean, n), "robust_accuracy": robust, "interval": wilson(round(robust * n), n),
+        "attacks": attacks, "plan": plan.model_dump(), "plan_digest": plan.digest, "seed": 0,
         "model": {
             "reference": "r", "arch": "mnist_fast", "digest": name, "defense": name, "settings": {},
             "training": {"seed": 0, "collapse_epoch": None, "backwards_per_sample": 20.0},
@@ -43,6 +51,10 @@ def card(name: str, robust: float, **changes: Any) -> Card:
         "device": "cpu", "versions": {}, "notes": [],
     }  # fmt: skip
     return Card.model_validate({**content, **changes})
+
+
+def entries(*cards: Card) -> list[Entry]:
+    return [Entry(card, Path(card.name), None) for card in cards]
 
 
 @pytest.fixture
@@ -71,15 +83,22 @@ def test_the_same_cards_give_the_same_bytes(results: Path, tmp_path_factory: pyt
 
 
 def test_golden_markdown() -> None:
-    assert render([card("weak", 0.1), card("strong", 0.8)], "md") == (
+    assert render(entries(card("weak", 0.1), card("strong", 0.8)), "md") == (
         "# Leaderboard\n\n## mnist · linf 0.3 · plan smoke\n\n"
-        "|   rank | defense   | model      |   seed |    n |   clean |   pgd-20 |   robust | 95% interval   | collapse   |   train passes |\n"
-        "|--------|-----------|------------|--------|------|---------|----------|----------|----------------|------------|----------------|\n"
-        "|      1 | strong    | mnist_fast |      0 | 1000 |    98.0 |     81.0 |     80.0 | 77.4-82.4      | no         |             20 |\n"
-        "|      2 | weak      | mnist_fast |      0 | 1000 |    98.0 |     11.0 |     10.0 | 8.3-12.0       | no         |             20 |\n"
+        "|   rank | defense   | model      |    n |   clean |   pgd-20 |   square |   robust | 95% interval   | collapse   "
+        "|   train passes | proof   |\n"
+        "|--------|-----------|------------|------|---------|----------|----------|----------|----------------|------------"
+        "|----------------|---------|\n"
+        "|      1 | strong    | mnist_fast | 1000 |    98.0 |     81.0 |     80.0 |     80.0 | 77.4-82.4      | no         "
+        "|             20 | stated  |\n"
+        "|      2 | weak      | mnist_fast | 1000 |    98.0 |     11.0 |     10.0 |     10.0 | 8.3-12.0       | no         "
+        "|             20 | stated  |\n"
         "\n"
         "rank: the places that the samples leave open; exact McNemar for every pair, 5 % for all pairs together (Holm); "
         "2 of 2 rows lack records on the samples of the others, so they count as independent samples there\n"
+        "\n"
+        "proof: here, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them); stated, "
+        "where the number is the card's word alone\n"
         "\n"
         "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
         "per sample; the interval is Wilson's. train passes: backward passes per training sample.\n"
@@ -93,7 +112,7 @@ def test_csv_and_pandas_agree(results: Path) -> None:
     assert [(row["threat"], row["defense"], row["robust"]) for row in rows] == [
         ("l2 1.5", "l2", "50.00"), ("linf 0.3", "strong <b>&_%", "80.00"), ("linf 0.3", "weak", "10.00"),
     ]  # fmt: skip
-    table = leaderboard(read_cards(results)[0])
+    table = leaderboard(results)
     assert isinstance(table, pd.DataFrame)
     assert table.robust.tolist() == [50.0, 80.0, 10.0]
 
@@ -109,8 +128,8 @@ def test_names_are_escaped(results: Path) -> None:
 def test_a_damaged_card_is_left_out_by_name_and_the_rest_is_ranked(results: Path) -> None:
     (results / "mnist" / "bad").mkdir()
     (results / "mnist" / "bad" / "card.json").write_text("{")
-    cards, refused = read_cards(results)
-    assert len(cards) == 3
+    found, refused = read_entries([results])
+    assert len(found) == 3
     assert len(refused) == 1
     assert "bad" in refused[0]
     assert "not JSON" in refused[0]
@@ -231,14 +250,14 @@ def test_built_in_plans_resolve_and_their_digest_is_of_what_runs(name: str) -> N
 def test_a_training_that_withstands_single_steps_only_is_told(training: dict[str, Any], told: str) -> None:
     made = card("x", 0.5)
     model = made.model.model_copy(update={"training": training})
-    assert str(leaderboard([made.model_copy(update={"model": model})]).collapse[0]) == told
+    assert str(leaderboard(entries(made.model_copy(update={"model": model}))).collapse[0]) == told
 
 
 def test_attacks_of_every_plan_stand_between_clean_and_robust() -> None:
     first, second = card("one", 0.1), card("two", 0.2)
-    other = second.attacks[0].model_copy(update={"name": "square"})
-    columns = list(leaderboard([first, second.model_copy(update={"attacks": (other,)})]).columns)
-    assert columns[columns.index("clean") + 1 : columns.index("robust")] == ["pgd-20", "square"]
+    other = second.attacks[0].model_copy(update={"name": "rays"})
+    columns = list(leaderboard(entries(first, second.model_copy(update={"attacks": (other,)}))).columns)
+    assert columns[columns.index("clean") + 1 : columns.index("robust")] == ["pgd-20", "square", "rays"]
 
 
 def test_a_doubtful_row_never_stands_above_a_sound_one() -> None:
@@ -249,7 +268,97 @@ def test_a_doubtful_row_never_stands_above_a_sound_one() -> None:
         card("broken", 0.9, **diagnosed("broken")), card("suspicious", 0.8, **diagnosed("suspicious")),
         card("sound", 0.3, **diagnosed("ok")), card("undiagnosed", 0.5),
     ]  # fmt: skip
-    table = leaderboard(cards)
+    table = leaderboard(entries(*cards))
     assert list(table["defense"]) == ["undiagnosed", "sound", "suspicious", "broken"]
     assert list(table["verdict"]) == ["", "ok", "suspicious", "broken"]
     assert list(table["rank"]) == ["1", "2", "-", "-"]
+
+
+def trained(seed: int, robust: float, name: str = "fast_at", **settings: Any) -> Card:
+    """One seed of a training."""
+    made = card(name, robust)
+    training = {"seed": seed, "collapse_epoch": None, "backwards_per_sample": 20.0, "threat": "linf 0.3"}
+    model = {"digest": f"{name} {seed} {settings}", "settings": {"epochs": 10, **settings}, "training": training}
+    return made.model_copy(update={"model": made.model.model_copy(update=model)})
+
+
+def test_seeds_of_a_training_are_one_row_that_unfolds() -> None:
+    rows = entries(trained(0, 0.784), trained(1, 0.791), trained(2, 0.595), card("other", 0.5))
+    table = leaderboard(rows)
+    assert table["seeds"].tolist() == [3, 1]
+    assert table["robust"].tolist() == pytest.approx([72.333, 50.0], abs=1e-3)
+    assert table["sd"][0] == pytest.approx(11.120, abs=1e-3)
+    # Three seeds that differ as much do not settle a difference of 22 points from a single seed.
+    assert table["rank"].tolist() == ["1-2", "1-2"]
+    each = leaderboard(rows, by="seed")
+    assert each["robust"].tolist() == pytest.approx([79.1, 78.4, 59.5, 50.0])
+    page = render(rows, "md")
+    assert "plan smoke · each seed" in page
+    assert page.count("| fast_at") == 4
+
+
+def test_rows_of_one_name_say_in_what_they_differ() -> None:
+    other = trained(0, 0.4, epochs=5)
+    elsewhere = {**other.model.training, "threat": "linf 0.1"}
+    small = other.model_copy(update={"model": other.model.model_copy(update={"training": elsewhere, "digest": "d"})})
+    table = leaderboard(entries(trained(0, 0.5), small)).set_index("robust")["differs in"]
+    assert table[50.0] == "epochs 10, trained at linf 0.3"
+    assert table[40.0] == "epochs 5, trained at linf 0.1"
+    assert leaderboard(entries(trained(0, 0.5), trained(1, 0.6)))["differs in"].tolist() == [""]
+
+
+def test_one_quick_look_is_not_a_rival_of_the_same_model(tmp_path: Path) -> None:
+    card("m", 0.5).save(tmp_path / "long" / "card.json")
+    card("m", 0.7, n=100).save(tmp_path / "quick" / "card.json")
+    card("r", 0.4).save(tmp_path / "rival" / "card.json")
+    _, left = write_leaderboard(tmp_path, ["csv"])
+    assert pd.read_csv(tmp_path / "leaderboard.csv")["n"].tolist() == [1000, 1000]
+    assert any("1 evaluations of models that have one of as many or more samples" in sentence for sentence in left)
+    write_leaderboard(tmp_path, ["csv"], every=True)
+    assert pd.read_csv(tmp_path / "leaderboard.csv")["n"].tolist() == [100, 1000, 1000]
+
+
+def test_a_row_that_contradicts_itself_is_left_out_and_named(results: Path) -> None:
+    path = next(results.rglob("card.json"))
+    forged = json.loads(path.read_text()) | {"robust_accuracy": 0.97}
+    path.write_text(json.dumps(forged))
+    _, refused = write_leaderboard(results, ["csv"])
+    assert len(refused) == 1
+    assert f"{path} contradicts itself: robust accuracy: " in refused[0]
+    assert 97.0 not in pd.read_csv(results / "leaderboard.csv")["robust"].tolist()
+
+
+@pytest.mark.parametrize("name", ["rank", "robust", "a|b", "two\nlines", "\x1b[31mred", "clean"])
+def test_names_of_attacks_break_no_table(name: str) -> None:
+    made = card(name, 0.5)
+    odd = made.attacks[0].model_copy(update={"name": name})
+    rows = entries(made.model_copy(update={"attacks": (odd, made.attacks[1])}))
+    table = leaderboard(rows)
+    assert table["robust"].tolist() == [50.0]
+    assert table["rank"].tolist() == ["1"]
+    for form in ("md", "text"):
+        body = render(rows, form)
+        assert "\x1b" not in body
+        lines = [line for line in body.splitlines() if line.startswith("|")]
+        assert len({line.replace("\\|", "").count("|") for line in lines}) <= 1
+
+
+def test_what_is_not_there_is_a_dash() -> None:
+    first, second = card("one", 0.1), card("two", 0.2)
+    other = second.attacks[0].model_copy(update={"name": "rays"})
+    page = render(entries(first, second.model_copy(update={"attacks": (other,)})), "md")
+    assert "nan" not in page
+    assert re.search(r"\|\s+-\s*\|", page)
+
+
+def test_data_are_their_content() -> None:
+    """A renamed copy is the same data set; two files of one name are two."""
+
+    def of(name: str, dataset: str, whole: str) -> Card:
+        made = card(name, 0.5, dataset=dataset)
+        return made.model_copy(update={"data": made.data.model_copy(update={"whole": whole})})
+
+    same = leaderboard(entries(of("a", "./mine.npz", "1" * 64), of("b", "mine.npz", "1" * 64), of("c", "copy.npz", "1" * 64)))
+    assert len(set(same["dataset"])) == 1
+    two = leaderboard(entries(of("a", "mine.npz", "1" * 64), of("b", "old/mine.npz", "2" * 64)))
+    assert sorted(two["dataset"]) == ["mine 11111111", "mine 22222222"]

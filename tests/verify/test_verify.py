@@ -516,8 +516,8 @@ def test_what_does_not_lower_a_row_changes_nothing(standing: Path, tmp_path: Pat
         assert done.card is None
         assert any(line.startswith(told) for line in done.told)
         assert before == {file.name: file.read_bytes() for file in standing.parent.iterdir() if file.is_file()}
-    for name in ("", " ", "x" * 81, "a\x1b[2J"):
-        with pytest.raises(BadInput, match="1 to 80 printable"):
+    for name in ("", " ", "x" * 101, "a\x1b[2J"):
+        with pytest.raises(BadInput, match="1 to 100 printable"):
             add(standing, tmp_path / "mine.safetensors", name, HERE, quiet=True)
 
 
