@@ -115,6 +115,7 @@ class Evaluation:
                 self.report.say(f"out of memory: going on with batches of {batch}")
                 continue
             position += batch
+            self.report.advance(0.0)
         return outcomes
 
     def widen(self, threat: ThreatModel, folder: Path, suffix: str) -> None:

@@ -36,6 +36,8 @@ FINALISTS = 4
 """Arms that are still worth running then, or after a pilot in which none got anywhere."""
 IDLE = 0.5
 """Progress in the pilot below which an arm got nowhere."""
+LIKELY = 7
+"""What all of it costs in terms of the opening, on the models of results/: an estimate of what is left is made from it."""
 MASKED = 10
 """Times the budget where the gradient is masked."""
 
@@ -59,7 +61,7 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
         search.low_precision, search.effort = False, 1
         search.left = spec.budget * len(search.closest()) // 4
         search.sweep(search.finalists())
-    evaluation.report.advance(1.0, f"{spec.label}: {search.standing():.1%} stand")
+    evaluation.report.advance(1.0 - search.done, f"{spec.label}: {search.standing():.1%} stand")
     left = size - int(evaluation.broken.sum())
     return AttackResult(
         name=spec.label, attack=spec.attack, parameters={}, on="survivors", n=size, attempted=attempted,
@@ -89,6 +91,8 @@ class _Search:
         """The arms worth running, in the pilot's order."""
         self.achieved: dict[str, tuple[float, int]] = {}
         """Each arm's progress in the sweeps, and what it cost."""
+        self.spent, self.expected, self.done = 0, 0, 0.0
+        """Forward-equivalents so far, those that all of it may take, and the part of the work that this makes."""
 
     def standing(self) -> float:
         return 1 - float(self.evaluation.broken.double().mean())
@@ -102,6 +106,7 @@ class _Search:
         """The cheap attacks, on everything."""
         for arm in self.spec.opening:
             self.round(arm, "opening", self.closest())
+        self.expected = LIKELY * self.spent
         self.fewest = max(FEWEST, len(self.closest()) // SHARE)
         self.left = self.spec.budget * len(self.closest())
 
@@ -170,6 +175,11 @@ class _Search:
         way = (1 - margin.clamp_max(0) / before).nan_to_num(0.0).clamp(0, 1) / 2
         trial = Trial(arm, units, torch.where(fooled, 1.0, way))
         self.left -= trial.cost
+        self.spent += trial.cost
+        # Never done before it is over: what is left is at least a tenth of what there was.
+        done = self.spent / max(self.expected, 1.1 * self.spent, 1) if self.expected else 0.0
+        self.evaluation.report.advance(max(done - self.done, 0.0))
+        self.done = max(done, self.done)
         return trial
 
     def absorb(self, trial: Trial, stage: str, samples: Tensor) -> None:

@@ -21,6 +21,7 @@ class Reporter:
         self._started = time.monotonic()
         self._said = self._started
         self._done = 0.0
+        self._note = ""
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if not quiet and sys.stderr.isatty():
@@ -46,8 +47,12 @@ class Reporter:
             self._bar.stop()
 
     def advance(self, amount: float, note: str = "", *, milestone: bool = False) -> None:
-        """`amount` more steps are done. Off a terminal only milestones, or a line every 20 seconds, are printed."""
+        """`amount` more steps are done. Off a terminal only milestones, or a line every 20 seconds, are printed.
+
+        note: what is being done; without one, what was.
+        """
         self._done += amount
+        note = self._note = note or self._note
         if self._bar:
             self._bar.update(self._task, completed=self._done, note=note)
         now = time.monotonic()
