@@ -32,6 +32,7 @@ class PriorKnowledge(PriorGuided):
 
     paper = "Jia et al. 2024"
     presets = {
+        # Our own, but for the average.
         "default": _AVERAGE,
         "cifar": {**PriorGuided.presets["cifar"], **_AVERAGE},
         "cifar100": {
