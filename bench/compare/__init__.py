@@ -6,3 +6,4 @@ May import results and statistics.
 from bench.compare.bands import known_outcomes, ranks, remarks, section
 from bench.compare.gate import check_regression
 from bench.compare.pairs import compare_rows
+from bench.compare.seeds import over_seeds

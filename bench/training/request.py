@@ -36,7 +36,7 @@ class TrainingRequest(Request):
         if self.name is not None:
             _check_name(self.name)
         source = data.load(self.dataset, "train")
-        made, recipe, preferred = configure(self.defense, self.dataset, source.family, self.settings)
+        made, recipe, preferred = configure(self.defense, self.dataset, source.family, self.settings, source.classes)
         threat = choose_threat(self.norm, self.eps, {}, source.family)
         if reason := made.skip(self.dataset, threat):
             raise Skipped(reason)
