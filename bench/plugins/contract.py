@@ -167,7 +167,7 @@ class Defense:
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
         """The scalar to minimise on a batch: x [N, C, H, W] in [0, 1], y [N]."""
-        raise NotImplementedError
+        raise NotImplementedError("write def loss(self, net, x, y, ctx) -> the scalar to minimise")
 
     def budget(self, threat: ThreatModel, progress: float) -> ThreatModel:
         """The threat model of the inner maximisation when `progress` of the training is done."""

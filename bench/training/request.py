@@ -10,7 +10,7 @@ from bench.core import isolated
 from bench.errors import BadInput, Skipped
 from bench.evaluation import Request, choose_threat
 from bench.models import architectures
-from bench.plugins import code
+from bench.plugins import Defense, code
 from bench.results import section
 from bench.training.job import Job
 from bench.training.recipe import configure
@@ -37,6 +37,10 @@ class TrainingRequest(Request):
             _check_name(self.name)
         source = data.load(self.dataset, "train")
         made, recipe, preferred = configure(self.defense, self.dataset, source.family, self.settings, source.classes)
+        if type(made).loss is Defense.loss:
+            raise BadInput(
+                f"defense {self.defense!r} has no loss; write def loss(self, net, x, y, ctx) -> the scalar to minimise"
+            )
         threat = choose_threat(self.norm, self.eps, {}, source.family)
         if reason := made.skip(self.dataset, threat):
             raise Skipped(reason)
