@@ -228,7 +228,8 @@ class Trainer:
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
         write_text(self.folder / RECORD, self._json(record) + "\n")
-        for file in (STATE, JOB):
+        # The state last: while it is there, the training is not finished.
+        for file in (JOB, STATE):
             (self.folder / file).unlink(missing_ok=True)
 
     def _json(self, record: dict[str, Any]) -> str:
