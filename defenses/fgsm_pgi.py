@@ -6,7 +6,8 @@ have no say in it. That BP is never reset, and that a sample without a past star
 as code.
 """
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -36,14 +37,19 @@ class PriorGuided(Defense):
     """Weight of the mean squared difference between the logits before and after the step."""
     decay: Annotated[float, Field(ge=0)] = 0.3
     """Of the momentum, from epoch to epoch."""
-    confidence: Annotated[float, Field(ge=0.5, le=1)] = 0.6
-    """Probability of the true class in the targets, of crafting and of training; the others share the rest."""
+    confidence: Annotated[float, Field(ge=0.5, le=1)] | None = 0.6
+    """Probability of the true class in the targets, of crafting and of training; the others share the rest. None for 0.5, and
+    between two classes, of which half is no preference, for 0.75."""
     reset: Annotated[int, Field(ge=1)] = 40
     """Epochs after which samples forget and start anew from random signs; BP never does."""
 
     paper = "Jia et al. 2022"
     passes = "2 (+ 1 backward)"
     presets = {"cifar": _CIFAR, "cifar100": {**_CIFAR, "reset": 10}}
+
+    def for_classes(self, classes: int) -> Self:
+        """With the confidence among so many classes."""
+        return self if self.confidence is not None else replace(self, confidence=0.5 if classes > 2 else 0.75)
 
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
         start = self.start(x, ctx).requires_grad_()
@@ -84,9 +90,11 @@ class PriorGuided(Defense):
     def smoothed(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean cross-entropy with targets of this confidence."""
         classes = logits.shape[1]
-        if self.confidence * classes <= 1:
-            raise BadInput(f"confidence = {self.confidence:g} in one of {classes} classes is no preference for it; give more")
-        return F.cross_entropy(logits, y, label_smoothing=(1 - self.confidence) * classes / (classes - 1))
+        confidence = self.for_classes(classes).confidence
+        assert confidence is not None
+        if confidence * classes <= 1:
+            raise BadInput(f"confidence = {confidence:g} in one of {classes} classes is no preference for it; give more")
+        return F.cross_entropy(logits, y, label_smoothing=(1 - confidence) * classes / (classes - 1))
 
     def _forgets(self, ctx: Context) -> bool:
         return ctx.epoch % self.reset == 0

@@ -3,7 +3,7 @@
 Whether a step fooled the network, q = right answers after it / right answers before it on the batch, sets how much its gradient
 adds to the momentum and how fast the average of the weights follows. The formulas are those of the authors' CIFAR-10 script;
 where no answer was right before the step, we divide by 1. Their CIFAR-100 script divides by one more than the right answers and
-moves the average only where q is at least the threshold; we do neither.
+moves the average only where q is at least the threshold; we do neither. The confidence between two classes is our own.
 """
 
 from typing import Annotated, Literal
@@ -25,13 +25,14 @@ class PriorKnowledge(PriorGuided):
 
     prior: Literal["momentum"] = "momentum"
     penalty: Annotated[float, Field(ge=0)] = 5.6
-    confidence: Annotated[float, Field(ge=0.5, le=1)] = 0.5
+    confidence: Annotated[float, Field(ge=0.5, le=1)] | None = None
     reset: Annotated[int, Field(ge=1)] = 10
     threshold: Annotated[float, Field(gt=0)] = 0.82
     """The q from which on the average (almost) stands still; its decay is that of `ema` below."""
 
     paper = "Jia et al. 2024"
     presets = {
+        # Our own, but for the average.
         "default": _AVERAGE,
         "cifar": {**PriorGuided.presets["cifar"], **_AVERAGE},
         "cifar100": {

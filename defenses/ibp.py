@@ -1,7 +1,7 @@
 """Interval bound propagation (Gowal, Dvijotham, Stanforth et al. 2018): training for bounds, and verification by them.
 
 The schedule is that of the authors' code. Bounds are those of the network in eval mode: what a batch norm does in them, which
-the source's networks do not have, is our reading.
+the source's networks do not have, is our reading, and the networks are ours.
 """
 
 from typing import Annotated
@@ -33,6 +33,7 @@ class IBP(Defense):
     # The last epoch: while the box grows, attacks are survived by networks that nothing can be proved about.
     selects = "epoch"
     presets = {
+        # Our own.
         "digits": {
             "epochs": 60, "batch_size": 64, "optimizer": "adam", "lr": 5e-3, "weight_decay": 0.0, "schedule": "cosine",
             "ramp": 0.5,

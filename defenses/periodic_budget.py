@@ -2,6 +2,8 @@
 
 The budget rises from (near) 0 and is clipped at the target, which it reaches before the end of each period; every period
 ends in a snapshot, and the ensemble of the snapshots answers. The source moves eps once an epoch; here it moves every batch.
+That its learning rate drops to a tenth at half and at three quarters of a period (CIFAR) is a guess: the source has the form of
+the schedule and not its numbers.
 """
 
 from typing import Annotated, Literal
@@ -35,11 +37,12 @@ class PeriodicBudget(PGDTraining):
     paper = "Liu et al. 2020"
     passes = "steps + 1"
     presets = {
+        # Our own.
         "digits": {"steps": 7, "craft": "eval"},
         # LeNet at eps 0.4: 50 steps of 0.01, Adam 1e-4 for 100 epochs, cosine to 1.5 eps in one period.
         "mnist": {
-            "steps": 50, "step": 0.025, "eps_max": 1.5, "periods": (1.0,), "model": "lenet", "epochs": 100, "lr": 1e-4,
-            "schedule": "constant", "optimizer": "adam", "weight_decay": 0.0, "craft": "eval",
+            "steps": 50, "step": 0.025, "eps_max": 1.5, "periods": (1.0,), "model": "lenet", "epochs": 100, "batch_size": 128,
+            "lr": 1e-4, "schedule": "constant", "optimizer": "adam", "weight_decay": 0.0, "craft": "eval",
         },
         "cifar": {
             "model": "resnet18?width=32", "epochs": 200, "lr": 0.1, "schedule": "periodic:0.5,0.75,1",

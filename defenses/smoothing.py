@@ -1,4 +1,7 @@
-"""Randomised smoothing (Cohen, Rosenfeld, Kolter 2019): Gaussian noise in training, a vote over noisy copies afterwards."""
+"""Randomised smoothing (Cohen, Rosenfeld, Kolter 2019): Gaussian noise in training, a vote over noisy copies afterwards.
+
+The preset for CIFAR is that of the source's experiments but for the network: theirs is a ResNet-110, ours the family's.
+"""
 
 from typing import Annotated
 
@@ -32,9 +35,10 @@ class Smoothing(Defense):
     # As many as the source certifies.
     certifies = 500
     presets = {
+        # Our own: a tenth of the time.
         "digits": {"estimation": 10_000},
         "cifar": {
-            "epochs": 90, "batch_size": 256, "lr": 0.1, "schedule": "piecewise:0.3334,0.6667", "weight_decay": 1e-4,
+            "epochs": 90, "batch_size": 400, "lr": 0.1, "schedule": "piecewise:0.3334,0.6667", "weight_decay": 1e-4,
         },
     }  # fmt: skip
 

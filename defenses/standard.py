@@ -12,6 +12,7 @@ class Standard(Defense):
     passes = "1"
     selects = "clean"
     presets = {
+        # Our own choice: that of adversarial training (Rice, Wong, Kolter 2020), so that the two are comparable.
         "cifar": {"epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75"},
     }
 

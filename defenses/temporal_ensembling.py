@@ -1,7 +1,8 @@
 """Adversarial training with temporal ensembling (Dong, Xu, Yang, Pang, Deng, Su, Zhu, ICLR 2022, arXiv 2106.01606).
 
 The source's epochs 90 and 150 of 200, which count from 1, are shares of the training here, and the weight moves every batch,
-not every epoch. The penalty is a mean over samples and classes, as in the source: with more classes it weighs less.
+not every epoch. The penalty is a mean over samples and classes, as in the source: with more classes it weighs less. The random
+start of PGD is clamped to [0, 1] before its first gradient, which the source does after it.
 """
 
 import math
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from bench.defense import Context, defense
 
 from .trades import TRADES, divergence, near
+
+_CIFAR = {"model": "resnet18", "epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "craft": "eval"}
 
 
 @defense("temporal_ensembling")
@@ -35,12 +38,11 @@ class TemporalEnsembling(TRADES):
     passes = "steps + 1 (trades: + 2) (+ 1 forward)"
     presets = {
         "default": {"craft": "eval"},
+        # Our own.
         "digits": {"steps": 7, "craft": "eval"},
-        "cifar": {
-            "model": "resnet18", "epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75",
-            "craft": "eval",
-        },
-    }  # fmt: skip
+        "cifar": _CIFAR,
+        "svhn": {**_CIFAR, "augment": "none"},
+    }
 
     def __post_init__(self) -> None:
         if self.full < self.begin:

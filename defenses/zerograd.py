@@ -1,4 +1,7 @@
-"""ZeroGrad (Golgooni, Saberi, Eskandar, Rohban 2021): FGSM-RS in which the smallest entries of the gradient do not count."""
+"""ZeroGrad (Golgooni, Saberi, Eskandar, Rohban 2021): FGSM-RS in which the smallest entries of the gradient do not count.
+
+On CIFAR-100 the source rotates images by up to 15 degrees besides cropping and mirroring them; here they are not rotated.
+"""
 
 import math
 from typing import Annotated

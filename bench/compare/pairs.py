@@ -9,12 +9,13 @@ from math import ceil, inf, isfinite
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import norm, ttest_ind
+from scipy.stats import norm
 
 from bench.compare.comparable import require_attacked, require_same
+from bench.compare.seeds import over_seeds
 from bench.errors import BadInput, UnknownName
 from bench.results import METRICS, Card, Flags, Outcomes, find_cards, outcomes_of, read_card
-from bench.statistics import hierarchical_bootstrap, mcnemar, paired_interval, samples_to_settle
+from bench.statistics import mcnemar, paired_interval, samples_to_settle
 
 ALPHA = 0.05
 POWER = 0.8
@@ -141,13 +142,11 @@ def _models(metric: str, sides: tuple[Side, Side], a: Flags, b: Flags, notes: li
 
 def _trainings(metric: str, sides: tuple[Side, Side], a: Flags, b: Flags, notes: list[str]) -> Comparison:
     first, second = sides
-    difference = second.mean - first.mean
-    interval = hierarchical_bootstrap(b, a)
-    p = needed = None
+    difference, interval, p = over_seeds(a, b)
+    needed = None
     if first.sd is None or second.sd is None:
         notes = [*notes, f"{'A' if first.sd is None else 'B'} has one seed, so how much its seeds vary is not known"]
     else:
-        p = _welch(first, second)
         variance = first.sd**2 + second.sd**2
         needed = seeds_to_settle(difference, variance)
     settled = p is not None and p < ALPHA and not interval[0] <= 0 <= interval[1]
@@ -157,12 +156,6 @@ def _trainings(metric: str, sides: tuple[Side, Side], a: Flags, b: Flags, notes:
         metric, a.shape[1], *sides, difference, interval, p, None, None, _winner(settled, difference),
         None if settled or needed is None or not isfinite(needed) else needed, tuple(notes),
     )  # fmt: skip
-
-
-def _welch(first: Side, second: Side) -> float:
-    if first.sd == second.sd == 0:
-        return float(first.mean == second.mean)
-    return float(ttest_ind(first.accuracies, second.accuracies, equal_var=False).pvalue)
 
 
 def seeds_to_settle(difference: float, variance: float, alpha: float = ALPHA, power: float = POWER) -> float:

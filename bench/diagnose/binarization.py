@@ -1,15 +1,19 @@
-"""The binarization test (Zimmermann et al. 2022): an adversarial example is planted, and the attack has to find one."""
+"""The binarization test (Zimmermann et al. 2022): an example is planted, and the evaluation's own attack has to find one."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bench.core import Gradient, Meter, Rng, ThreatModel, forward
+from bench.core import Gradient, Meter, Rng, ThreatModel, forward, isolated
 from bench.diagnose.finding import Inapplicable, Measured, check
+from bench.diagnose.planned import Planned, gradient_attacks
 from bench.diagnose.probe import Probe
+from bench.errors import AttackWarning, BadInput
 from bench.plugins import get_attack
 from bench.statistics import clopper_pearson
 
@@ -20,6 +24,11 @@ SAMPLES, INTERIOR, INSIDE = 64, 1000, 0.95
 RANDOM = 100
 """Random points that show whether a problem needs an attack at all."""
 RIDGE = 1e-6
+OURS = tuple(
+    Planned(f"{loss} {step}", "pgd", {"steps": 100, "step": step, "loss": loss, "decay": "cosine"})
+    for step, loss in ((1.0, "margin"), (0.1, "margin"), (2.0, "ce"))
+)
+"""What is tested where there is no evaluation."""
 
 
 class Problem(NamedTuple):
@@ -31,6 +40,10 @@ class Problem(NamedTuple):
     """[M]; beyond it lies the planted point's side."""
     separates: Tensor
     """Whether the read-out exists, bool [M]."""
+
+    def of(self, rows: Tensor) -> Problem:
+        """Those of some of the samples."""
+        return Problem(*(part[rows] for part in self))
 
 
 class Features(nn.Module):
@@ -66,8 +79,8 @@ class Features(nn.Module):
 class Heads(Gradient):
     """A gradient view of the features through each sample's own read-out, as two logits."""
 
-    def __init__(self, features: nn.Module, meter: Meter, problem: Problem) -> None:
-        super().__init__(features, meter)
+    def __init__(self, features: nn.Module, meter: Meter, problem: Problem, known: Tensor | None = None) -> None:
+        super().__init__(features, meter, known)
         self._problem = problem
 
     def _read(self, answers: Tensor) -> Tensor:
@@ -77,23 +90,21 @@ class Heads(Gradient):
 
 @check(
     ACTIVE, (0.05, 0.3), repeatable=True, share=False,
-    fine="the attacks solve {solved} of {posed} planted problems",
-    wrong="the attacks miss {missed} of {posed} planted adversarial examples: they are too weak for this network; attack "
-    "something smoother, or give them more steps",
+    fine="{whose} gradient attacks solve {solved} of {posed} planted problems",
+    wrong="{whose} gradient attacks miss {missed} of {posed} planted adversarial examples: they are too weak for this network, "
+    "which is less robust than they say; give them more or larger steps, or attack something smoother",
 )  # fmt: skip
 def binarization(probe: Probe) -> Measured:
-    """The share of planted problems that the gradient attacks miss, as far as it is certain."""
+    """The share of planted problems that the evaluation's gradient attacks miss, as far as it is certain."""
+    attacks = gradient_attacks(probe) if probe.own else OURS
+    if not attacks:
+        raise Inapplicable("the plan has no gradient attack to plant an example for; add one, such as pgd")
     x, rng = probe.x[:SAMPLES], probe.rng[torch.arange(min(SAMPLES, len(probe.y)), device=probe.y.device)]
     features = Features(probe.net, x)
     planted = probe.threat.random_start(x, rng.at("planted"), corner=True)
     problem = _fit(features, x, planted, probe)
-    side = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    solved, lucky = (torch.zeros_like(side, dtype=torch.bool) for _ in range(2))
-    for step, loss in ((1.0, "margin"), (0.1, "margin"), (2.0, "ce")):
-        pgd, view = get_attack("pgd"), Heads(features, Meter(len(x), x.device), problem)
-        chosen = pgd.configure({"steps": 100, "step": step, "loss": loss, "decay": "cosine"})
-        z = pgd.run(view, x, side, probe.threat, rng.at("solve", loss, str(step)), **chosen)
-        solved |= (view.logits(z).argmax(1) == 1) & probe.threat.contains(z, x)
+    lucky = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    solved = _solve(Search(probe.threat, x, rng, features, problem), attacks)
     for draw in range(RANDOM):
         view = Heads(features, Meter(len(x), x.device), problem)
         lucky |= view.logits(probe.threat.random_start(x, rng.at("luck", draw))).argmax(1) == 1
@@ -104,7 +115,47 @@ def binarization(probe: Probe) -> Measured:
         raise Inapplicable(f"only {count} of {len(x)} problems can be posed and are not solved by chance")
     # Of few problems a few may be missed by chance: what counts is the share that is certain.
     sure, _ = clopper_pearson(missed, count)
-    return Measured(sure, {"solved": count - missed, "missed": missed, "posed": count})
+    whose = "the evaluation's own" if probe.own else "our"
+    return Measured(sure, {"solved": count - missed, "missed": missed, "posed": count, "whose": whose})
+
+
+class Search(NamedTuple):
+    """What is attacked: images, and a problem for each."""
+
+    threat: ThreatModel
+    x: Tensor
+    rng: Rng
+    features: nn.Module
+    problem: Problem
+
+
+def _solve(search: Search, attacks: Sequence[Planned]) -> Tensor:
+    """Which problems fall to these attacks, one after the other on what is left, bool [M]."""
+    threat, x, rng, features, problem = search
+    solved, known, ran = torch.zeros_like(problem.separates), x.clone(), False
+    reached = torch.full_like(problem.offset, -torch.inf)
+    for planned in attacks:
+        attack = get_attack(planned.attack)
+        for restart in range(planned.restarts):
+            rows = (problem.separates & ~solved).nonzero().squeeze(1)
+            if not len(rows):
+                return solved
+            view = Heads(features, Meter(len(rows), x.device), problem.of(rows), known[rows])
+            noise, side = rng[rows].at("solve", planned.name, restart), torch.zeros_like(rows)
+            try:
+                with warnings.catch_warnings(), isolated(rng.seed, planned.name, restart):
+                    warnings.simplefilter("ignore", AttackWarning)
+                    z = attack.run(view, x[rows], side, threat, noise, **attack.configure(planned.parameters)).detach().float()
+            except BadInput:
+                # A loss or targets that two classes do not have.
+                break
+            score, legal = view.logits(z)[:, 1], threat.contains(z, x[rows])
+            solved[rows], ran = legal & (score > 0), True
+            closer = rows[legal & (score > reached[rows])]
+            known[closer], reached[closer] = z[torch.isin(rows, closer)], score[torch.isin(rows, closer)]
+    if not ran:
+        raise Inapplicable(f"{', '.join(planned.name for planned in attacks)} cannot be shown a problem of two classes")
+    return solved
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from bench.diagnose.probe import Probe
 from bench.diagnose.watch import Watch
 from bench.plugins import get_attack
 
+SHORT = 2
+"""Points of a path that has no last tenth: it ends as it begins."""
 OURS: Mapping[str, Any] = {"steps": 100, "step": 0.05, "loss": "margin", "start": "clean", "cycles": False}
 """PGD whose steps stay the same, so that its path shows whether it has arrived."""
 WATCHED = 3
@@ -24,6 +26,7 @@ class Path(NamedTuple):
     silent: float
     unfinished: float
     seeming: float
+    points: int
     name: str
 
 
@@ -41,11 +44,12 @@ def silent(probe: Probe) -> Measured:
 @check(
     "path ends too early", (0.3, 0.6),
     fine="hardly a path still climbs at its end",
-    wrong="{value:.1%} of the paths of {name} were still climbing in their last tenth: give it more or larger steps",
+    wrong="{value:.1%} of the paths of {name} were still climbing at their end, after {points} gradients: what it leaves would "
+    "fall to a longer attack; give it more or larger steps",
 )  # fmt: skip
 def unfinished(probe: Probe) -> Measured:
-    """Indicator 4: how many paths had not arrived."""
-    return _worst(probe, "unfinished")
+    """Indicator 4: how many paths had not arrived. A single step counts where it is all that the plan has."""
+    return _worst(probe, "unfinished", short=not _goes_on(probe))
 
 
 @check(
@@ -59,11 +63,21 @@ def seeming(probe: Probe) -> Measured:
     return _worst(probe, "seeming")
 
 
-def _worst(probe: Probe, what: str) -> Measured:
-    """The watched attack that is worst in something; every attack is watched once."""
-    watched = probe.once("paths", lambda: [_watch(probe, *attack) for attack in _attacks(probe)])
-    path = max(watched, key=lambda path: float(getattr(path, what)))
-    return Measured(getattr(path, what), {"name": path.name})
+def _worst(probe: Probe, what: str, *, short: bool = True) -> Measured:
+    """The watched attack that is worst in something; every attack is watched once. short: paths of hardly a point count."""
+    path = max((path for path in _watched(probe) if short or path.points > SHORT), key=lambda path: float(getattr(path, what)))
+    return Measured(getattr(path, what), {"name": path.name, "points": path.points})
+
+
+def _watched(probe: Probe) -> list[Path]:
+    return probe.once("paths", lambda: [_watch(probe, *attack) for attack in _attacks(probe)])
+
+
+def _goes_on(probe: Probe) -> bool:
+    """Whether the plan has attacks that go on where its single steps stop."""
+    own = _watched(probe)[1:]
+    unwatched = [result for result in probe.own if result.attack == "portfolio" or get_attack(result.attack).access == "module"]
+    return bool(unwatched) or len(own) == WATCHED or any(path.points > SHORT for path in own)
 
 
 def _attacks(probe: Probe) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -80,15 +94,24 @@ def _watch(probe: Probe, name: str, attack: str, parameters: Mapping[str, Any]) 
     passed = watch.hit & ~fooled
     true = probe.judge.verdict(watch.first, probe.x, probe.y).fooled
     silent, seeming = (float(part.double().mean()) for part in (passed & true, passed & ~true))
-    return Path(silent, _unfinished(watch, fooled), seeming, name)
+    points = max((len(path) for _, path in watch.paths), default=0)
+    return Path(silent, _unfinished(watch, fooled), seeming, points, name)
 
 
 def _unfinished(watch: Watch, fooled: Tensor) -> float:
-    """The share of samples that stand and whose highest margin rose by over 5 % of its way in the last tenth of the steps."""
-    left = ~fooled & ~watch.hit
-    if len(watch.path) < 2 or not bool(left.any()):
+    """The share of samples that stand and whose highest margin rose by over 5 % of its way in the last tenth of the steps.
+
+    All of them where a path has hardly a point: no attack is less finished.
+    """
+    left, climbing = ~fooled & ~watch.hit, 0
+    if not bool(left.any()):
         return 0.0
-    last = max(len(watch.path) // 10, 1)
-    start, before, end = (watch.path[place][left] for place in (0, -1 - last, -1))
-    climbing = (end - before) > 0.05 * (end - start).clamp_min(1e-12)
-    return float(climbing.double().sum()) / len(left)
+    for batch, path in watch.paths:
+        if not bool(left[batch].any()):
+            continue
+        if len(path) <= SHORT:
+            return 1.0
+        last = max(len(path) // 10, 1)
+        start, before, end = (path[place][left[batch]] for place in (0, -1 - last, -1))
+        climbing += int(((end - before) > 0.05 * (end - start).clamp_min(1e-12)).sum())
+    return climbing / len(left)

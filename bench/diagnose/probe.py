@@ -15,6 +15,7 @@ from bench.core import DRAWS, VIEWS, Expectation, Gradient, Judge, Meter, Rng, T
 from bench.data import Dataset
 from bench.diagnose.watch import Watch, Watched
 from bench.errors import AttackWarning
+from bench.plans import Plan
 from bench.plugins import get_attack
 from bench.results import AttackResult
 
@@ -50,7 +51,9 @@ class Probe:
     low_precision: nn.Module | None = None
     """The network in a faster precision, for searches."""
     own: Sequence[AttackResult] = ()
-    """What the evaluation ran; its own gradient attacks are watched."""
+    """What the evaluation ran; its own gradient attacks are watched, and are given planted examples to find."""
+    plan: Plan | None = None
+    """That of the evaluation, which has what the arms of a portfolio are."""
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def once(self, name: str, compute: Callable[[], Kept]) -> Kept:

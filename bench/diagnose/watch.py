@@ -18,10 +18,14 @@ class Watch:
         """Samples of which a legal iterate was misclassified, as the attack was told."""
         self.first = x.clone()
         """The first such iterate."""
-        self.path: list[Tensor] = []
-        """The highest margin of each sample after each gradient, [N]."""
+        self.paths: list[tuple[Tensor, list[Tensor]]] = []
+        """For each batch its samples, [M], and the highest margin of each of them after each gradient, [M]."""
         self._x, self._y, self._threat = x, y, threat
         self._peak = torch.full_like(y, -torch.inf, dtype=torch.float32)
+
+    def begin(self, index: Tensor) -> None:
+        """An attack on a batch of these samples begins."""
+        self.paths.append((index, []))
 
     def note(self, index: Tensor, z: Tensor, logits: Tensor, *, step: bool) -> None:
         """The attack asked about iterates z of these samples."""
@@ -30,7 +34,8 @@ class Watch:
         self.hit[index[wrong]] = True
         self._peak[index] = torch.maximum(self._peak[index], margin(logits, self._y[index]).float())
         if step:
-            self.path.append(self._peak.clone())
+            batch, path = self.paths[-1]
+            path.append(self._peak[batch])
 
 
 class Watched(Gradient):
@@ -39,6 +44,7 @@ class Watched(Gradient):
     def __init__(self, net: nn.Module, meter: Meter, watch: Watch, start: Tensor) -> None:
         super().__init__(net, meter)
         self._watch, self._start = watch, start
+        watch.begin(start)
 
     def grad(self, z: Tensor, loss: Loss, y: Tensor) -> Ascent:
         """One forward and one backward pass at z."""

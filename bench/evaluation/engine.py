@@ -67,6 +67,8 @@ class Evaluation:
     suffix: str = ""
     launched: int = 0
     """Runs so far."""
+    probes: dict[int, Tensor] = field(default_factory=dict)
+    """The samples that the step curves of each attack of the plan are about, whatever the ball."""
 
     def __post_init__(self) -> None:
         size = len(self.data)

@@ -126,7 +126,8 @@ def _diagnosed(task: Task, card: Card, active: bool) -> Card:
         judge = Judge(net, threat, VOTES if noisy else 1, card.seed)
         faster = None if noisy else to_low_precision(net, *(part.to(task.where) for part in task.subject.first))[0]
         probe = choose(
-            task.data, judge, broken, batch_size=task.batch_size, pool=_pool(task), low_precision=faster, own=card.attacks
+            task.data, judge, broken, batch_size=task.batch_size, pool=_pool(task), low_precision=faster, own=card.attacks,
+            plan=card.plan,
         )  # fmt: skip
         diagnosis = diagnose(probe, report, active=active)
         with alone(task.folder, report.tell):

@@ -8,9 +8,8 @@ et al. 2022): on a smooth model that is a few per cent of the survivors, where m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -165,7 +164,7 @@ class _Search:
     def launch(self, arm: Arm, samples: Tensor) -> Trial:
         name = f"round {self.evaluation.launched}: {arm.label}"
         stream = ("round", self.evaluation.launched)
-        parameters = _stronger(arm.parameters, self.effort)
+        parameters = arm.stronger(self.effort)
         run = Run(self.number, self.spec.label, get_attack(arm.attack), parameters, name, stream, self.low_precision, keep=True)
         before = self.evaluation.margin[samples].clamp_max(-1e-9)
         units = self.evaluation.launch(run, samples, absorb=False)
@@ -212,8 +211,3 @@ class _Search:
         if self.masked:
             self.left += (MASKED - 1) * self.spec.budget * len(self.closest())
             self.reach = len(self.evaluation.data)
-
-
-def _stronger(parameters: Mapping[str, Any], effort: int) -> dict[str, Any]:
-    grows = "targets" if parameters.get("targets") else "queries" if "queries" in parameters else "steps"
-    return {key: value * effort if key == grows else value for key, value in parameters.items()}

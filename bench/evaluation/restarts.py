@@ -1,4 +1,4 @@
-"""One attack of a plan: its step-size grid on a probe, then its restarts on what still stands."""
+"""One attack of a plan: its step-size grid on a probe, then its restarts, each on what those before it left."""
 
 from __future__ import annotations
 
@@ -60,13 +60,20 @@ def _restarts(
     targets: Tensor,
     standing: Tensor,
 ) -> list[RestartPoint]:
-    """Restart after restart on what still stands."""
-    points = []
+    """Restart after restart, on what the restarts before it left standing; the curve begins before the grid.
+
+    What fell in the grid counts as broken, and is run on all the same: else a point of the curve would be so many runs on most
+    samples and a grid on the rest. The first restart breaks nearly all of it again, so that costs about one run on the probe.
+    """
+    points, left = [], torch.zeros_like(standing)
+    left[targets] = True
     for restart in range(spec.restarts):
         run = Run(number, spec.label, attack, parameters, f"restart {restart}", ("restart", str(restart)))
-        _fell(standing, evaluation.launch(run, targets[standing[targets]]))
+        units = evaluation.launch(run, targets[left[targets]])
+        _fell(left, units)
+        _fell(standing, units)
         if restart + 1 in CURVE or restart + 1 == spec.restarts:
-            points.append(RestartPoint(restarts=restart + 1, robust_accuracy=share(standing)))
+            points.append(RestartPoint(restarts=restart + 1, robust_accuracy=share(left)))
         note = f"restart {restart + 1}/{spec.restarts}: {share(standing):.1%} stand"
         _advance(evaluation, spec, len(targets), len(targets), note)
     return points
@@ -106,11 +113,16 @@ def totals(units: list[Unit], attempted: int) -> dict[str, Any]:
 def _grid(
     evaluation: Evaluation, number: int, spec: AttackSpec, attack: Attack, targets: Tensor, standing: Tensor
 ) -> tuple[Grid | None, dict[str, Any]]:
-    """Try every combination on the probe; the one that breaks most, then comes closest, goes on to the restarts."""
+    """Try every combination on the probe; the one that breaks most, then comes closest, goes on to the restarts.
+
+    The curves of a sweep are about the probe of its smallest ball, of which the first samples here are what is left.
+    """
     combinations = list(spec.combinations())
     if len(combinations) == 1:
         return None, {**spec.parameters, **combinations[0]}
     probe = targets[: spec.probe]
+    shown = evaluation.probes.setdefault(number, probe)
+    common = int(torch.isin(probe, shown).sum())
     points, scores = [], []
     for point, combination in enumerate(combinations):
         told = f"grid {point}: " + ", ".join(f"{key}={value}" for key, value in combination.items())
@@ -122,12 +134,13 @@ def _grid(
         fooled = torch.cat([unit.fooled for unit in units]) if units else torch.zeros(0, dtype=torch.bool)
         margins = torch.cat([unit.margin for unit in units]) if units else torch.zeros(0)
         hits = int(fooled.sum())
-        distance = float(margins.double().nan_to_num(neginf=-1e9).clamp(-1e9, 0).sum()) / max(len(probe), 1)
-        scores.append((hits, distance))
-        accuracy = 1 - hits / max(len(probe), 1)
+        lacking = margins.double().nan_to_num(neginf=-1e9).clamp(-1e9, 0)
+        scores.append((hits, float(lacking.sum())))
+        accuracy = 1 - (len(shown) - common + int(fooled[:common].sum())) / max(len(shown), 1)
+        distance = float(lacking[:common].sum()) / max(len(shown), 1)
         points.append(GridPoint(parameters=combination, robust_accuracy=accuracy, mean_margin=distance))
     best = combinations[max(range(len(scores)), key=lambda i: (*scores[i], -i))]
-    return Grid(probe=len(probe), points=tuple(points), best=best), {**spec.parameters, **best}
+    return Grid(probe=len(shown), points=tuple(points), best=best), {**spec.parameters, **best}
 
 
 def _fell(standing: Tensor, units: list[Unit]) -> None:

@@ -20,6 +20,8 @@ from bench.results import section
 
 PROTOCOL = 2
 """Part of an evaluation's key; raised when the same plan would find something else."""
+GRIDS = "restarts begin before the grid"
+"""Part of the key where a plan has a grid; rewritten when such a plan would find something else."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def resolve(request: EvaluationRequest, execution: Execution) -> Task:
     draws = (DRAWS if request.eot is None else request.eot) if subject.noisy else 1
     code, files = _foreign_code(subject, plan), {**subject.files, **_files_of(plan)}
     # What is the default adds nothing, so that a row keeps its folder.
-    rest = [request.seed, draws, *filter(None, [request.test_time, code, subject.answers.digest, files])]
+    grids = GRIDS if any(getattr(spec, "grid", None) for spec in plan.attacks) else ""
+    rest = [request.seed, draws, *filter(None, [request.test_time, code, subject.answers.digest, files, grids])]
     key = [PROTOCOL, subject.model.digest, samples.digest, " ".join(map(str, balls)), plan.digest, len(samples), *rest]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
     folder = _home(subject.model, section(execution.results, dataset, balls[-1])) / f"{plan.name}-{digest}"

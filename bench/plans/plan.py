@@ -36,6 +36,11 @@ class Arm(BaseModel):
         """The column's name."""
         return self.name or self.attack
 
+    def stronger(self, effort: int) -> dict[str, Any]:
+        """Its parameters with so many times the targets, else queries, else steps."""
+        grows = "targets" if self.parameters.get("targets") else "queries" if "queries" in self.parameters else "steps"
+        return {key: value * effort if key == grows else value for key, value in self.parameters.items()}
+
 
 class AttackSpec(Arm):
     """One attack of a plan."""

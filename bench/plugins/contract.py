@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -160,9 +160,14 @@ class Defense:
         """Whether it is a collapse when PGD breaks what FGSM does not: not where a training aims at withstanding neither."""
         return cls.selects != "clean"
 
+    def for_classes(self, classes: int) -> Self:
+        """The same with what the number of classes decides written out, as the record of the training will have it."""
+        del classes
+        return self
+
     def loss(self, net: nn.Module, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
         """The scalar to minimise on a batch: x [N, C, H, W] in [0, 1], y [N]."""
-        raise NotImplementedError
+        raise NotImplementedError("write def loss(self, net, x, y, ctx) -> the scalar to minimise")
 
     def budget(self, threat: ThreatModel, progress: float) -> ThreatModel:
         """The threat model of the inner maximisation when `progress` of the training is done."""

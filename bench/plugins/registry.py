@@ -102,12 +102,22 @@ def defense(name: str) -> Callable[[DefenseClass], DefenseClass]:
     def register(cls: DefenseClass) -> DefenseClass:
         check_defense(name, cls)
         made: Any = validated(frozen=True, config=ConfigDict(extra="forbid"))(cls)
+        made.__setattr__ = _refuse
         _claim("defense", name, made)
         made.name = name
         _defenses[name] = made
         return made  # type: ignore[no-any-return]
 
     return register
+
+
+def _refuse(self: Defense, key: str, value: object) -> None:
+    """What a frozen dataclass raises, in our words: its settings are its identity."""
+    del value
+    raise BadInput(
+        f"defense {self.name!r} sets self.{key}, and a defense does not change, its fields are its settings: keep a tensor for "
+        f"the next batch with ctx.remember({key!r}, tensor), read it as ctx.memory[{key!r}], and work the rest out in loss"
+    )
 
 
 def get_attack(name: str) -> Attack:

@@ -28,13 +28,14 @@ class GridPoint(Record):
 
     parameters: dict[str, Any]
     robust_accuracy: float
-    """On the probe, by this point alone."""
+    """On the probe, by this point alone; what fell in a smaller ball of a sweep has fallen."""
     mean_margin: float
     """Mean over the probe of the best wrong logit minus the true one at this point's results, 0 for a fooled sample."""
 
 
 class Grid(Record):
-    """The whole search, not only its winner."""
+    """The whole search, not only its winner. In a sweep all radii show the probe of the smallest; the winner is the best on as
+    many samples that still stood, which these are a part of."""
 
     probe: int
     points: tuple[GridPoint, ...]
@@ -42,7 +43,7 @@ class Grid(Record):
 
 
 class RestartPoint(Record):
-    """Robust accuracy after so many restarts."""
+    """Robust accuracy after so many restarts on the same samples; what only the grid broke stands here."""
 
     restarts: int
     robust_accuracy: float

@@ -13,7 +13,7 @@ from bench.files import LOCK, Reporter, alone, bury, write_text
 from bench.plans import Plan
 from bench.plans import load as load_plan
 from bench.results import Card, section
-from bench.training import Trainer, TrainingRequest, finished, job_folder
+from bench.training import STATE, Trainer, TrainingRequest, begun_anew, finished, job_folder
 
 SKIP_SCHEMA = 1
 """Of the file that says why a defense has no row."""
@@ -82,6 +82,8 @@ def trained(request: TrainingRequest, execution: Execution) -> Path:
         with Reporter(title, job.recipe.epochs, quiet=execution.quiet) as report, alone(folder, report.tell):
             # Another process may have finished it while this one waited.
             if not finished(folder):
+                if not (folder / STATE).exists() and (why := begun_anew(job, folder)):
+                    report.say(why)
                 Trainer(job, folder, where, report).run()
     bury(folder / LOCK)
     return folder

@@ -109,8 +109,9 @@ def _score(only_first: Any, only_second: Any, n: int, gap: float) -> Any:
 def samples_to_settle(difference: float, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """How many paired samples the exact test needs to find a difference of this size; infinite for none.
 
-        discordance: the share of samples that only one of the two gets right. Connor's formula (1987), which is the one of the
-    XX"""
+    discordance: the share of samples that only one of the two gets right. Connor's formula (1987), and 2 / difference more for
+    the exact test.
+    """
     if not difference:
         return inf
     gap = abs(difference)

@@ -3,8 +3,9 @@
 May import evaluation and what lies below.
 """
 
+from bench.training.earlier import begun_anew
 from bench.training.job import Job
-from bench.training.loop import Trainer, finished
+from bench.training.loop import STATE, Trainer, finished
 from bench.training.network import TrainingNet
 from bench.training.recipe import configure, family_of
 from bench.training.request import TrainingRequest, job_folder

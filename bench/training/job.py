@@ -38,6 +38,18 @@ class Job:
         """All hyper-parameters, the defense's and the recipe's."""
         return {**asdict(self.defense), **asdict(self.recipe)}  # type: ignore[call-overload]
 
+    def about(self) -> dict[str, Any]:
+        """What a record says of it, whether it is finished or not."""
+        return {
+            "name": self.name,
+            "defense": self.defense.name,
+            "settings": self.settings(),
+            "dataset": self.dataset,
+            "threat": {"norm": self.threat.norm, "eps": self.threat.eps_text},
+            "arch": self.arch,
+            "seed": self.seed,
+        }
+
     def key(self) -> str:
         """Eight hex digits that tell this training from any other of the same name."""
         source = self.data_digest or self.dataset

@@ -21,13 +21,14 @@ from bench.files import Reporter, write_text
 from bench.models import architectures, batchnorm, load_weights, save_weights
 from bench.results import collapsed
 from bench.training.averages import EMA, SWA
+from bench.training.earlier import JOB, RECORD
 from bench.training.job import SCHEMA, Job
 from bench.training.network import TrainingNet
 from bench.training.state import Progress, load_state, save_state
 from bench.training.update import Updates
 from bench.training.validation import validate
 
-RECORD, STATE = "train.json", "state.pt"
+STATE = "state.pt"
 STATISTICS_BATCHES = 64
 """Batches that kept statistics are recomputed on, at most."""
 
@@ -66,6 +67,7 @@ class Trainer:
     def run(self) -> None:
         """Train what is left of the epochs, then write the record that says the training is complete."""
         self._resume()
+        write_text(self.folder / JOB, json.dumps({**self.job.about(), "code": self.job.code}) + "\n")
         points = self.job.recipe.snapshots or self.job.defense.snapshots()
         if not all(0 < point <= 1 for point in points):
             told = ", ".join(map(str, points))
@@ -80,8 +82,7 @@ class Trainer:
             self.done.seconds += time.monotonic() - began
             if not math.isfinite(loss):
                 raise BadInput(
-                    f"the training of {self.job.name} diverged in epoch {epoch + 1} (loss {loss}); "
-                    f"lower lr (now {self.job.recipe.lr:g}), or train with precision=float32"
+                    f"the training of {self.job.name} diverged in epoch {epoch + 1} (loss {loss}); {self._steadier()}"
                 )
             entry = {"epoch": epoch + 1, "loss": loss, **self._accuracies(), "seconds": round(self.done.seconds, 3)}
             self.done.history.append(entry)
@@ -127,12 +128,15 @@ class Trainer:
             wanted = "adversarial"
         if wanted == "running" or not batchnorm.layers(net.net):
             return net
-        net = copy.deepcopy(net).requires_grad_(False)
+        net = copy.deepcopy(net)
         if wanted == "batch":
             batchnorm.use_batches(net.net)
         else:
+            # A loss may ask for gradients of the weights, as it does of those that are trained.
+            for parameter, trained in zip(net.parameters(), self.net.parameters(), strict=True):
+                parameter.requires_grad_(trained.requires_grad)
             self._recompute(net, epoch, clean=wanted == "clean")
-        return net
+        return net.requires_grad_(False)
 
     def _recompute(self, net: TrainingNet, epoch: int, *, clean: bool) -> None:
         """Give a network the batch statistics of the images that are trained on at the end of this epoch, or of clean ones."""
@@ -150,6 +154,15 @@ class Trainer:
         found = validate(self.judged.eval(), self.validation, self.job.threat)
         self.net.forwards, self.net.backwards = spent
         return found
+
+    def _steadier(self) -> str:
+        """What may keep this training from diverging: what it has set, and float32 where it has less."""
+        recipe, remedies = self.job.recipe, [f"lower lr (now {self.job.recipe.lr:g})"]
+        if recipe.awp is not None:
+            remedies.append(f"lower awp (now {recipe.awp:g})")
+        if self.net.bf16:
+            remedies.append("train with precision=float32")
+        return ", or ".join(remedies)
 
     def _collapse(self) -> int | None:
         """The epoch of catastrophic overfitting, for a method that can suffer it."""
@@ -193,14 +206,8 @@ class Trainer:
         memory = torch.cuda.max_memory_allocated(self.where) if self.where.type == "cuda" else _peak_memory()
         record = {
             "schema_version": SCHEMA,
-            "name": job.name,
-            "defense": job.defense.name,
-            "settings": job.settings(),
+            **job.about(),
             "fields": sorted(job.defense.hyper_parameters()),
-            "dataset": job.dataset,
-            "threat": {"norm": job.threat.norm, "eps": job.threat.eps_text},
-            "arch": job.arch,
-            "seed": job.seed,
             "training": {
                 "seed": job.seed,
                 "epochs": job.recipe.epochs,
@@ -223,7 +230,9 @@ class Trainer:
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
         write_text(self.folder / RECORD, self._json(record) + "\n")
-        (self.folder / STATE).unlink(missing_ok=True)
+        # The state last: while it is there, the training is not finished.
+        for file in (JOB, STATE):
+            (self.folder / file).unlink(missing_ok=True)
 
     def _json(self, record: dict[str, Any]) -> str:
         try:

@@ -137,7 +137,9 @@ def defaults(cls: type[Defense], dataset: str, family: str) -> dict[str, Any]:
     return {**BASE.get(dataset, BASE[family]), **preset}
 
 
-def configure(name: str, dataset: str, family: str, given: Mapping[str, str]) -> tuple[Defense, Recipe, str | None]:
+def configure(
+    name: str, dataset: str, family: str, given: Mapping[str, str], classes: int = 10
+) -> tuple[Defense, Recipe, str | None]:
     """The defense, its recipe and the architecture its source uses: base, then preset, then what the user gave.
 
     given: texts from the command line; numbers, booleans and lists are read as JSON, anything else stays text.
@@ -160,7 +162,8 @@ def configure(name: str, dataset: str, family: str, given: Mapping[str, str]) ->
         first = error.errors()[0]
         where = f"setting {first['loc'][0]} = {first['input']!r}" if first["loc"] else "settings"
         raise BadInput(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
-    return make_defense(name, {key: value for key, value in chosen.items() if key in of_defense}), recipe, model
+    made = make_defense(name, {key: value for key, value in chosen.items() if key in of_defense})
+    return made.for_classes(classes), recipe, model
 
 
 def _value(text: str) -> Any:

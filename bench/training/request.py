@@ -14,7 +14,7 @@ from bench.core import Name, isolated
 from bench.errors import BadInput, Skipped
 from bench.evaluation import Radius, Request, Source, choose_threat
 from bench.models import architectures
-from bench.plugins import annotations_of, code, file_digests
+from bench.plugins import Defense, annotations_of, code, file_digests
 from bench.results import section
 from bench.training.job import Job
 from bench.training.recipe import configure
@@ -47,7 +47,11 @@ class TrainingRequest(Request):
     def job(self) -> Job:
         """The training, everything about it checked before anything is written."""
         source = data.load(self.dataset, "train")
-        made, recipe, preferred = configure(self.defense, self.dataset, source.family, self.settings)
+        made, recipe, preferred = configure(self.defense, self.dataset, source.family, self.settings, source.classes)
+        if type(made).loss is Defense.loss:
+            raise BadInput(
+                f"defense {self.defense!r} has no loss; write def loss(self, net, x, y, ctx) -> the scalar to minimise"
+            )
         threat = choose_threat(self.norm, self.eps, {}, source.family)
         if reason := made.skip(self.dataset, threat):
             raise Skipped(reason)

@@ -109,7 +109,16 @@ class Updates:
     def _loss(self, net: TrainingNet, x: Tensor, y: Tensor, ctx: Context) -> Tensor:
         if ctx.progress < self.job.recipe.clean_first:
             return ctx.cross_entropy(net(x), y)
-        loss = self.job.defense.loss(net, x, y, ctx)
+        try:
+            loss = self.job.defense.loss(net, x, y, ctx)
+        except RuntimeError as error:
+            if not (self.job.recipe.separate_norms and "used in the graph" in str(error)):
+                raise
+            name = self.job.defense.name
+            raise BadInput(
+                f"defense {name!r} takes gradients of weights that a pass leaves out, and separate_norms has some for clean "
+                "images alone; give torch.autograd.grad allow_unused=True, or leave separate_norms out"
+            ) from None
         if ctx.label_smoothing and not ctx.smoothed:
             name = self.job.defense.name
             raise BadInput(

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from bench.errors import BadInput
 from bench.files.progress import Reporter
 from bench.models import build
 from bench.plugins.contract import Context, Defense
-from bench.plugins.registry import make_defense
+from bench.plugins.registry import defense_names, make_defense
 from bench.training.averages import EMA
 from bench.training.loop import Trainer
 from bench.training.network import TrainingNet
@@ -305,6 +306,20 @@ def test_a_confidence_that_prefers_no_class_is_refused(name: str) -> None:
     with pytest.raises(BadInput, match=r"confidence = 0.5 in one of 2 classes"):
         defense.smoothed(torch.zeros(2, 2), y)
     assert defense.smoothed(torch.zeros(2, 3), y) == pytest.approx(math.log(3))
+
+
+def test_the_defaults_fit_two_classes(tmp_path: Path) -> None:
+    """And are told as they are: 0.75 between two, the source's 0.5 among more."""
+    x = torch.randint(0, 256, (64, 8, 8, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
+    np.savez(tmp_path / "two.npz", x=x, y=np.arange(64) % 2)
+    common: dict[str, Any] = {"dataset": f"{tmp_path}/two.npz", "settings": {"epochs": "1"}}
+    for name in (name for name in defense_names() if not name.startswith("broken_")):
+        train(name, **common, results=tmp_path, quiet=True)
+    confidences = {
+        name: TrainingRequest(defense=name, **common).job().settings()["confidence"] for name in ("fgsm_pgi", "fgsm_pgk")
+    }
+    assert confidences == {"fgsm_pgi": 0.6, "fgsm_pgk": 0.75}
+    assert TrainingRequest(defense="fgsm_pgk").job().settings()["confidence"] == 0.5
 
 
 @pytest.mark.parametrize(

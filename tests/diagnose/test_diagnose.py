@@ -20,6 +20,7 @@ from bench.data.datasets import load
 from bench.diagnose import ACTIVE, CHECKS, Probe, answers, choose, gradients, paths, searches
 from bench.diagnose.binarization import binarization
 from bench.diagnose.finding import Check, Inapplicable, Measured
+from bench.diagnose.planned import gradient_attacks
 from bench.diagnose.report import render, to_json
 from bench.diagnose.substitute import transferred
 from bench.models import resolve
@@ -238,6 +239,45 @@ def test_the_binarization_test_tells_weak_attacks_from_strong_ones(net: nn.Modul
     assert honest.value is not None
     masked = binarization(probe(Net(net, Reversed.apply, same)))
     assert masked.verdict == "broken"
+
+
+def of_plan(name: str, **parameters: Any) -> AttackResult:
+    return AttackResult.model_construct(name=name, attack=name, parameters=parameters)
+
+
+def test_the_example_is_planted_for_the_attack_of_the_evaluation(net: nn.Module) -> None:
+    """A step of a hundredth of eps misses what was planted, which a stronger attack finds on the same network."""
+    weak = of_plan("pgd", steps=1, step=0.01)
+    told = binarization(probe(net, own=(weak,)))
+    assert told.verdict == "broken"
+    assert "the evaluation's own gradient attacks miss" in told.told
+    strong = [of_plan("pgd", steps=100, decay="cosine", **rest) for rest in ({"loss": "margin"}, {"loss": "ce", "step": 2.0})]
+    better = binarization(probe(net, own=(weak, *strong, of_plan("apgd", steps=50))))
+    assert better.verdict == "ok"
+    assert "no gradient attack" in binarization(probe(net, own=(of_plan("square"),))).told
+    assert "cannot be shown a problem of two classes" in binarization(probe(net, own=(of_plan("pgd", loss="dlr"),))).told
+
+
+def test_a_portfolio_is_its_opening_and_the_arms_of_its_rounds(fast_run: Path, net: nn.Module, tmp_path: Path) -> None:
+    card, _ = evaluate(str(fast_run), n=40, results=tmp_path, quiet=True)
+    (result,), spec = card.attacks, card.plan.attacks[0]
+    ran = {round.arm for round in result.rounds}
+    found = gradient_attacks(probe(net, own=card.attacks, plan=card.plan))
+    assert [planned.name for planned in found][:2] == ["margin-20", "ce-40"]
+    assert {planned.name for planned in found} == {name for name in ran if "square" not in name}
+    assert found[0].parameters == spec.opening[0].parameters  # type: ignore[union-attr]
+    assert binarization(probe(net, own=card.attacks, plan=card.plan)).verdict == "ok"
+
+
+def test_a_path_of_one_point_is_the_least_finished(net: nn.Module) -> None:
+    """But where the plan goes on, it is not what the number rests on."""
+    single, long = of_plan("fgsm"), of_plan("pgd", steps=50, step=0.1)
+    found = paths.unfinished(probe(net, own=(single,)))
+    assert (found.value, found.verdict) == (1.0, "broken")
+    assert "fgsm" in found.told
+    two = paths.unfinished(probe(net, own=(of_plan("pgd", steps=2, step=0.1),), batch_size=16))
+    assert two.verdict == "broken"
+    assert paths.unfinished(probe(net, own=(single, long))).verdict == "ok"
 
 
 def test_a_diagnosis_is_added_to_a_card_that_is_there(fast_run: Path, tmp_path: Path) -> None:

@@ -155,6 +155,23 @@ def test_the_grid_keeps_its_whole_curve_and_the_best_point_goes_on(tmp_path: Pat
     assert made.broken.tolist() == [i % 2 == 0 or (i < 40 and i % 5 == 0) for i in range(100)]
 
 
+def test_the_restart_curve_begins_before_the_grid(tmp_path: Path, calls: list[list[int]]) -> None:
+    """Each point is so many runs on the same samples, whatever the grid broke; that counts in the attack's own accuracy."""
+    spec = {"attack": "lucky", "restarts": 5, "on": "all"}
+    alone = run(tmp_path / "a", points(400), {**spec, "parameters": {"p": 0.3}})
+    searched = run(tmp_path / "b", points(400), {**spec, "grid": {"p": [0.3, 0.1]}, "probe": 300})
+    assert results(searched)[0].parameters["p"] == 0.3
+    assert results(searched)[0].restarts == results(alone)[0].restarts
+    units = searched.units
+    restarts = [unit for unit in units if unit.run.startswith("restart")]
+    assert restarts[0].index.tolist() == list(range(400))
+    fell = torch.zeros(400, dtype=torch.bool)
+    for unit in units:
+        fell[unit.index[unit.fooled]] = True
+    assert results(searched)[0].robust_accuracy == (400 - int(fell.sum())) / 400
+    assert results(searched)[0].robust_accuracy < results(searched)[0].restarts[-1].robust_accuracy
+
+
 def test_a_tie_in_the_grid_goes_to_the_point_that_came_closer(tmp_path: Path, calls: list[list[int]]) -> None:
     made = run(tmp_path, points(10), {"attack": "every", "grid": {"by": [0.01, 0.04, 0.03]}, "parameters": {"k": 1}})
     assert results(made)[0].parameters["by"] == 0.04

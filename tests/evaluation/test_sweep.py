@@ -1,6 +1,7 @@
 """Sweeps over eps, where each ball goes on from what the smaller ones broke; and randomised models, attacked on average."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,13 @@ def test_a_sweep_from_zero_and_with_searched_steps(weights: str, tmp_path: Path)
     rows = pd.read_parquet(path.parent / card.records.file)
     fell = set(rows[rows.broken & (rows.attack == "pgd at 0.1")].id)
     assert not fell & set(rows[rows.attack.isin(["pgd", "fgsm"])].id)
+    grids = [attack.grid for attack in card.attacks if attack.grid]
+    # All three step curves are about the same 20 samples, of which none comes back.
+    assert [grid.probe for grid in grids] == [20] * 3
+    for smaller, larger in pairwise(grids):
+        for point, wider in zip(smaller.points, larger.points, strict=True):
+            assert point.robust_accuracy >= wider.robust_accuracy
+    assert grids[0].points[0].robust_accuracy == 1 > grids[2].points[0].robust_accuracy
     # A single attack's accuracy, too, counts what fell in a smaller ball.
     assert card.attacks[-1].robust_accuracy <= 1 - len(fell) / 60
 

@@ -633,3 +633,80 @@ def test_help_and_list_name_what_comes_from_other_libraries(
         code, out, _ = call(capsys, monkeypatch, command)
         assert code == 0
         assert told in " ".join(out.split())
+
+
+# What a plug-in may do, and what it is told
+
+
+UNUSUAL = '''
+import torch
+from bench.defense import Defense, adversarial_step, defense
+
+
+@defense("clipped")
+class Clipped(Defense):
+    """Scales the gradient of its weights by itself, and hands it on as a linear loss."""
+
+    passes = "2"
+
+    def loss(self, net, x, y, ctx):
+        z = adversarial_step(ctx.threat.random_start(x, ctx.rng.at("start")), x, y, 1.25, ctx)
+        loss = ctx.cross_entropy(net(z), y)
+        weights = list(net.parameters())
+        grads = torch.autograd.grad(loss, weights)
+        scale = (1 / torch.stack([grad.norm() for grad in grads]).norm().clamp_min(1e-12)).clamp_max(1)
+        line = sum((weight * (grad * scale)).sum() for weight, grad in zip(weights, grads))
+        return loss.detach() + line - line.detach()
+
+
+@defense("idle")
+class Idle(Defense):
+    """No loss."""
+
+
+@defense("forgetful")
+class Forgetful(Clipped):
+    """Keeps something in itself."""
+
+    def loss(self, net, x, y, ctx):
+        self.seen = x
+        return super().loss(net, x, y, ctx)
+
+
+@defense("prepared")
+class Prepared(Clipped):
+    """Before anything else."""
+
+    def __post_init__(self):
+        self._cache = {}
+'''
+
+
+@pytest.mark.parametrize("option", ["swa=0.5", "statistics=adversarial"])
+def test_a_loss_may_take_gradients_of_the_weights_whatever_statistics_are_kept(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unusual.py").write_text(UNUSUAL)
+    monkeypatch.chdir(tmp_path)
+    command = f"train clipped --plugin unusual.py --model preact_resnet18?width=2 --epochs 2 --set {option} --quiet"
+    code, out, err = call(capsys, monkeypatch, command)
+    assert (code, err) == (0, "")
+    assert (Path(out.strip().splitlines()[-1]) / "train.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("idle", "has no loss; write def loss"),
+        ("forgetful", r"sets self\.seen, .*ctx\.remember\('seen', tensor\)"),
+        ("prepared", r"sets self\._cache"),
+    ],
+)
+def test_what_a_plugin_cannot_do_is_told_in_a_line(
+    tmp_path: Path, name: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unusual.py").write_text(UNUSUAL)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, monkeypatch, f"train {name} --plugin unusual.py --epochs 1 --quiet")
+    assert code == 2
+    assert re.fullmatch(f"error: defense '{name}' .*{told}.*\n", err)

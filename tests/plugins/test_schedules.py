@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.core.threat import ThreatModel
 from bench.errors import GauntletError
-from bench.plugins.registry import defense_names, make_defense
+from bench.plugins.registry import defense_names, get_defense, make_defense
 from bench.plugins.schedules import learning_rate, position_in_period, ramp
 from bench.results.collapse import collapsed
 from bench.training.recipe import configure
@@ -94,7 +94,7 @@ def test_ramps_rise_from_zero_to_one(ratio: float, kind: str) -> None:
 def test_published_defaults_reach_the_recipe() -> None:
     mnist, recipe, model = configure("pgd_at", "mnist", "mnist", {})
     assert (mnist.steps, mnist.step) == (40, pytest.approx(0.01 / 0.3))
-    assert (recipe.optimizer, recipe.lr, recipe.batch_size, model) == ("adam", 1e-4, 50, None)
+    assert (recipe.optimizer, recipe.lr, recipe.batch_size, model) == ("adam", 1e-4, 50, "lenet?width=16")
     cifar, recipe, _ = configure("fast_at", "cifar10", "cifar", {})
     assert (cifar.step, recipe.lr, recipe.schedule, recipe.epochs) == (1.25, 0.2, "triangular:0.5", 15)
     assert configure("fast_at", "svhn", "cifar", {})[1].lr == 0.05
@@ -103,53 +103,119 @@ def test_published_defaults_reach_the_recipe() -> None:
     assert (recipe.epochs, recipe.weight_decay, recipe.craft, model) == (3, 1e-3, "eval", "resnet18?width=32")
 
 
+PGI: dict[str, Any] = {
+    "step": 1.0, "epochs": 110, "lr": 0.1, "schedule": f"piecewise:{100 / 110},{105 / 110}", "model": "resnet18",
+}  # fmt: skip
+PGK: dict[str, Any] = {"ema": 0.999, "ema_buffers": True}
+TE: dict[str, Any] = {"epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "craft": "eval", "model": "resnet18"}
 PUBLISHED: list[tuple[str, str, dict[str, Any]]] = [
-    ("standard", "cifar10", {"epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "weight_decay": 5e-4}),
     ("pgd_at", "cifar10", {"steps": 10, "step": 0.25, "epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75"}),
-    ("pgd_at", "svhn", {"step": 1 / 8, "lr": 0.01, "augment": "crop"}),
-    ("pgd_at", "mnist", {"steps": 40, "step": 1 / 30, "epochs": 83, "batch_size": 50, "lr": 1e-4, "optimizer": "adam"}),
+    ("pgd_at", "svhn", {"step": 1 / 8, "epochs": 200, "lr": 0.01, "schedule": "piecewise:0.5,0.75", "augment": "crop"}),
+    *[
+        (name, "mnist", {
+            "model": "lenet?width=16", "steps": 40, "step": 1 / 30, "epochs": 83, "batch_size": 50, "lr": 1e-4,
+            "schedule": "constant", "weight_decay": 0.0, "optimizer": "adam",
+        })
+        for name in ("pgd_at", "clean_warmup", "rfi")
+    ],
     ("fgsm_at", "cifar10", {"step": 1.0, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.4"}),
     ("fgsm_at", "svhn", {"epochs": 15, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,3.75"}),
     ("fast_at", "cifar10", {"step": 1.25, "epochs": 15, "lr": 0.2, "schedule": "triangular:0.5", "batch_size": 128}),
-    ("fast_at", "mnist", {"step": 1.25, "epochs": 10, "lr": 5e-3, "schedule": "triangular:0.4", "batch_size": 100}),
+    (
+        "fast_at", "mnist",
+        {"step": 1.25, "box_start": False, "epochs": 10, "lr": 5e-3, "schedule": "triangular:0.4", "batch_size": 100},
+    ),
     ("fast_at", "svhn", {"epochs": 15, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,3"}),
     ("free_at", "cifar10", {"replays": 8, "step": 1.0, "epochs": 10, "lr": 0.04, "schedule": "triangular:0.5"}),
-    ("free_at", "svhn", {"replays": 8, "epochs": 6, "lr": 0.01}),
-    ("gradalign", "cifar10", {"weight": 0.2, "growth": 10.0, "epochs": 30, "lr": 0.3, "schedule": "triangular:0.4"}),
-    ("gradalign", "svhn", {"weight": 2.5, "growth": 1.6, "epochs": 15, "lr": 0.05}),
-    ("n_fgsm", "cifar10", {"k": 2.0, "step": 1.0, "clip": False, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"}),
-    ("n_fgsm", "svhn", {"epochs": 30, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,6"}),
-    ("zerograd", "cifar10", {"q": 0.35, "step": 2.0, "epochs": 30, "lr": 0.2}),
-    ("zerograd", "cifar100", {"q": 0.45, "epochs": 30, "lr": 0.2}),
-    ("zerograd", "svhn", {"q": 0.7, "epochs": 15, "lr": 0.01}),
-    ("multigrad", "cifar10", {"points": 3, "step": 2.0, "epochs": 30, "lr": 0.2}),
-    ("multigrad", "svhn", {"epochs": 15, "lr": 0.01}),
     (
-        "fgsm_pgi", "cifar10",
+        "free_at", "svhn",
+        {"replays": 8, "epochs": 6, "lr": 0.01, "schedule": "triangular:0.4", "eps_schedule": "linear:0,9"},
+    ),
+    ("gradalign", "cifar10", {"weight": 0.2, "growth": 10.0, "epochs": 30, "lr": 0.3, "schedule": "triangular:0.4"}),
+    (
+        "gradalign", "svhn",
         {
-            "step": 1.0, "penalty": 10.0, "decay": 0.3, "confidence": 0.6, "reset": 40, "epochs": 110, "lr": 0.1,
-            "schedule": f"piecewise:{100 / 110},{105 / 110}", "model": "resnet18",
+            "weight": 2.5, "growth": 1.6, "epochs": 15, "lr": 0.05, "schedule": "triangular:0.4",
+            "eps_schedule": "linear:0,3.75",
         },
     ),
-    ("fgsm_pgi", "cifar100", {"reset": 10, "epochs": 110}),
+    ("n_fgsm", "cifar10", {"k": 2.0, "step": 1.0, "clip": False, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"}),
+    ("n_fgsm", "svhn", {"epochs": 30, "lr": 0.05, "schedule": "triangular:0.4", "eps_schedule": "linear:0,6"}),
+    ("zerograd", "cifar10", {"q": 0.35, "step": 2.0, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"}),
+    ("zerograd", "cifar100", {"q": 0.45, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"}),
+    ("zerograd", "svhn", {"q": 0.7, "epochs": 15, "lr": 0.01, "schedule": "triangular:0.4", "augment": "none"}),
+    ("multigrad", "cifar10", {"points": 3, "step": 2.0, "epochs": 30, "lr": 0.2, "schedule": "triangular:0.5"}),
+    ("multigrad", "svhn", {"epochs": 15, "lr": 0.01, "schedule": "triangular:0.4", "augment": "none"}),
+    ("fgsm_pgi", "cifar10", {**PGI, "penalty": 10.0, "decay": 0.3, "confidence": 0.6, "reset": 40}),
+    ("fgsm_pgi", "cifar100", {**PGI, "reset": 10}),
     (
         "fgsm_pgk", "cifar10",
-        {"penalty": 5.6, "confidence": 0.5, "decay": 0.3, "reset": 10, "threshold": 0.82, "ema": 0.999, "ema_buffers": True},
+        {**PGI, **PGK, "penalty": 5.6, "confidence": 0.5, "decay": 0.3, "reset": 10, "threshold": 0.82},
     ),
-    ("trades", "cifar10", {"steps": 10, "step": 0.25, "beta": 6.0, "epochs": 110, "lr": 0.1, "weight_decay": 5e-4}),
-    ("mart", "cifar10", {"beta": 5.0, "steps": 10, "epochs": 120, "lr": 0.01, "weight_decay": 3.5e-3, "craft": "eval"}),
     (
-        "temporal_ensembling", "cifar10",
-        {"weight": 300.0, "keep": 0.9, "epochs": 200, "lr": 0.1, "schedule": "piecewise:0.5,0.75", "model": "resnet18"},
+        "fgsm_pgk", "cifar100",
+        {**PGI, **PGK, "penalty": 1.0, "confidence": 0.8, "decay": 0.1, "reset": 40, "threshold": 0.9},
     ),
-    ("periodic_budget", "cifar10", {"eps_max": 2.0, "periods": (0.5, 0.75, 1.0), "epochs": 200, "weight_decay": 1e-3}),
+    (
+        "trades", "mnist",
+        {
+            "steps": 40, "step": 1 / 30, "beta": 1.0, "epochs": 100, "batch_size": 128, "optimizer": "sgd", "lr": 0.01,
+            "schedule": "piecewise:0.54,0.74,0.89", "weight_decay": 0.0, "craft": "eval",
+        },
+    ),
+    (
+        "trades", "cifar10",
+        {
+            "steps": 10, "step": 0.25, "beta": 6.0, "epochs": 110, "lr": 0.1, "weight_decay": 5e-4, "craft": "eval",
+            "schedule": f"piecewise:{100 / 110},{105 / 110}",
+        },
+    ),
+    (
+        "mart", "cifar10",
+        {
+            "beta": 5.0, "steps": 10, "step": 7 / 31, "epochs": 120, "lr": 0.01, "weight_decay": 3.5e-3, "craft": "eval",
+            "schedule": f"piecewise:{74 / 120},{89 / 120},{99 / 120}", "model": "resnet18",
+        },
+    ),
+    ("temporal_ensembling", "cifar10", {**TE, "weight": 300.0, "keep": 0.9, "augment": "crop_flip"}),
+    ("temporal_ensembling", "svhn", {**TE, "augment": "none"}),
+    (
+        "periodic_budget", "cifar10",
+        {
+            "steps": 10, "step": 0.25, "eps_max": 2.0, "periods": (0.5, 0.75, 1.0), "epochs": 200, "lr": 0.1,
+            "schedule": "periodic:0.5,0.75,1", "weight_decay": 1e-3, "craft": "eval", "model": "resnet18?width=32",
+        },
+    ),
     (
         "periodic_budget", "mnist",
-        {"steps": 50, "step": 0.025, "eps_max": 1.5, "periods": (1.0,), "epochs": 100, "lr": 1e-4, "optimizer": "adam"},
+        {
+            "steps": 50, "step": 0.025, "eps_max": 1.5, "periods": (1.0,), "epochs": 100, "batch_size": 128, "lr": 1e-4,
+            "schedule": "constant", "optimizer": "adam", "weight_decay": 0.0, "craft": "eval", "model": "lenet",
+        },
     ),
-    ("smoothing", "cifar10", {"selection": 100, "estimation": 100_000, "alpha": 0.001}),
-    ("ibp", "mnist", {"kappa": 0.5, "epochs": 200, "batch_size": 200, "lr": 1e-3, "stretch": 1.1}),
+    (
+        "smoothing", "cifar10",
+        {
+            "selection": 100, "estimation": 100_000, "alpha": 0.001, "epochs": 90, "batch_size": 400, "lr": 0.1,
+            "schedule": "piecewise:0.3334,0.6667", "weight_decay": 1e-4,
+        },
+    ),
+    (
+        "ibp", "mnist",
+        {
+            "kappa": 0.5, "stretch": 1.1, "epochs": 200, "batch_size": 200, "optimizer": "adam", "lr": 1e-3,
+            "weight_decay": 0.0, "schedule": "piecewise:0.25,0.4167",
+        },
+    ),
 ]  # fmt: skip
+OWN = {
+    *((name, "digits") for name in ("pgd_at", "free_at", "gradalign", "temporal_ensembling", "periodic_budget")),
+    *((name, "digits") for name in ("smoothing", "ibp")),
+    *((name, "mnist") for name in ("free_at", "gradalign")),
+    *((name, "default") for name in ("trades", "mart", "temporal_ensembling", "fgsm_pgk")),
+    *((name, "cifar") for name in ("standard", "noise_fgsm", "ibp")),
+}
+"""Presets that no source gives, and that say so where they stand."""
 
 
 @pytest.mark.parametrize(("name", "dataset", "wanted"), PUBLISHED, ids=lambda value: value if isinstance(value, str) else "")
@@ -159,6 +225,18 @@ def test_published_constants(name: str, dataset: str, wanted: dict[str, Any]) ->
     defense, recipe, model = configure(name, dataset, family, {})
     found = {**asdict(recipe), **asdict(defense), "model": model}  # type: ignore[call-overload]
     assert {key: found[key] for key in wanted} == wanted
+
+
+def test_every_preset_is_published_or_our_own() -> None:
+    """And of a published one, every value is in the table."""
+    rows = {(name, dataset): set(wanted) for name, dataset, wanted in PUBLISHED}
+    for name in defense_names():
+        own = vars(get_defense(name)).get("presets", {}) if not name.startswith("broken_") else {}
+        for key, preset in own.items():
+            if (name, key) not in OWN:
+                assert {*preset} <= rows[name, "cifar10" if key == "cifar" else key], (name, key)
+            else:
+                assert (name, "cifar10" if key == "cifar" else key) not in rows, (name, key)
 
 
 @pytest.mark.parametrize(

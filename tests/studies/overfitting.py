@@ -33,6 +33,10 @@ CELLS = (
     Cell("fgsm_at-slow", "fgsm_at", {"lr": SLOW}),
     Cell("gradalign-0.6-slow", "gradalign", {"weight": "0.6", "growth": "1", "lr": SLOW}),
     Cell("zerograd", "zerograd"),
+    # As many passes as the others: each minibatch is trained on eight times.
+    Cell("free_at", "free_at", {"epochs": "3"}),
+    Cell("fgsm_pgi", "fgsm_pgi"),
+    Cell("fgsm_pgk", "fgsm_pgk"),
     Cell("pgd_at", "pgd_at", seeds=2),
 )
 PAIR = ("noise-anisotropic", "noise-isotropic")

@@ -17,9 +17,10 @@ import numpy as np
 from tabulate import tabulate
 
 from bench import evaluate, train
+from bench.compare import over_seeds
 from bench.results.card import Card
 from bench.results.outcomes import Flags, outcomes_of
-from bench.statistics.proportions import mcnemar, paired_bootstrap
+from bench.statistics.proportions import mcnemar
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,16 @@ def judged(
 
 
 def compared(first: Sequence[Flags], second: Sequence[Flags]) -> str:
-    """Two ways to train on the same images and seeds: difference, its interval, and the exact McNemar p-value."""
-    one, other = (np.concatenate(parts) for parts in (first, second))
-    low, high = paired_bootstrap(one, other)
-    p = mcnemar(int((one & ~other).sum()), int((other & ~one).sum()))
-    return f"{100 * (one.mean() - other.mean()):+.1f} points, 95% {100 * low:+.1f} to {100 * high:+.1f}, p = {p:.2g}"
+    """Two ways to train on the same images and seeds: difference, its interval and p-value over seeds in pairs.
+
+    Behind them McNemar's p-value of all images in one pool: of these networks, not of the trainings.
+    """
+    seeds = min(len(first), len(second))
+    one, other = np.stack(first[:seeds]), np.stack(second[:seeds])
+    gap, (low, high), p = over_seeds(other, one, paired=True)
+    pooled = mcnemar(int((one & ~other).sum()), int((other & ~one).sum()))
+    told = f"{100 * gap:+.1f} points, 95% {100 * low:+.1f} to {100 * high:+.1f}"
+    return f"{told}, p = {'-' if p is None else f'{p:.2g}'} (pooled {pooled:.2g})"
 
 
 def percent(values: Iterable[float]) -> str:

@@ -215,6 +215,37 @@ def test_a_diverging_training_stops_with_a_remedy(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("train.json"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "remedies"),
+    [
+        ({"precision": "float32"}, r"lower lr \(now 1e\+30\)"),
+        ({"precision": "bf16"}, r"lower lr \(now 1e\+30\), or train with precision=float32"),
+        ({"precision": "float32", "awp": "0.01"}, r"lower lr \(now 1e\+30\), or lower awp \(now 0.01\)"),
+    ],
+)
+def test_the_remedies_for_divergence_are_those_of_the_recipe(tmp_path: Path, settings: dict[str, str], remedies: str) -> None:
+    settings = {"optimizer": "sgd", "lr": "1e30", "epochs": "1", **settings}
+    with pytest.raises(BadInput, match=rf"; {remedies}$"):
+        train("standard", settings=settings, results=tmp_path, quiet=True)
+
+
+def test_a_training_that_begins_anew_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the one of its name and seed that is most like it, finished or not."""
+    first = train("standard", settings={"epochs": "1"}, results=tmp_path)
+    assert "anew" not in capsys.readouterr().err
+    train("standard", settings={"epochs": "1"}, seed=1, results=tmp_path)
+    train("standard", settings={"epochs": "1"}, name="standard-other", results=tmp_path)
+    assert "anew" not in capsys.readouterr().err
+    train("standard", settings={"epochs": "1", "lr": "0.001"}, results=tmp_path)
+    told = f"trains anew beside {first.name}, which is finished and another training: lr 0.005 there, 0.001 here"
+    assert capsys.readouterr().err.splitlines()[0] == told
+    (first / "train.json").rename(first / "job.json")
+    train("standard", settings={"epochs": "1", "batch_size": "32", "schedule": "constant"}, results=tmp_path)
+    told = capsys.readouterr().err.splitlines()[0]
+    assert told.startswith(f"trains anew beside {first.name}, which is unfinished and another training: ")
+    assert told.endswith("batch_size 64 there, 32 here, schedule cosine there, constant here")
+
+
 def test_bf16_training_answers_in_float32_and_keeps_float32_weights() -> None:
     net = TrainingNet(build("preact_resnet18?width=4", (3, 16, 16), 10), torch.device("cpu"), "bf16", (3, 16, 16))
     x = torch.rand(4, 3, 16, 16)
