@@ -81,7 +81,7 @@ def known_outcomes(card: Card, path: Path) -> Outcomes | None:
 
 
 def ranks(cards: Sequence[Card], outcomes: Sequence[Outcomes | None]) -> list[str]:
-    """The rank of every card in its section: "2-4", "1", or "-" for one that is not comparable or that a diagnosis doubts."""
+    """The rank of every card in its section: "2-4", "1", or "-" for one that is not comparable, constant or doubted by a diagnosis."""
     ranked = ["-"] * len(cards)
     for places in _sections(cards).values():
         sound = [place for place in places if _sound(cards[place])]
@@ -114,7 +114,7 @@ def _sections(cards: Sequence[Card]) -> dict[tuple[str, str, str], list[int]]:
 
 
 def _sound(card: Card) -> bool:
-    return not card.batch_dependent and (card.diagnosis is None or card.diagnosis.verdict == "ok")
+    return not card.batch_dependent and not card.constant and (card.diagnosis is None or card.diagnosis.verdict == "ok")
 
 
 def _row(card: Card, outcomes: Outcomes | None) -> Row:

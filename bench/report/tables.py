@@ -97,12 +97,25 @@ def _row(card: Card) -> dict[str, object]:
         "8-bit": "" if card.eight_bit_accuracy is None else 100 * card.eight_bit_accuracy,
         "certified": 100 * card.certified.accuracy if card.certified else "",
         "collapse": _collapse(card),
-        "verdict": card.diagnosis.verdict if card.diagnosis else NOT_COMPARABLE if card.batch_dependent else "",
+        "verdict": _verdict(card),
         "train passes": "" if passes is None else f"{passes:.0f}",
         "notes": len(card.notes) or "",
         "_key": card.model.digest,
-        "_doubt": len(ORDER) if card.batch_dependent else ORDER.index(card.diagnosis.verdict) if card.diagnosis else 0,
+        "_doubt": _doubt(card),
     }
+
+
+def _verdict(card: Card) -> str:
+    if card.diagnosis:
+        return card.diagnosis.verdict
+    return NOT_COMPARABLE if card.batch_dependent else CONSTANT if card.constant else ""
+
+
+def _doubt(card: Card) -> int:
+    """Rows with a higher one stand below; one that classifies, whatever the doubt, above one that does not."""
+    if card.constant:
+        return len(ORDER) + 1
+    return len(ORDER) if card.batch_dependent else ORDER.index(card.diagnosis.verdict) if card.diagnosis else 0
 
 
 def _collapse(card: Card) -> str | int:
@@ -146,6 +159,10 @@ def render(
                 left.append(EIGHT_BIT)
             if "verdict" in shown.columns and (shown["verdict"] == NOT_COMPARABLE).any():
                 left.append(f"{NOT_COMPARABLE}: the answer to an image depends on the others in its batch; no rank")
+            mine = [card for card in cards if section(card) == (dataset, threat, plan)]
+            if any(card.constant for card in mine):
+                left.append(f"{CONSTANT}: one class is answered to (almost) every image, whatever it shows; no rank")
+            left += dict.fromkeys(f"{card.name}: warning: {warning}" for card in mine for warning in card.warnings)
             if "certified" in shown.columns:
                 left.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
                 left += [
@@ -165,6 +182,7 @@ class Section(NamedTuple):
     notes: list[str]
 
 
+CONSTANT = "constant"
 NOT_COMPARABLE = "not comparable"
 EIGHT_BIT = "8-bit: robust where an adversarial example has to survive rounding to 256 levels, which no attack here aims at"
 LEGEND = (
@@ -180,6 +198,8 @@ def summary(rows: Sequence[tuple[Card, Path]]) -> str:
         if card.curve:
             points = (f"{point.eps} {point.robust_accuracy:.1%}" for point in card.curve)
             lines.append(f"robust accuracy over eps: {', '.join(points)}")
+        if card.data.taken:
+            lines.append(f"samples: {card.data.taken}")
         lines += [f"note: {a.name}: the gradient looks masked: {a.masked}" for a in card.attacks if a.masked]
         if card.eot > 1:
             lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")

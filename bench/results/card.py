@@ -14,13 +14,27 @@ from bench.core import ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.files import read_text, regular, write_text
 from bench.plans import Plan
-from bench.results.schema import AttackResult, Certified, Count, CurvePoint, Diagnosis, Eps, Record, Share
+from bench.results.schema import (
+    CONSTANT,
+    Answers,
+    AttackResult,
+    Certified,
+    ClassResult,
+    Count,
+    CurvePoint,
+    Diagnosis,
+    Eps,
+    Record,
+    Share,
+)
 
 SCHEMA = 3
 READS = (1, 2, 3)
 """Version 1 had no rounds, curves, distances or search precision, version 2 no diagnosis, additions or 8-bit accuracy; they
 read as absent."""
 
+CLASSES = 1000
+"""Classes that a card tells apart at most."""
 CARD_BYTES, DEEPEST, VALUES = 2**22, 32, 50_000
 """What a card has at most: bytes, tables in one another, and values in all of them."""
 
@@ -63,6 +77,10 @@ class DataInfo(Record):
     digest: str
     """sha256 of the images and labels of the samples evaluated."""
     source: str
+    taken: str = ""
+    """How the samples were taken, where they are not the first n of the split."""
+    labels: dict[str, Count] = {}  # noqa: RUF012
+    """Of every class by its name, where the data names them."""
 
 
 class FileInfo(Record):
@@ -114,6 +132,14 @@ class Card(Record):
     data: DataInfo
     records: FileInfo
     archive: FileInfo
+    balanced_accuracy: Share | None = None
+    """The mean over classes of the share of their samples that are right, so that a frequent class counts no more than a rare."""
+    balanced_robust_accuracy: Share | None = None
+    classes: tuple[ClassResult, ...] = ()
+    """Of every label among the samples, smallest first; none where there are more than CLASSES of them."""
+    answers: Answers | None = None
+    warnings: tuple[str, ...] = ()
+    """What was noticed about the samples, the labels and the answers that may make the numbers mean something else."""
     additions: tuple[Addition, ...] = ()
     """Their samples count as broken in robust_accuracy; the attacks of the plan keep their own numbers."""
     eight_bit_accuracy: Share | None = None
@@ -125,6 +151,11 @@ class Card(Record):
     code: dict[str, str] = {}  # noqa: RUF012
     """Digests of the code of the defenses and attacks that came as plug-ins, by "defense NAME" and "attack NAME"."""
     notes: tuple[str, ...]
+
+    @property
+    def constant(self) -> bool:
+        """Whether the network answers (almost) one class always; such a row has no rank."""
+        return self.answers is not None and self.answers.elsewhere >= CONSTANT
 
     def to_json(self) -> str:
         """The card as it is stored."""
