@@ -24,6 +24,8 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", 
 READ = "png, jpg, bmp, tif, webp, pgm or ppm"
 LISTS = ("classes.txt", "classes.json")
 """Files beside the folders of classes that say which label each class has."""
+_GRAY = 2
+"""Levels by which the channels of a gray image differ once it went through a format of colours."""
 _LIST_BYTES = 2**22
 
 
@@ -46,7 +48,7 @@ class FolderPart:
         for file in files:
             with readable(f"{file}"), Image.open(file, formats=FORMATS) as image:
                 sizes.add(image.size)
-                modes.add(image.mode)
+                modes.add(_mode(image))
                 if len(sizes) > 1:
                     found = " and ".join(f"{width}x{height}" for width, height in sorted(sizes))
                     raise BadInput(f"{self.root} holds images of {found} ({file}); resize them all to one size")
@@ -99,6 +101,14 @@ class FolderPart:
         if not found:
             raise BadInput(f"{self.root} holds no {READ} files in <class>/; put each image in its class's folder")
         return found
+
+
+def _mode(image: Image.Image) -> str:
+    """The mode of an image; "L" of a gray one whose format has no such mode."""
+    if image.format != "WEBP" or image.mode != "RGB":
+        return image.mode
+    pixels = np.asarray(image).astype(np.int16)
+    return "L" if np.ptp(pixels, axis=2).max() <= _GRAY else image.mode
 
 
 def folder_parts(path: Path, splits: Mapping[str, str]) -> dict[str, FolderPart]:

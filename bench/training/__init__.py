@@ -6,6 +6,6 @@ May import evaluation and what lies below.
 from bench.training.job import Job
 from bench.training.loop import Trainer, finished
 from bench.training.network import TrainingNet
-from bench.training.recipe import configure, family_of
+from bench.training.recipe import configure, family_of, misplaced
 from bench.training.request import TrainingRequest, job_folder
 from bench.training.update import Updates
