@@ -81,7 +81,7 @@ def known_outcomes(card: Card, path: Path) -> Outcomes | None:
 
 
 def ranks(cards: Sequence[Card], outcomes: Sequence[Outcomes | None]) -> list[str]:
-    """The rank of every card in its section: "2-4", "1", or "-" for one that is not comparable, constant or doubted by a diagnosis."""
+    """The rank of every card in its section: "2-4", "1", or "-" for one that is not comparable, constant or doubted."""
     ranked = ["-"] * len(cards)
     for places in _sections(cards).values():
         sound = [place for place in places if _sound(cards[place])]

@@ -106,8 +106,8 @@ class Dataset:
     def take(self, n: int | None) -> Dataset:
         """n samples to evaluate on, or all for None, in an order whose beginning is fit to stand for the whole.
 
-        Those of a standard set are its first n. Of anybody's own source, whose order may be that of the classes, they are a fixed
-        choice with as many of each class as there are.
+        Those of a standard set are its first n. Of anybody's own source, whose order may be that of the classes, they are a
+        fixed choice with as many of each class as there are.
         """
         if self.published or (n in (None, len(self)) and not in_runs(self.y)):
             return self.first(n)

@@ -89,7 +89,8 @@ class FolderPart:
                 "numbers say nothing of it, and if it is no class, the labels behind it are shifted; fill it or move it away"
             )
         if self.others:
-            yield f"folder {', '.join(self.others[:3])} beside {self.root} is of no split that is read; the numbers say nothing of it"
+            others = ", ".join(self.others[:3])
+            yield f"folder {others} beside {self.root} is of no split and not read; move it into one if it belongs to the set"
 
     def _files(self) -> list[tuple[Path, int]]:
         found: list[tuple[Path, int]] = []
@@ -130,7 +131,7 @@ def natural(names: Iterable[str]) -> list[str]:
 
 
 def labels_of(path: Path, names: Iterable[str]) -> tuple[dict[str, int], int]:
-    """The labels of classes, as classes.txt or classes.json has them, else their places in natural order; how many there are."""
+    """The labels of classes, as classes.txt or classes.json has them, else by natural order; and how many classes there are."""
     names = natural(names)
     listed = next((path / file for file in LISTS if (path / file).is_file()), None)
     if listed is None:
@@ -159,7 +160,7 @@ def _from_lines(text: str, path: Path, names: Iterable[str]) -> dict[str, int]:
 
 
 def _from_json(text: str, path: Path) -> dict[str, int]:
-    """A list of names in the order of their labels, {name: label}, or {"label": name}, where the first of several names counts."""
+    """A list of names in the order of their labels, {name: label}, or {"label": name}, of several names the first."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

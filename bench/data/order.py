@@ -9,7 +9,7 @@ from bench.core import shuffled
 
 
 def in_turn(y: Tensor) -> Tensor:
-    """Positions [N] in a fixed order in which the classes take turns, so that its beginning has as many of each as there are."""
+    """Positions [N] in a fixed order in which the classes take turns, so that its beginning has as many of each."""
     order = shuffled(len(y), 0, "in turn").to(y.device)
     by_class = y[order].argsort(stable=True)
     counts = torch.bincount(y[order][by_class])
@@ -20,7 +20,7 @@ def in_turn(y: Tensor) -> Tensor:
 
 
 def in_runs(y: Tensor) -> bool:
-    """Whether labels lie in the order of their classes: neighbours differ less than half as often as those of a random order."""
+    """Whether labels lie in the order of their classes: neighbours differ less than half as often as in a random order."""
     if len(y) < 2:
         return False
     shares = torch.bincount(y).double() / len(y)

@@ -22,9 +22,9 @@ SEEN = "seen.npz"
 _SIDE, _BATCH = 8, 256
 _FILE_BYTES = 2**32
 _SAME, _PIXEL = 0.6, 130.0
-"""Mean distance of two sketches up to which images count as one, and what a single pixel of an image may add to it. Of 2,000 test
-images of MNIST 0.5 % lie so close to a training image, of CIFAR-10 none; saved as JPEG, darkened or with a pixel changed an image
-mostly stays so close to itself."""
+"""Mean distance of two sketches up to which images count as one, and what a single pixel of an image may add to it. Of 2,000
+test images of MNIST 0.5 % lie so close to a training image, of CIFAR-10 none; saved as JPEG, darkened or with a pixel
+changed, an image mostly stays so close to itself (tests/data/test_seen.py)."""
 
 
 def sketch(data: Dataset) -> Tensor:
@@ -51,7 +51,7 @@ def among(data: Dataset, seen: Tensor) -> Tensor:
     return found
 
 
-def _rows(sketches: Tensor) -> np.ndarray:  # type: ignore[type-arg]
+def _rows(sketches: Tensor) -> sources.Array:
     return np.ascontiguousarray(sketches.numpy()).view(f"V{_SIDE**2}").ravel()
 
 

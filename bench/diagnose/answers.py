@@ -37,13 +37,13 @@ def constant(probe: Probe) -> Measured:
     elsewhere = float((given[others] == label).double().mean())
     if elsewhere >= CONSTANT:
         told = (
-            f"it answers class {label} to {float((given == label).double().mean()):.0%} of all images: what no attack breaks is the "
-            "share of that class and no robustness; train it again, or check how it expects its images"
+            f"it answers class {label} to {float((given == label).double().mean()):.0%} of all images: what no attack breaks "
+            "is the share of that class and no robustness; train it again, or check how it expects its images"
         )
         return Measured(elsewhere, {"told": told}, "broken")
     told = (
-        f"{right:.0%} of all images are right, no more than the commonest label gives ({often:.0%}): there is nothing that could be "
-        "robust; check that labels are numbered as in its training, and images scaled as there"
+        f"{right:.0%} of all images are right, no more than the commonest label gives ({often:.0%}): there is nothing that "
+        "could be robust; check that labels are numbered as in its training, and images scaled as there"
     )
     return Measured(elsewhere, {"told": told}, "suspicious" if right <= often else "ok")
 

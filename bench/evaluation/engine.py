@@ -13,7 +13,21 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.core import VIEWS, VOTES, Expectation, Gradient, Judge, Meter, Rng, ThreatModel, dead, forward, isolated, margin, slopes
+from bench.core import (
+    VIEWS,
+    VOTES,
+    Expectation,
+    Gradient,
+    Judge,
+    Meter,
+    Rng,
+    ThreatModel,
+    dead,
+    forward,
+    isolated,
+    margin,
+    slopes,
+)
 from bench.data import Dataset
 from bench.errors import AttackWarning, out_of_memory
 from bench.evaluation.units import Unit, load_unit

@@ -1,4 +1,4 @@
-"""Whether the samples, their labels and the network's answers make a number mean what it seems to: per class, and in sentences."""
+"""Whether samples, labels and answers make a number mean what it seems to: accuracies per class, and sentences."""
 
 from __future__ import annotations
 
@@ -55,27 +55,27 @@ def _warnings(run: Evaluation, answers: Answers, outputs: int) -> Iterator[str]:
     yield from samples.notes
     yield from _pixels(samples.x)
     most, share = int(y.bincount().argmax()), float(y.bincount().max()) / len(y)
+    common, usual = names.get(most, str(most)), names.get(answers.label, str(answers.label))
     clean = float(run.clean.double().mean())
     if share == 1:
-        yield f"all {len(y)} samples have the label {names.get(most, most)}: nothing is said of other classes; take samples of several"
+        yield f"all {len(y)} samples have the label {common}: the numbers say nothing of other classes; take samples of several"
     elif answers.elsewhere >= CONSTANT:
         yield (
-            f"the network answers class {names.get(answers.label, answers.label)} to {answers.share:.0%} of the images, whatever "
-            "they show: what no attack breaks is the share of that class and no robustness; train it again, or check how it "
-            "expects its images to be scaled"
+            f"the network answers class {usual} to {answers.share:.0%} of the images, whatever they show: what no attack "
+            "breaks is the share of that class and no robustness; train it again, or check how it expects its images scaled"
         )
     elif clean <= share:
         yield (
-            f"clean accuracy {clean:.1%} is not above that of always answering label {names.get(most, most)} ({share:.1%}, the "
-            "commonest): the network does not know these images, and robust accuracy says nothing; check that the labels are "
-            "numbered as in its training, and the images scaled and cut as there"
+            f"clean accuracy {clean:.1%} is not above that of always answering label {common} ({share:.1%}, the commonest): "
+            "the network does not know these images, and robust accuracy says nothing; check that the labels are numbered as "
+            "in its training, and the images scaled and cut as there"
         )
     if outputs > samples.classes:
         known = "classes" if samples.labels else "as far as its labels tell"
         yield (
-            f"the network has {outputs} outputs and the data {samples.classes} {known}: labels 0 to {samples.classes - 1} are taken "
-            "for its first outputs, and if they mean others, no accuracy here is one; number them as in its training, in a folder "
-            "of images by a classes.txt with all its classes, a line each"
+            f"the network has {outputs} outputs and the data {samples.classes} {known}: labels 0 to {samples.classes - 1} are "
+            "taken for its first outputs, and if they mean others, every accuracy is wrong; number them as in its training, in "
+            "a folder of images by a classes.txt that names all its classes, a line each"
         )
 
 
@@ -85,7 +85,7 @@ def _pixels(x: Tensor) -> Iterator[str]:
         yield f"every pixel of every image is {low:.3g}: there is nothing to classify; check how the file was made"
     elif high <= DIM:
         yield (
-            f"no pixel is brighter than {high:.3g} on a scale from 0 to 1: values of another range (0 to 1, or 0 to 16) were stored as "
-            "whole numbers, or divided by 255 twice, and eps is far larger against them than it seems; store uint8 from 0 to "
-            "255, or floats in [0, 1]"
+            f"no pixel is brighter than {high:.3g} on a scale from 0 to 1: values of another range (0 to 1, or 0 to 16) were "
+            "stored as whole numbers, or divided by 255 twice, and eps is far larger against them than it seems; store "
+            "uint8 from 0 to 255, or floats in [0, 1]"
         )

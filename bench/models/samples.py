@@ -31,8 +31,8 @@ def training_beside(reference: str) -> dict[str, Any]:
 def samples_of(dataset: str, trained: Sequence[dict[str, Any]], n: int | None) -> Dataset:
     """n samples of the test split that no training saw; of everything, where the data has no split and none was on it.
 
-    trained: the records of the trainings of all models that are judged; empty for one from elsewhere. BadInput where no sample is
-    left, or where it cannot be known.
+    trained: the records of the trainings of all models that are judged; empty for one from elsewhere. BadInput where no sample
+    is left, or where it cannot be known.
     """
     parts = [_unseen(dataset, record) for record in trained]
     # Fewest first: of the test share alone where one of the networks learnt from the rest.
@@ -40,8 +40,12 @@ def samples_of(dataset: str, trained: Sequence[dict[str, Any]], n: int | None) -
     for part in others:
         kept = torch.isin(samples.ids, part.ids)
         if not kept.any():
-            raise BadInput(f"no image of {dataset} is left that none of the models was trained on; give images that are new to all")
-        samples = replace(samples if kept.all() else samples.select(kept.nonzero().squeeze(1)), taken=samples.taken or part.taken)
+            raise BadInput(
+                f"no image of {dataset} is left that none of the models was trained on; give images that are new to all"
+            )
+        samples = replace(
+            samples if kept.all() else samples.select(kept.nonzero().squeeze(1)), taken=samples.taken or part.taken
+        )
     return samples.take(n if n is not None else min(DEFAULT_N, len(samples)))
 
 
@@ -64,21 +68,23 @@ def _unseen(dataset: str, trained: dict[str, Any]) -> Dataset:
     known = data.among(whole, seen)
     if not own and not known.any() and Path(dataset).resolve() == Path(trained["dataset"]).resolve():
         raise BadInput(
-            f"{dataset} holds none of the images that {folder} was trained on, though that was on this path: altered or exchanged, "
-            "nobody can tell; give the data as it was, or the new one under a name of its own"
+            f"{dataset} holds none of the images that {folder} was trained on, though that was on this path: altered or "
+            "exchanged, nobody can tell; give the data as it was, or the new one under a name of its own"
         )
     if not own and known.any() and len(fifth := data.load(dataset, "test")) + len(seen) == len(whole):
         # As many as there were: whatever was done to them, the training images lie where they lay.
         whole, known = fifth, known[fifth.ids]
     if known.all():
         raise BadInput(
-            f"every image of {dataset} that could be judged on is one that {folder} was trained on, or nearly: accuracy there is "
-            "memory; give images that the network never saw"
+            f"every image of {dataset} that could be judged on is one that {folder} was trained on, or nearly: accuracy there "
+            "is memory; give images that the network never saw"
         )
     if not known.any():
         return whole
     left = whole.select((~known).nonzero().squeeze(1))
-    return replace(left, taken=f"{len(left)} of {len(whole)}: without those that the network was trained on, or nearly the same")
+    return replace(
+        left, taken=f"{len(left)} of {len(whole)}: without those that the network was trained on, or nearly the same"
+    )
 
 
 def _seen(trained: dict[str, Any]) -> Tensor | None:

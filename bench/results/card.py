@@ -133,7 +133,7 @@ class Card(Record):
     records: FileInfo
     archive: FileInfo
     balanced_accuracy: Share | None = None
-    """The mean over classes of the share of their samples that are right, so that a frequent class counts no more than a rare."""
+    """The mean over classes of the share of their samples that are right: a frequent class counts no more than a rare one."""
     balanced_robust_accuracy: Share | None = None
     classes: tuple[ClassResult, ...] = ()
     """Of every label among the samples, smallest first; none where there are more than CLASSES of them."""

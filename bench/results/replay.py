@@ -65,23 +65,6 @@ def check_outcomes(card: Card, rows: pd.DataFrame, ids: NDArray[Any], clean: Mas
     return problems, broken & clean
 
 
-def check_classes(card: Card, labels: NDArray[Any], clean: Mask, robust: Mask) -> Iterator[str]:
-    """Where what the card says of single classes, or of their mean, does not follow from the records; robust: additions included."""
-    classes, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    found = {key: np.bincount(place, flags, len(classes)) for key, flags in (("clean", clean), ("robust", robust))}
-    means = {"clean": card.balanced_accuracy, "robust": card.balanced_robust_accuracy}
-    for key, said in means.items():
-        mean = float((found[key] / counts).mean())
-        if said is not None and abs(said - mean) > 1e-6:
-            yield f"balanced {key} accuracy: the card says {said:.2%}, the records {mean:.2%}"
-    if card.classes and [(row.label, row.n) for row in card.classes] != list(zip(classes, counts, strict=True)):
-        yield "classes: the records hold other labels, or other numbers of them"
-        return
-    for number, row in enumerate(card.classes):
-        for key, share in (("clean", row.clean_accuracy), ("robust", row.robust_accuracy)):
-            yield from _differs(f"{key} accuracy of class {row.label}", share, int(found[key][number]), row.n)
-
-
 def _differs(what: str, said: float, count: int, n: int, without: str = "") -> Iterator[str]:
     if count != round(said * n):
         yield f"{what}: the card says {said:.2%}, the records {count / n:.2%}{without}"

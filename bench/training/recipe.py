@@ -140,7 +140,7 @@ def _served() -> set[str]:
 
 
 def misplaced(cls: type[Defense]) -> dict[str, str]:
-    """Names in the presets of a defense under which no data set will ever look, and the one that is meant, if any is like it."""
+    """Names in the presets of a defense under which no data set looks, and the one that is meant, if any is like it."""
     known = _served()
     others = [key for key in cls.presets if key not in known and not (set("/.\\") & set(key) or Path(key).exists())]
     return {key: nearest(key, known) for key in others}

@@ -14,19 +14,9 @@ from torch import Tensor
 from bench.errors import BadInput
 from bench.files import regular, sha256
 from bench.plans import PLANS, Plan
-from bench.results import (
-    LARGEST,
-    Card,
-    FileInfo,
-    check_classes,
-    check_outcomes,
-    check_samples,
-    clean_rows,
-    read_archive,
-    read_records,
-    suffix,
-)
+from bench.results import LARGEST, Card, FileInfo, check_outcomes, check_samples, clean_rows, read_archive, read_records, suffix
 from bench.statistics import wilson
+from bench.verify import by_class
 
 
 class Check(NamedTuple):
@@ -92,11 +82,12 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
     if samples is not None and card.additions:
         standing = samples.ids[samples.clean & ~torch.from_numpy(fallen)]
         checks += [_additions(card, proofs[1:], standing)] if len(proofs) == 1 + len(card.additions) else []
-    if samples is not None and (card.classes or card.balanced_accuracy is not None) and len(proofs) == 1 + len(card.additions):
-        ids = samples.ids.numpy()
-        stands = samples.clean.numpy() & ~fallen & ~np.isin(ids, torch.cat([p.ids for p in proofs[1:]]) if card.additions else [])
-        told = [*check_classes(card, samples.labels.numpy(), samples.clean.numpy(), stands), *_answers(card, samples)]
-        checks.append(check("classes", told, "accuracies per class follow from the records"))
+    there = not card.additions or len(proofs) == 1 + len(card.additions)
+    if samples is not None and fallen is not None and there and by_class.told(card):
+        lost = torch.isin(samples.ids, torch.cat([samples.ids[:0], *(proof.ids for proof in proofs[1:])]))
+        stands = samples.clean & ~torch.from_numpy(fallen) & ~lost
+        problems = by_class.problems(card, samples.labels.numpy(), samples.clean.numpy(), stands.numpy())
+        checks.append(check("classes", problems, "accuracies per class follow from the records"))
     return Evidence(checks, samples, proofs)
 
 
@@ -125,16 +116,6 @@ def _arithmetic(card: Card) -> Iterator[str]:
     wanted = [spec.label + suffix(card, ball) for ball in range(balls) for spec in card.plan.attacks]
     if (found := [attack.name for attack in card.attacks]) != wanted:
         yield f"plan: the attacks are {', '.join(found) or 'none'}, and its plan has {', '.join(wanted)}"
-
-
-def _answers(card: Card, samples: Samples) -> Iterator[str]:
-    """Where the records leave no room for the answers that a card says."""
-    if card.answers is None:
-        return
-    mine = samples.labels == card.answers.label
-    other = int((~mine).sum())
-    if card.answers.elsewhere * other - 0.5 > other - int(samples.clean[~mine].sum()):
-        yield f"answers: so many images of other classes cannot be answered with class {card.answers.label}, they are right"
 
 
 def _share(name: str, value: float, interval: tuple[float, float], n: int) -> Iterator[str]:
