@@ -51,6 +51,11 @@ def among(data: Dataset, seen: Tensor) -> Tensor:
     return found
 
 
+def holds_all(data: Dataset, seen: Tensor) -> bool:
+    """Whether a data set holds all images of these sketches as they were."""
+    return bool(np.isin(_rows(seen), _rows(sketch(data))).all())
+
+
 def _rows(sketches: Tensor) -> sources.Array:
     return np.ascontiguousarray(sketches.numpy()).view(f"V{_SIDE**2}").ravel()
 

@@ -71,8 +71,9 @@ def _unseen(dataset: str, trained: dict[str, Any]) -> Dataset:
             f"{dataset} holds none of the images that {folder} was trained on, though that was on this path: altered or "
             "exchanged, nobody can tell; give the data as it was, or the new one under a name of its own"
         )
-    if not own and known.any() and len(fifth := data.load(dataset, "test")) + len(seen) == len(whole):
-        # As many as there were: whatever was done to them, the training images lie where they lay.
+    fifth = whole if own or not known.any() or data.holds_all(whole, seen) else data.load(dataset, "test")
+    if len(fifth) + len(seen) == len(whole):
+        # As many as there were: whatever was done to some of them, the training images lie where they lay.
         whole, known = fifth, known[fifth.ids]
     if known.all():
         raise BadInput(
