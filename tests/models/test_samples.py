@@ -150,15 +150,17 @@ def test_a_file_without_what_was_trained_on_under_its_path_is_refused(here: Path
     assert len(samples_of(str(here / "new.npz"), [record], None)) >= 58
 
 
-def test_nothing_but_what_was_trained_on_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_but_what_was_trained_on_is_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rest, held = hold_out(load(str(here / "mine.npz"), "train"), 1000)
     for part in (rest, held):
         np.savez(here / "part.npz", x=pixels(part.x), y=part.y.numpy())
-        with pytest.raises(BadInput, match="every image of .*part.npz that could be judged on is one that"):
+        with pytest.raises(BadInput, match=r"every image of .*part\.npz that could be judged on is one that"):
             samples_of(str(here / "part.npz"), [training_record(str(here / "run"))], None)
     arguments = ["gauntlet", "evaluate", str(here / "run"), "--dataset", str(here / "part.npz"), "--plan", "smoke", "--quiet"]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr("sys.argv", arguments)
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
     assert "accuracy there is memory; give images that the network never saw" in capsys.readouterr().err
@@ -166,7 +168,9 @@ def test_nothing_but_what_was_trained_on_is_refused(here: Path, capsys: pytest.C
 
 def test_a_split_of_its_own_is_cleared_of_what_was_trained_on(here: Path) -> None:
     split = here / "split.npz"
-    np.savez(split, x_train=MORE, y_train=MORE_Y, x_test=np.concatenate([X[:50], MORE]), y_test=np.concatenate([Y[:50], MORE_Y]))
+    np.savez(
+        split, x_train=MORE, y_train=MORE_Y, x_test=np.concatenate([X[:50], MORE]), y_test=np.concatenate([Y[:50], MORE_Y])
+    )
     samples = samples_of(str(split), [training_record(str(here / "run"))], None)
     fresh = set(places("test")) & set(range(50))
     assert len(fresh) + 58 <= len(samples) <= len(fresh) + 60
@@ -191,7 +195,10 @@ def test_a_named_set_is_known_too(fast_run: Path, tmp_path: Path) -> None:
     record = training_record(str(fast_run))
     assert len(samples_of("digits", [record], None)) == 360
     test = load("digits", "test")
-    x, y = (np.concatenate([part.numpy() for part in parts]) for parts in ((DIGITS.x[:50, 0], test.x[:, 0]), (DIGITS.y[:50], test.y)))
+    x, y = (
+        np.concatenate([part.numpy() for part in parts])
+        for parts in ((DIGITS.x[:50, 0], test.x[:, 0]), (DIGITS.y[:50], test.y))
+    )
     np.savez(tmp_path / "both.npz", x=x, y=y)
     samples = samples_of(str(tmp_path / "both.npz"), [record], None)
     assert 350 <= len(samples) <= 360
@@ -207,4 +214,4 @@ def test_several_models_are_judged_on_what_none_of_them_saw(here: Path, fast_run
     np.savez(here / "more.npz", x=np.concatenate([X, fresh]), y=np.concatenate([Y, load("digits").y[:80].numpy()]))
     samples = samples_of(str(here / "more.npz"), [mine, other], None)
     assert set(samples.ids.tolist()) <= set(range(SIZE, SIZE + 80))
-    assert 75 <= len(samples)
+    assert len(samples) >= 75
