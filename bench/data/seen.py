@@ -20,7 +20,7 @@ from bench.files import atomic
 SEEN = "seen.npz"
 """Beside the record of a training on a user's own data."""
 _SIDE, _BATCH = 8, 256
-_FILE_BYTES = 2**32
+_FILE_BYTES = 2**28
 _SAME, _PIXEL = 0.6, 130.0
 """Mean distance of two sketches up to which images count as one, and what a single pixel of an image may add to it. Of 2,000
 test images of MNIST 0.5 % lie so close to a training image, of CIFAR-10 none; saved as JPEG, darkened or with a pixel

@@ -45,7 +45,13 @@ def of_answers(run: Evaluation) -> dict[str, Any]:
     said, others = given == label, y != label
     elsewhere = float(said[others].double().mean()) if others.any() else 0.0
     answers = Answers(label=label, share=float(said.double().mean()), elsewhere=elsewhere)
-    return {"answers": answers, "warnings": tuple(_warnings(run, answers, outputs))}
+    told = [shorten(warning) for warning in _warnings(run, answers, outputs)]
+    return {"answers": answers, "warnings": tuple(told)}
+
+
+def shorten(text: str) -> str:
+    """A sentence as a card can hold it, whatever the names of files in it."""
+    return "".join(char if char.isprintable() else "?" for char in text)[:1000]
 
 
 def _warnings(run: Evaluation, answers: Answers, outputs: int) -> Iterator[str]:

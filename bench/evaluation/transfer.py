@@ -68,8 +68,8 @@ def transfer_matrix(  # noqa: PLR0913
 ) -> Transfer:
     """Attack every model with PGD on the margin, and try all examples on all models.
 
-    references: as for `evaluate`. dataset, norm and eps default to those the first model was trained with; n to the first
-    1000 test samples, or all where there are fewer.
+    references: as for `evaluate`. dataset, norm and eps default to those the first model was trained with; n to 1000
+    test samples, or all where there are fewer.
     """
     if len(references) < 2:
         raise BadInput(f"transfer needs at least two models, not {len(references)}; name another one")

@@ -66,7 +66,7 @@ def _unseen(dataset: str, trained: dict[str, Any]) -> Dataset:
             f"{dataset} may hold them: give the data as it was, or data with a test split of its own, or train again"
         )
     known = data.among(whole, seen)
-    if not own and not known.any() and Path(dataset).resolve() == Path(trained["dataset"]).resolve():
+    if not own and not known.any() and _same_path(dataset, trained["dataset"]):
         raise BadInput(
             f"{dataset} holds none of the images that {folder} was trained on, though that was on this path: altered or "
             "exchanged, nobody can tell; give the data as it was, or the new one under a name of its own"
@@ -86,6 +86,13 @@ def _unseen(dataset: str, trained: dict[str, Any]) -> Dataset:
     return replace(
         left, taken=f"{len(left)} of {len(whole)}: without those that the network was trained on, or nearly the same"
     )
+
+
+def _same_path(one: str, other: str) -> bool:
+    try:
+        return Path(one).resolve() == Path(other).resolve()
+    except (OSError, ValueError):  # no path at all
+        return False
 
 
 def _seen(trained: dict[str, Any]) -> Tensor | None:

@@ -25,6 +25,7 @@ from bench.results.schema import (
     Diagnosis,
     Eps,
     Record,
+    Sentence,
     Share,
 )
 
@@ -77,7 +78,7 @@ class DataInfo(Record):
     digest: str
     """sha256 of the images and labels of the samples evaluated."""
     source: str
-    taken: str = ""
+    taken: Sentence = ""
     """How the samples were taken, where they are not the first n of the split."""
     labels: dict[str, Count] = {}  # noqa: RUF012
     """Of every class by its name, where the data names them."""
@@ -138,7 +139,7 @@ class Card(Record):
     classes: tuple[ClassResult, ...] = ()
     """Of every label among the samples, smallest first; none where there are more than CLASSES of them."""
     answers: Answers | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Sentence, ...] = ()
     """What was noticed about the samples, the labels and the answers that may make the numbers mean something else."""
     additions: tuple[Addition, ...] = ()
     """Their samples count as broken in robust_accuracy; the attacks of the plan keep their own numbers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from bench.core import LONGEST
 
@@ -17,6 +17,15 @@ ORDER: tuple[Verdict, ...] = ("ok", "suspicious", "broken")
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Eps = Annotated[str, Field(max_length=LONGEST)]
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a sentence is one line of printable characters")
+    return text
+
+
+Sentence = Annotated[str, Field(max_length=1000), AfterValidator(_one_line)]
 
 
 class Record(BaseModel):
