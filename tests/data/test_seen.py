@@ -1,6 +1,7 @@
 """What was trained on is known by content, also where it was changed a little."""
 
 import io
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -56,17 +57,17 @@ def test_changed_a_little_it_is_still_known(change: Callable[[Tensor], Tensor], 
 
 
 def test_other_images_are_not() -> None:
-    """4 of 360 test digits are written so much like a training digit that they do not count as unseen."""
-    assert int(among(TEST, sketch(TRAIN)).sum()) <= 6
+    """2 of 360 test digits are written so much like a training digit that they do not count as unseen."""
+    assert int(among(TEST, sketch(TRAIN)).sum()) == 2
 
 
-def test_real_photographs_are_told_apart() -> None:
-    try:
-        train, test = load("cifar10", "train").first(5000), load("cifar10", "test").first(500)
-    except BadInput as error:
-        pytest.skip(str(error))
-    assert not among(test, sketch(train)).any()
-    assert among(train.first(200), sketch(train)).all()
+@pytest.mark.skipif("GAUNTLET_DATA" not in os.environ, reason="set GAUNTLET_DATA to the folder of the real sets")
+@pytest.mark.parametrize(("name", "alike"), [("mnist", 3), ("cifar10", 0)])
+def test_real_images_are_told_apart(name: str, alike: int) -> None:
+    train, test = load(name, "train"), load(name, "test").first(500)
+    seen = sketch(train)
+    assert int(among(test, seen).sum()) == alike
+    assert among(train.first(200), seen).all()
 
 
 def test_images_that_are_all_alike_are_known_as_such() -> None:
