@@ -22,9 +22,9 @@ SEEN = "seen.npz"
 _SIDE, _BATCH = 8, 256
 _FILE_BYTES = 2**28
 _SAME, _PIXEL = 0.6, 130.0
-"""Mean distance of two sketches up to which images count as one, and what a single pixel of an image may add to it. So close to a
-training image lie 3 of the first 500 test images of MNIST, none of CIFAR-10 and 2 of the 360 of digits; recoded, darkened or with a
-pixel changed, an image mostly stays so close to itself (tests/data/test_seen.py)."""
+"""Mean distance of two sketches up to which images count as one, and what a single pixel of an image may add to it. So close to
+a training image lie 3 of the first 500 test images of MNIST, none of CIFAR-10 and 2 of the 360 of digits; recoded, darkened or
+with a pixel changed, an image mostly stays so close to itself (tests/data/test_seen.py)."""
 
 
 def sketch(data: Dataset) -> Tensor:
