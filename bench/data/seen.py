@@ -44,16 +44,25 @@ def among(data: Dataset, seen: Tensor) -> Tensor:
     own = sketch(data)
     height, width = data.x.shape[2:]
     reach = (_SAME + _PIXEL / max(height * width, _SIDE**2)) * _SIDE**2
-    found = torch.from_numpy(np.isin(_rows(own), _rows(seen)))
+    found = _equal(own, seen)
     others = seen.float()
     for index in (~found).nonzero().squeeze(1).split(_BATCH):
         found[index] = torch.cdist(own[index].float(), others, p=1).amin(1) <= reach
     return found
 
 
+def doubles(data: Dataset, seen: Tensor) -> int:
+    """How many images of a data set are among those of these sketches as they were."""
+    return int(_equal(sketch(data), seen).sum())
+
+
 def holds_all(data: Dataset, seen: Tensor) -> bool:
     """Whether a data set holds all images of these sketches as they were."""
-    return bool(np.isin(_rows(seen), _rows(sketch(data))).all())
+    return bool(_equal(seen, sketch(data)).all())
+
+
+def _equal(some: Tensor, others: Tensor) -> Tensor:
+    return torch.from_numpy(np.isin(_rows(some), _rows(others)))
 
 
 def _rows(sketches: Tensor) -> sources.Array:

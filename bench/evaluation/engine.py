@@ -112,7 +112,8 @@ class Evaluation:
             x, _ = self.data.batch(part)
             with torch.no_grad(), isolated(self.seed, "answers", int(part[0])) if self.randomised else nullcontext():
                 logits = forward(self.net, x.contiguous())
-            return torch.stack([logits.argmax(1), torch.full_like(self.data.y[part], logits.shape[1])]).cpu()
+            given = logits.argmax(1).cpu()
+            return torch.stack([given, torch.full_like(given, logits.shape[1])])
 
         given, count = torch.cat(self._in_batches(torch.arange(len(self.data)), look), dim=1)
         return given, int(count[0])

@@ -56,7 +56,7 @@ def _unseen(dataset: str, trained: dict[str, Any]) -> Dataset:
     if not trained or (dataset in data.CLASSES and trained["dataset"] in data.CLASSES):
         return whole
     if dataset not in data.CLASSES and _trained_on(dataset, trained):
-        return data.load(dataset, "test")
+        return _with_doubles_told(data.load(dataset, "test"), data.remembered(trained["folder"]))
     folder, seen = trained["folder"], _seen(trained)
     if seen is None and own:
         return whole
@@ -86,6 +86,16 @@ def _unseen(dataset: str, trained: dict[str, Any]) -> Dataset:
     return replace(
         left, taken=f"{len(left)} of {len(whole)}: without those that the network was trained on, or nearly the same"
     )
+
+
+def _with_doubles_told(test: Dataset, seen: Tensor | None) -> Dataset:
+    """A test split as it is, which says how much of it was trained on all the same."""
+    count = 0 if seen is None else data.doubles(test, seen)
+    told = (
+        f"{count} of {len(test)} test images of {test.source} are among the training images too: the network has seen them, "
+        "and accuracy there is memory; take them out of one of the two and train again"
+    )
+    return replace(test, notes=(*test.notes, told)) if count else test
 
 
 def _same_path(one: str, other: str) -> bool:

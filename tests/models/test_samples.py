@@ -132,6 +132,23 @@ def test_a_folder_that_grew_and_a_card_that_says_so(tmp_path: Path) -> None:
     assert row.verdict == "fails"
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_test_images_that_were_trained_on_are_told(tmp_path: Path, split: bool) -> None:
+    """The row is what the data says it is; that it is too good is said beside it."""
+    x, y = np.concatenate([X[:60], X[:60]]), np.concatenate([Y[:60], Y[:60]])
+    arrays = {"x_train": x[:80], "y_train": y[:80], "x_test": x[80:], "y_test": y[80:]} if split else {"x": x, "y": y}
+    np.savez(tmp_path / "twice.npz", **arrays)
+    dataset = str(tmp_path / "twice.npz")
+    folder = train("standard", dataset=dataset, settings={"epochs": "1"}, results=tmp_path / "r", quiet=True)
+    known = {image.numpy().tobytes() for image in load(dataset, "train").x}
+    test = load(dataset, "test")
+    count = sum(image.numpy().tobytes() in known for image in test.x)
+    card, _ = evaluate(str(folder), plan_name="smoke", eps="0.01", quiet=True)
+    assert (card.n, card.data.digest) == (len(test), test.digest)
+    assert count > 5
+    assert [told for told in card.warnings if told.startswith(f"{count} of {len(test)} test images of {dataset} are among")]
+
+
 def test_weights_named_by_themselves_have_seen_what_their_run_saw(here: Path) -> None:
     weights = f"ckpt:{here}/run/best.safetensors"
     assert training_beside(weights)["dataset"] == str(here / "mine.npz")
