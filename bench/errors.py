@@ -4,6 +4,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is written most like this one, whatever the case; empty where none is like it."""
+    folded = {one.casefold(): one for one in known}
+    near = get_close_matches(name.casefold(), sorted(folded), n=1, cutoff=0.5)
+    return folded[near[0]] if near else ""
+
+
 class GauntletError(Exception):
     """Something the user can put right; never shown as a traceback."""
 
@@ -13,8 +20,8 @@ class UnknownName(GauntletError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        near = nearest(name, names)
+        hint = f"did you mean {near!r}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
 
 

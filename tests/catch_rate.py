@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bench import ThreatModel, evaluate, train
 from bench.core.rng import isolated
 from bench.evaluation.request import DEFAULT_EPS
-from bench.models.subject import load_subject, samples_of, training_record
+from bench.models import load_subject, samples_of, training_record
 from bench.plugins.registry import broken_names, defense_names, make_defense
 from bench.results.card import Card
 
@@ -113,7 +113,7 @@ def examined(case: Case, results: Path, *, epochs: str | None, n: int | None) ->
     settings = {**case.settings, **({"epochs": epochs} if epochs else {})}
     run = str(train(case.defense, dataset=case.dataset, settings=settings, results=results, quiet=True))
     card, _ = evaluate(run, n=n, diagnosed=True, results=results, quiet=True)
-    samples = samples_of(case.dataset, training_record(run), min(card.n, 300))
+    samples = samples_of(case.dataset, [training_record(run)], min(card.n, 300))
     net = load_subject(run, samples, case.dataset, 0).model.net
     x, y = samples.batch(torch.arange(len(samples)))
     with isolated(0):

@@ -26,7 +26,13 @@ Norm = Annotated[str | None, typer.Option("--norm", help="linf, l2 or l1.")]
 Eps = Annotated[str | None, typer.Option("--eps", help="Radius in input units: 8/255 or 0.3.")]
 Sweep = Annotated[str | None, typer.Option("--eps-sweep", help="Radii, one after the other: 2/255,4/255,8/255.")]
 Plan = Annotated[str, typer.Option("--plan", help="A built-in plan (see `gauntlet list plans`) or a .toml file.")]
-Count = Annotated[int | None, typer.Option("--n", help="Evaluate the first n test samples [default: 1000, or all].")]
+Count = Annotated[
+    int | None,
+    typer.Option(
+        "--n",
+        help="Test samples: the first n of a named set, of your own data n with all classes alike [default: 1000, or all].",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
 Eot = Annotated[
     int | None, typer.Option("--eot", help="Answers of a randomised model that attacks see the mean of [default: 20].")

@@ -131,7 +131,8 @@ def known_outcomes(card: Card, path: Path) -> Outcomes | None:
 
 
 def ranks(cards: Sequence[Card], outcomes: Sequence[Outcomes | None], groups: Sequence[Sequence[int]] = ()) -> list[str]:
-    """The rank of every method in its section: "2-4", "1", or "-" for one that is not comparable or that a diagnosis doubts.
+    """The rank of every method in its section: "2-4", "1", or "-" for one that is not comparable, constant or
+    doubted by a diagnosis.
 
     groups: the places of the cards of each method; without them every card is one.
     """
@@ -177,7 +178,7 @@ def _sections(cards: Sequence[Card], groups: Sequence[Sequence[int]]) -> dict[Se
 
 
 def _sound(card: Card) -> bool:
-    return not card.batch_dependent and (card.diagnosis is None or card.diagnosis.verdict == "ok")
+    return not card.batch_dependent and not card.constant and (card.diagnosis is None or card.diagnosis.verdict == "ok")
 
 
 def _row(cards: Sequence[Card], outcomes: Sequence[Outcomes | None], group: Sequence[int]) -> Row:

@@ -24,6 +24,7 @@ _TOLD: dict[str, Callable[[Card], object]] = {
     "radii of the sweep": lambda card: ", ".join(point.eps for point in card.curve) or "none",
     "version of gauntlet-bench": lambda card: card.versions.get("gauntlet-bench", "unknown"),
 }
+_CONSTANT = "the network answers one class to almost every image, and what is left standing is the share of that class"
 _TIED = "the answer to an image depends on the others in its batch, and so does the number"
 
 
@@ -54,6 +55,7 @@ def require_same_work(first: Card, second: Card, names: tuple[str, str], *, adap
     return [
         *further,
         *(f"{what}: {left} for {names[0]}, {right} for {names[1]}" for what, (left, right) in values.items() if left != right),
+        *(f"{name}: {_CONSTANT}" for card, name in zip((first, second), names, strict=True) if card.constant),
         *(f"{name}: {_TIED}" for card, name in zip((first, second), names, strict=True) if card.batch_dependent),
     ]
 

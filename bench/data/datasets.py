@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +19,10 @@ from torch import Tensor
 
 from bench.core import Rng, shuffled
 from bench.data import sources
+from bench.data.folders import FolderPart
 from bench.data.held import PREFIX, held
+from bench.data.order import in_runs, in_turn
+from bench.data.parts import parts, read
 from bench.errors import BadInput, UnknownName
 
 _TORCHVISION = {
@@ -55,6 +59,14 @@ class Dataset:
     source: str
     whole: str = ""
     """Of a user's own source: the digest of the whole split that these samples are from; a named set is its name."""
+    published: bool = False
+    """Whether it is a standard set in its published order, of which the first n are what others report on."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Of every class by its name, where the source has names."""
+    taken: str = ""
+    """How these samples were taken, where they are not the first n or all in the order of the source."""
+    notes: tuple[str, ...] = ()
+    """What lies in the source and was not read, a sentence each."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -94,6 +106,19 @@ class Dataset:
             raise BadInput(f"{self.name} {self.split} holds {len(self)} samples, not {n}; ask for 1 to {len(self)}")
         return replace(self, x=self.x[:n], y=self.y[:n], ids=self.ids[:n])
 
+    def take(self, n: int | None) -> Dataset:
+        """n samples to evaluate on, or all for None, in an order whose beginning is fit to stand for the whole.
+
+        Those of a standard set are its first n. Of anybody's own source, whose order may be that of the classes, they are a
+        fixed choice with as many of each class as there are.
+        """
+        if self.published or (n in (None, len(self)) and not in_runs(self.y)):
+            return self.first(n)
+        size = len(self.first(n))
+        several = "the classes take turns, in an order of a fixed seed"
+        how = f"{size} of {len(self)}: {several}" if size < len(self) else f"all, and {several}"
+        return replace(self.select(in_turn(self.y)[:size]), taken="; ".join(filter(None, [self.taken, how])))
+
     def select(self, index: Tensor) -> Dataset:
         """The samples at these positions, with their ids."""
         index = index.to(self.x.device)
@@ -120,18 +145,20 @@ def load(name_or_path: str, split: str = "test") -> Dataset:
     if name_or_path.startswith(PREFIX):
         x, y = held(name_or_path)
         every = Dataset(name_or_path, "all", x, y, torch.arange(len(x)), max(2, int(y.max()) + 1), name_or_path)
-        part = every if split == "all" else replace(every, split=split).select(_share(name_or_path, len(x), split))
-        return replace(part, whole=part.digest)
+        mine = every if split == "all" else replace(every, split=split).select(_share(name_or_path, len(x), split))
+        return replace(mine, whole=mine.digest)
     path = _existing(name_or_path)
-    parts = sources.parts(path)
-    whole = "all" in parts
+    found = parts(path)
+    whole = "all" in found
     if not whole and split == "all":
         split = "test"
-    x, y = sources.read(parts["all" if whole else split])
-    highest = max(int(part.labels().max()) for part in parts.values())
+    part = found["all" if whole else split]
+    x, y = read(part)
+    labels, notes = ({}, ()) if not isinstance(part, FolderPart) else (part.labels, tuple(part.notes()))
+    count = max(other.classes if isinstance(other, FolderPart) else int(other.targets().max()) + 1 for other in found.values())
     name = path.resolve().name if path.is_dir() else path.stem
     ids = torch.arange(len(x))
-    dataset = Dataset(name, split, x, y, ids, max(2, highest + 1), name_or_path)
+    dataset = Dataset(name, split, x, y, ids, max(2, count), name_or_path, labels=labels, notes=notes)
     dataset = dataset if split == "all" or not whole else dataset.select(_share(name_or_path, len(x), split))
     return replace(dataset, whole=dataset.digest)
 
@@ -140,7 +167,7 @@ def has_own_split(name_or_path: str) -> bool:
     """Whether train and test are separate in the source; only then is "all" not everything."""
     if name_or_path.startswith(PREFIX):
         return False
-    return name_or_path in CLASSES or "all" not in sources.parts(_existing(name_or_path))
+    return name_or_path in CLASSES or "all" not in parts(_existing(name_or_path))
 
 
 def hold_out(train: Dataset, size: int) -> tuple[Dataset, Dataset]:
@@ -191,12 +218,12 @@ def _named(name: str, split: str) -> Dataset:
     if name == "digits":
         (x, y), source = _digits(split), "embedded"
     elif root and file.exists():
-        (x, y), source = sources.read(sources.NpzPart(file)), f"$GAUNTLET_DATA/{name}/{split}.npz"
+        (x, y), source = read(sources.NpzPart(file)), f"$GAUNTLET_DATA/{name}/{split}.npz"
     else:
         (x, y), source = _download(name, split), "cache"
     if y.max() >= CLASSES[name]:
         raise BadInput(f"{name} {split} ({source}) has the label {int(y.max())}; {name} has {CLASSES[name]} classes, from 0")
-    return Dataset(name, split, x, y, torch.arange(len(x)), CLASSES[name], source)
+    return Dataset(name, split, x, y, torch.arange(len(x)), CLASSES[name], source, published=True)
 
 
 def _digits(split: str) -> tuple[Tensor, Tensor]:

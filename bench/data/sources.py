@@ -1,4 +1,4 @@
-"""Samples under a path: npz files and folders of images, read as files that nobody vouches for."""
+"""Samples in npz files, and arrays as images and labels; read as files that nobody vouches for."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from bench.errors import BadInput, GauntletError
 
 Array = NDArray[Any]
 HIGHEST_LABEL = 65535
-_IMAGE_FILES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -35,116 +33,9 @@ class NpzPart:
         """Images, uint8 or float32 [N, C, H, W]."""
         return as_images(_array(self.path, self.x), f"{self.path}: {self.x}")
 
-    def labels(self) -> Tensor:
+    def targets(self) -> Tensor:
         """Labels, int64 [N]."""
         return as_labels(_array(self.path, self.y), f"{self.path}: {self.y}")
-
-
-@dataclass(frozen=True)
-class FolderPart:
-    """The samples of one split as image files `root/<class>/*`; a label is the position of its class in `classes`."""
-
-    root: Path
-    classes: tuple[str, ...]
-
-    def images(self) -> Tensor:
-        """Images, uint8 [N, C, H, W] with C = 1 when every file is grayscale, else 3."""
-        files = [file for file, _ in self._files()]
-        sizes, modes = set(), set()
-        for file in files:
-            with readable(f"{file}"), Image.open(file) as image:
-                sizes.add(image.size)
-                modes.add(image.mode)
-                if len(sizes) > 1:
-                    found = " and ".join(f"{width}x{height}" for width, height in sorted(sizes))
-                    raise BadInput(f"{self.root} holds images of {found} ({file}); resize them all to one size")
-                if image.mode.startswith(("I", "F")):
-                    raise BadInput(f"{file} has mode {image.mode}, more than 8 bits per channel; save it with 8 bits")
-        (width, height), mode = sizes.pop(), "L" if modes <= {"1", "L"} else "RGB"
-        x = np.empty((len(files), height, width, len(mode)), dtype=np.uint8)
-        for row, file in zip(x, files, strict=True):
-            with readable(f"{file}"), Image.open(file) as image:
-                row[...] = np.asarray(image.convert(mode)).reshape(row.shape)
-        return as_images(x, f"{self.root}")
-
-    def labels(self) -> Tensor:
-        """Labels, int64 [N]."""
-        return torch.tensor([label for _, label in self._files()])
-
-    def _files(self) -> list[tuple[Path, int]]:
-        found: list[tuple[Path, int]] = []
-        with readable(f"{self.root}"):
-            for label, name in enumerate(self.classes):
-                folder = self.root / name
-                inside = sorted(folder.iterdir()) if folder.is_dir() else []
-                found += [(file, label) for file in inside if _visible(file) and file.suffix.lower() in _IMAGE_FILES]
-        if not found:
-            raise BadInput(f"{self.root} holds no png or jpg files in <class>/; put each image in its class's folder")
-        return found
-
-
-Part = NpzPart | FolderPart
-
-
-def parts(path: Path) -> dict[str, Part]:
-    """What a path holds: "train" and "test", or "all" alone when it has no split of its own."""
-    with readable(f"{path}"):
-        if path.is_dir():
-            return _folder_parts(path)
-        if path.suffix.lower() == ".npz":
-            return _npz_parts(path)
-    raise BadInput(f"{path} is not a dataset; give an .npz file or a folder")
-
-
-def _npz_parts(path: Path) -> dict[str, Part]:
-    keys = _keys(path)
-    if {"x_train", "y_train", "x_test", "y_test"} <= set(keys):
-        return {split: NpzPart(path, f"x_{split}", f"y_{split}") for split in ("train", "test")}
-    if {"x", "y"} <= set(keys):
-        return {"all": NpzPart(path)}
-    raise BadInput(f"{path} needs x and y, or x_train, y_train, x_test and y_test; it holds {', '.join(keys[:9]) or 'nothing'}")
-
-
-def _folder_parts(path: Path) -> dict[str, Part]:
-    archives = {split: path / f"{split}.npz" for split in ("train", "test")}
-    if any(file.exists() for file in archives.values()):
-        _need_both(path, {file.name: file.exists() for file in archives.values()})
-        return {split: NpzPart(file) for split, file in archives.items()}
-    inside = {split: _subfolders(path / split) for split in ("train", "test")}
-    if any(inside.values()):
-        _need_both(path, {f"{split}/<class>/": bool(names) for split, names in inside.items()})
-        classes = tuple(sorted({*inside["train"], *inside["test"]}))
-        return {split: FolderPart(path / split, classes) for split in inside}
-    if names := _subfolders(path):
-        return {"all": FolderPart(path, tuple(names))}
-    raise BadInput(
-        f"{path} is a folder without a dataset; it needs train.npz and test.npz, or images in train/<class>/ and "
-        "test/<class>/, or images in <class>/"
-    )
-
-
-def _need_both(path: Path, present: dict[str, bool]) -> None:
-    for name, there in present.items():
-        if not there:
-            other = next(one for one in present if one != name)
-            raise BadInput(f"{path} holds {other} but no {name}; a dataset needs both")
-
-
-def _visible(path: Path) -> bool:
-    return not path.name.startswith((".", "__"))
-
-
-def _subfolders(path: Path) -> list[str]:
-    return sorted(one.name for one in path.iterdir() if one.is_dir() and _visible(one)) if path.is_dir() else []
-
-
-def read(part: Part) -> tuple[Tensor, Tensor]:
-    """The images [N, C, H, W] and labels [N] of a part."""
-    x, y = part.images(), part.labels()
-    if len(x) != len(y):
-        where = part.path if isinstance(part, NpzPart) else part.root
-        raise BadInput(f"{where} has {len(x)} images and {len(y)} labels; give one label per image")
-    return x, y
 
 
 @contextmanager
@@ -164,7 +55,8 @@ def reason(failure: Exception) -> str:
     return " ".join(f"{type(failure).__name__}: {failure}".split())
 
 
-def _keys(path: Path) -> list[str]:
+def keys_of(path: Path) -> list[str]:
+    """The names of the arrays in an npz file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
@@ -182,7 +74,7 @@ def _keys(path: Path) -> list[str]:
 def arrays(path: Path, limit: int) -> dict[str, Array]:
     """The arrays of an npz file that hold no more than so many bytes together, by name."""
     with readable(f"{path}"):
-        keys = _keys(path)
+        keys = keys_of(path)
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
         if size > limit:
@@ -193,7 +85,7 @@ def arrays(path: Path, limit: int) -> dict[str, Array]:
 def _array(path: Path, key: str) -> Array:
     """One array of an npz file, read only when its header promises exactly the bytes that the zip directory lists."""
     with readable(f"{path}"):
-        keys = _keys(path)
+        keys = keys_of(path)
         if key not in keys:
             raise BadInput(f"{path} needs the key {key}; it holds {', '.join(keys[:9]) or 'nothing'}")
     with readable(f"{path}: {key}"), zipfile.ZipFile(path) as archive:

@@ -9,14 +9,43 @@ import torch
 from torch import Tensor
 
 from bench.core import CLOSE, answer, batch_dependence, forward, isolated, margin
-from bench.diagnose.finding import Measured, check
+from bench.diagnose.finding import Inapplicable, Measured, check
 from bench.diagnose.gradients import gradient
 from bench.diagnose.probe import Probe
 from bench.errors import AttackWarning
+from bench.results import CONSTANT
 
 ROUGHNESS = 0.25
 """Width of the noise that should not matter, as a fraction of eps."""
 DIRECTIONS = 20
+
+
+@check(
+    "more than one answer", (CONSTANT, CONSTANT), any=True,
+    fine="answers follow the images: at most {value:.0%} of the images of other classes are answered with one class",
+    wrong="{told}",
+)  # fmt: skip
+def constant(probe: Probe) -> Measured:
+    """Whether the network answers one class whatever it is shown, or knows the labels no better than who does."""
+    if probe.given is None or probe.labels is None:
+        raise Inapplicable("what the network answers is not known")
+    given, labels = probe.given, probe.labels
+    label, right = int(given.bincount().argmax()), float((given == labels).double().mean())
+    others, often = labels != label, float(labels.bincount().max()) / len(labels)
+    if often == 1:
+        raise Inapplicable("all images have one label")
+    elsewhere = float((given[others] == label).double().mean())
+    if elsewhere >= CONSTANT:
+        told = (
+            f"it answers class {label} to {float((given == label).double().mean()):.0%} of all images: what no attack breaks "
+            "is the share of that class and no robustness; train it again, or check how it expects its images"
+        )
+        return Measured(elsewhere, {"told": told}, "broken")
+    told = (
+        f"{right:.0%} of all images are right, no more than the commonest label gives ({often:.0%}): there is nothing that "
+        "could be robust; check that labels are numbered as in its training, and images scaled as there"
+    )
+    return Measured(elsewhere, {"told": told}, "suspicious" if right <= often else "ok")
 
 
 @check(

@@ -13,10 +13,10 @@ from bench.files import Reporter
 from bench.results import Diagnosis, Finding
 
 CHECKS: tuple[Check, ...] = (
-    gradients.unavailable, gradients.saturated, gradients.faithful, answers.stochastic, answers.company, answers.two_faced,
-    answers.unstable, searches.overestimate, searches.blind, searches.single_step, searches.random_search, searches.converged,
-    searches.searched, searches.larger_balls, searches.unbounded, searches.losses_apart, searches.exact, transferred,
-    paths.silent, paths.unfinished, paths.seeming,
+    answers.constant, gradients.unavailable, gradients.saturated, gradients.faithful, answers.stochastic, answers.company,
+    answers.two_faced, answers.unstable, searches.overestimate, searches.blind, searches.single_step, searches.random_search,
+    searches.converged, searches.searched, searches.larger_balls, searches.unbounded, searches.losses_apart, searches.exact,
+    transferred, paths.silent, paths.unfinished, paths.seeming,
 )  # fmt: skip
 
 

@@ -40,12 +40,16 @@ class Check:
     measure: Measure
     repeatable: bool = False
     """Whether it says nothing about a network whose answers are random."""
+    any: bool = False
+    """Whether it is made on images of all kinds, and not on those alone that the network has right."""
     share: bool = True
     """Whether the value is a share of the probe's samples; a single one of them may be an accident and proves nothing."""
 
     def __call__(self, probe: Probe) -> Finding:
         """Make the check."""
         try:
+            if not len(probe.y) and not self.any:
+                raise Inapplicable("the network has none of the images right")
             if self.repeatable and probe.noisy:
                 raise Inapplicable("the answers are random")
             measured = self.measure(probe)
@@ -53,7 +57,7 @@ class Check:
             told = f"does not apply: {reason}"
             return Finding(check=self.name, value=None, threshold=None, verdict="ok", told=told)
         measured = measured if isinstance(measured, Measured) else Measured(measured)
-        least = [max(limit, 1.5 / len(probe.y)) if self.share else limit for limit in self.limits]
+        least = [max(limit, 1.5 / len(probe.y)) if self.share and not self.any else limit for limit in self.limits]
         verdict = measured.verdict or ORDER[sum(measured.value > limit for limit in least)]
         sentence = self.fine if verdict == "ok" else self.wrong
         return Finding(
@@ -62,11 +66,9 @@ class Check:
         )  # fmt: skip
 
 
-def check(
-    name: str, limits: tuple[float, float], *, fine: str, wrong: str, repeatable: bool = False, share: bool = True
-) -> Callable[[Measure], Check]:
-    """A check by what it measures, as Check has the rest."""
-    return lambda measure: Check(name, limits, fine, wrong, measure, repeatable, share)
+def check(name: str, limits: tuple[float, float], *, fine: str, wrong: str, **rest: bool) -> Callable[[Measure], Check]:
+    """A check by what it measures; rest: repeatable, any and share, as Check has them."""
+    return lambda measure: Check(name, limits, fine, wrong, measure, **rest)
 
 
 def worst(findings: tuple[Finding, ...]) -> Verdict:

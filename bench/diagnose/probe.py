@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.core import DRAWS, VIEWS, Expectation, Gradient, Judge, Meter, Rng, ThreatModel, isolated, shuffled
+from bench.core import DRAWS, VIEWS, Expectation, Gradient, Judge, Meter, Rng, ThreatModel, forward, isolated, shuffled
 from bench.data import Dataset
 from bench.diagnose.watch import Watch, Watched
 from bench.errors import AttackWarning
@@ -54,6 +54,10 @@ class Probe:
     """What the evaluation ran; its own gradient attacks are watched, and are given planted examples to find."""
     plan: Plan | None = None
     """That of the evaluation, which has what the arms of a portfolio are."""
+    given: Tensor | None = None
+    """The classes that images of the evaluation are answered with, whether right or not, [K]."""
+    labels: Tensor | None = None
+    """Their labels, [K]."""
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def once(self, name: str, compute: Callable[[], Kept]) -> Kept:
@@ -164,7 +168,19 @@ def choose(data: Dataset, judge: Judge, broken: Tensor, **rest: Any) -> Probe:
         if sum(map(len, rows)) < size:
             correct, _ = judge.correct(*data.batch(index))
             rows.append(index[correct.cpu()])
-    chosen = torch.cat(rows)[:size]
+    chosen, some = torch.cat(rows)[:size], order[: 4 * SIZE]
     x, y = data.batch(chosen)
     rng = Rng(judge.seed, data.ids[chosen.to(data.ids.device)]).at("diagnose")
-    return Probe(judge, x, y, broken[chosen].to(y.device), rng, **rest)
+    given, labels = _answers(data, judge, some)
+    return Probe(judge, x, y, broken[chosen].to(y.device), rng, given=given, labels=labels, **rest)
+
+
+def _answers(data: Dataset, judge: Judge, some: Tensor) -> tuple[Tensor, Tensor]:
+    """What these images are answered with, and their labels."""
+    given, labels = [], []
+    for index in some.split(SIZE):
+        x, y = data.batch(index)
+        with torch.no_grad(), isolated(judge.seed, "answers", int(index[0])):
+            given.append(forward(judge.net, x).argmax(1))
+        labels.append(y)
+    return torch.cat(given), torch.cat(labels)

@@ -9,7 +9,7 @@ from bench.core import ThreatModel
 from bench.doctor.conformance import expect
 from bench.plans import PLANS
 from bench.plugins import get_defense, make_defense
-from bench.training import configure, family_of
+from bench.training import configure, family_of, misplaced
 
 
 def _texts(name: str) -> None:
@@ -25,6 +25,9 @@ def _texts(name: str) -> None:
 def _settings(name: str) -> None:
     # Defaults are not validated when they are used.
     make_defense(name, asdict(make_defense(name, {})))  # type: ignore[call-overload]
+    for key, meant in misplaced(get_defense(name)).items():
+        known = f"did you mean {meant!r}?" if meant else "a data set of your own must lie there under that name"
+        expect(False, f"presets: there is no data set {key!r}; {known}")
     for key in {"digits", *get_defense(name).presets}:
         configure(name, key, family_of(key), {})
 

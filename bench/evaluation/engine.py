@@ -13,7 +13,21 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.core import VIEWS, VOTES, Expectation, Gradient, Judge, Meter, Rng, ThreatModel, dead, isolated, margin, slopes
+from bench.core import (
+    VIEWS,
+    VOTES,
+    Expectation,
+    Gradient,
+    Judge,
+    Meter,
+    Rng,
+    ThreatModel,
+    dead,
+    forward,
+    isolated,
+    margin,
+    slopes,
+)
 from bench.data import Dataset
 from bench.errors import AttackWarning, out_of_memory
 from bench.evaluation.units import Unit, load_unit
@@ -92,6 +106,19 @@ class Evaluation:
         x, y = self.data.batch(index)
         correct, margin = self.judge.correct(x, y)
         self.clean[index], self.margin[index], self.closest[index] = correct.cpu(), margin.cpu(), x.cpu()
+
+    def answers(self) -> tuple[Tensor, int]:
+        """The class that each clean image is answered with, [n], and how many classes the network knows."""
+
+        def look(part: Tensor) -> Tensor:
+            x, _ = self.data.batch(part)
+            with torch.no_grad(), isolated(self.seed, "answers", int(part[0])) if self.randomised else nullcontext():
+                logits = forward(self.net, x.contiguous())
+            given = logits.argmax(1).cpu()
+            return torch.stack([given, torch.full_like(given, logits.shape[1])])
+
+        given, count = torch.cat(self._in_batches(torch.arange(len(self.data)), look), dim=1)
+        return given, int(count[0])
 
     def flat(self, index: Tensor) -> Tensor:
         """At which of these clean images the margin has no gradient that leads anywhere, bool [M]."""

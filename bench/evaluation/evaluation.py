@@ -53,9 +53,9 @@ def evaluate(  # noqa: PLR0913
 
     reference: a run folder, `run:`, `ckpt:`, `py:` or `robustbench:`, or a live nn.Module. dataset: a name, a file, a folder,
     or (x, y), a Dataset or a DataLoader of torch. dataset, norm and eps default to those the model was trained with. eps_sweep:
-    radii to attack one after the other, each going on from what the smaller ones broke; the card is that of the largest. n: the
-    first n test samples (default 1000, or all where there are fewer). eot: the answers of a randomised model that attacks see
-    the mean of (default 20, and 1 for any other model).
+    radii to attack one after the other, each going on from what the smaller ones broke; the card is that of the largest. n:
+    test samples (default 1000, or all where there are fewer), the first of a named set, of other data a fixed choice with as
+    many of each class. eot: the answers of a randomised model that attacks see the mean of (default 20, and 1 for any other).
     test_time: a defense to add without training, such as "rfi" or "smoothing?sigma=0.25". diagnosed: say whether the number can
     be trusted, as plans may ask for themselves; active: with the binarization test among the checks.
     Returns the card and the path it was written to.

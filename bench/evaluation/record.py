@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from bench.core import device
+from bench.evaluation import sanity
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.task import Task
 from bench.models import Model
 from bench.plugins import get_defense
-from bench.results import AttackResult, Card, Certified, CurvePoint, DataInfo, FileInfo, ModelInfo, Threat, archive, survive
+from bench.results import AttackResult, Card, Certified, CurvePoint, FileInfo, ModelInfo, Threat, archive, survive
 from bench.statistics import wilson
 
 _PACKAGES = (
@@ -77,10 +78,12 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
             answers=task.subject.answers.digest,
             leads=task.subject.answers.leads,
         ),
-        data=DataInfo(split=run.data.split, digest=run.data.digest, source=run.data.source, whole=run.data.whole),
+        data=sanity.data_info(run.data),
         records=_records(run, folder),
         archive=_archive(run, folder, proves),
         eight_bit_accuracy=(robust + _undone_by_rounding(run)) / size,
+        **sanity.by_class(run),
+        **sanity.of_answers(run),
         seconds=about.seconds,
         device=device.describe(task.where),
         versions=_versions(),

@@ -96,7 +96,7 @@ class EvaluationRequest(Request):
     """Radii, each an exact fraction in input units; several are a sweep, and the row is that of the largest."""
     plan: Annotated[Plan, BeforeValidator(_plan)] = PLANS["fast"]
     n: int | None = None
-    """Test samples; the first 1000, or all where there are fewer."""
+    """Test samples, 1000 or all where there are fewer: the first of a named set, of other data as many of each class."""
     seed: int = 0
     eot: int | None = None
     """Answers of a randomised model that attacks see the mean of."""

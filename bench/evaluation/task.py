@@ -13,7 +13,7 @@ import torch
 from bench.core import DRAWS, ThreatModel, device
 from bench.data import Dataset
 from bench.evaluation.request import EvaluationRequest, Execution, choose_threat
-from bench.models import Model, Subject, load_subject, samples_of, training_record
+from bench.models import Model, Subject, load_subject, samples_of, training_beside, training_record
 from bench.plans import Arm, Plan, Portfolio
 from bench.plugins import Kind, file_digests, registry
 from bench.results import section
@@ -59,7 +59,7 @@ def resolve(request: EvaluationRequest, execution: Execution) -> Task:
     trained = training_record(request.model)
     dataset = request.dataset or trained.get("dataset") or "digits"
     where = device.pick(execution.device)
-    samples = samples_of(dataset, trained, request.n)
+    samples = samples_of(dataset, [trained or training_beside(request.model)], request.n)
     balls = [
         choose_threat(request.norm, radius, trained.get("threat", {}), samples.family) for radius in request.eps or (None,)
     ]

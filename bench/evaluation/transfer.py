@@ -16,7 +16,7 @@ from bench.data import Dataset
 from bench.errors import BadInput
 from bench.evaluation.request import choose_threat
 from bench.files import Reporter
-from bench.models import load_subject, samples_of, training_record
+from bench.models import load_subject, samples_of, training_beside, training_record
 from bench.plugins import get_attack
 
 RESTARTS = 2
@@ -69,16 +69,15 @@ def transfer_matrix(  # noqa: PLR0913
 ) -> Transfer:
     """Attack every model with PGD on the margin, and try all examples on all models.
 
-    references: as for `evaluate`. dataset, norm and eps default to those the first model was trained with; n to the first
-    1000 test samples, or all where there are fewer.
+    references: as for `evaluate`. dataset, norm and eps default to those the first model was trained with; n to 1000
+    test samples, or all where there are fewer.
     """
     if len(references) < 2:
         raise BadInput(f"transfer needs at least two models, not {len(references)}; name another one")
     records = [training_record(reference) for reference in references]
     dataset = dataset or records[0].get("dataset") or "digits"
-    # All of the data only where none of the models was trained on a part of it.
-    found = [samples_of(dataset, record, n) for record in records]
-    samples = next((part for part in found if part.split == "test"), found[0])
+    seen = [record or training_beside(reference) for record, reference in zip(records, references, strict=True)]
+    samples = samples_of(dataset, seen, n)
     threat = choose_threat(norm, eps, records[0].get("threat", {}), samples.family)
     where = device.pick(device_name)
     rivals = [_rival(reference, samples, dataset, threat, where, seed) for reference in references]

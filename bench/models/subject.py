@@ -23,8 +23,6 @@ from bench.plugins import Defense, code, get_defense, make_defense
 
 READS = (1, 2)
 """Versions of the record of a training; what is read of it is the same in both."""
-DEFAULT_N = 1000
-"""Test samples, where the user does not say how many."""
 DEPENDENT = 0.1
 """Share of images whose answers company changes, from which a network is said to depend on it; fewer may be rounding."""
 
@@ -109,7 +107,7 @@ def training_record(reference: str) -> dict[str, Any]:
         where = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
         told = f" ({where})" if where else ""
         raise BadInput(f"{path} is not the record of a finished training{told}; train again") from None
-    return {key: content[key] for key in _Record.model_fields if key in content}
+    return {**{key: content[key] for key in _Record.model_fields if key in content}, "folder": path.parent}
 
 
 class _Threat(BaseModel):
@@ -152,21 +150,6 @@ class _Record(BaseModel):
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number")
-
-
-def samples_of(dataset: str, trained: dict[str, Any], n: int | None) -> Dataset:
-    """The first n samples of the test split; of everything, where the data has no split and the model never saw it."""
-    split = "test" if data.has_own_split(dataset) or _trained_on(dataset, trained) else "all"
-    samples = data.load(dataset, split)
-    return samples.first(n if n is not None else min(DEFAULT_N, len(samples)))
-
-
-def _trained_on(dataset: str, trained: dict[str, Any]) -> bool:
-    """Whether the model's training images come out of this data set, whatever path it is named by."""
-    if not trained:
-        return False
-    images, _ = data.hold_out(data.load(dataset, "train"), trained["settings"]["validation"])
-    return bool(images.digest == trained["data_digest"])
 
 
 def _of_training(trained: dict[str, Any]) -> Defense | None:

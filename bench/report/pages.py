@@ -15,7 +15,7 @@ from bench.compare import best_of_each_model, known_outcomes, methods, remarks, 
 from bench.errors import BadInput, UnknownName
 from bench.files import below, write_text
 from bench.report.entries import Entry, read_entries
-from bench.report.tables import NOT_COMPARABLE, PROOF, leaderboard
+from bench.report.tables import CONSTANT, NOT_COMPARABLE, PROOF, leaderboard
 from bench.results import Card
 
 FORMATS = ("md", "csv", "tex", "html")
@@ -100,6 +100,9 @@ def _remarks(shown: pd.DataFrame, entries: Sequence[Entry]) -> list[str]:
         told.append(STATED)
     if "verdict" in shown.columns and (shown["verdict"] == NOT_COMPARABLE).any():
         told.append(f"{NOT_COMPARABLE}: the answer to an image depends on the others in its batch; no rank")
+    if any(entry.card.constant for entry in entries):
+        told.append(f"{CONSTANT}: one class is answered to (almost) every image, whatever it shows; no rank")
+    told += dict.fromkeys(f"{entry.card.name}: warning: {warning}" for entry in entries for warning in entry.card.warnings)
     if "certified" in shown.columns:
         told.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
     for card in (entry.card for entry in entries):
@@ -134,6 +137,8 @@ def summary(rows: Sequence[tuple[Card, Path]]) -> str:
         if card.curve:
             points = (f"{point.eps} {point.robust_accuracy:.1%}" for point in card.curve)
             lines.append(f"robust accuracy over eps: {', '.join(points)}")
+        if card.data.taken:
+            lines.append(f"samples: {card.data.taken}")
         lines += [f"note: {a.name}: the gradient looks masked: {a.masked}" for a in card.attacks if a.masked]
         if card.eot > 1:
             lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")

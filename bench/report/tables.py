@@ -14,9 +14,9 @@ from bench.report.entries import Entry, read_entries
 from bench.results import GAP, Card
 from bench.statistics import hierarchical_bootstrap
 
-NOT_COMPARABLE = "not comparable"
-DOUBT = {"ok": 0, "": 0, "suspicious": 1, "broken": 2, NOT_COMPARABLE: 3}
-"""Verdicts; a row that nobody doubted stands among the sound ones."""
+NOT_COMPARABLE, CONSTANT = "not comparable", "constant"
+DOUBT = {"ok": 0, "": 0, "suspicious": 1, "broken": 2, NOT_COMPARABLE: 3, CONSTANT: 4}
+"""Verdicts; a row that nobody doubted stands among the sound ones, and one that classifies above one that does not."""
 PROOF = {True: "here", False: "stated"}
 
 
@@ -104,7 +104,7 @@ def _row(
         "notes": sum(len(card.notes) for card in cards) or "",
         "proof": PROOF[all(entry.outcomes for entry in entries)],
         "_key": first.model.digest,
-        "_doubt": max(DOUBT[_verdict(card)] for card in cards),
+        "_doubt": max(DOUBT[CONSTANT if card.constant else _verdict(card)] for card in cards),
     }
 
 
@@ -128,6 +128,8 @@ def _interval(entries: Sequence[Entry]) -> str:
 
 
 def _verdict(card: Card) -> str:
+    if card.constant and not card.diagnosis:
+        return CONSTANT
     return NOT_COMPARABLE if card.batch_dependent else card.diagnosis.verdict if card.diagnosis else ""
 
 

@@ -4,17 +4,20 @@ May import plans and what lies below.
 """
 
 from bench.results.archive import LARGEST, read_archive, read_examples, read_records, read_tensors, write_archive, write_tensors
-from bench.results.card import SCHEMA, Addition, Card, DataInfo, FileInfo, ModelInfo, Threat, read_card
+from bench.results.card import CLASSES, SCHEMA, Addition, Card, DataInfo, FileInfo, ModelInfo, Threat, read_card
 from bench.results.collapse import GAP, collapsed
 from bench.results.eight_bit import rounded, survive
 from bench.results.outcomes import METRICS, Flags, Outcomes, find_cards, outcomes_of, read_outcomes
 from bench.results.places import folder_name, section
 from bench.results.replay import check_outcomes, check_samples, clean_rows, suffix
 from bench.results.schema import (
+    CONSTANT,
     MOST,
     ORDER,
+    Answers,
     AttackResult,
     Certified,
+    ClassResult,
     CurvePoint,
     Diagnosis,
     Finding,

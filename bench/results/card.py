@@ -14,13 +14,28 @@ from bench.core import Name, ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.files import read_text, regular, write_text
 from bench.plans import Plan
-from bench.results.schema import AttackResult, Certified, Count, CurvePoint, Diagnosis, Eps, Record, Share
+from bench.results.schema import (
+    CONSTANT,
+    Answers,
+    AttackResult,
+    Certified,
+    ClassResult,
+    Count,
+    CurvePoint,
+    Diagnosis,
+    Eps,
+    Record,
+    Sentence,
+    Share,
+)
 
 SCHEMA = 3
 READS = (1, 2, 3)
 """Version 1 had no rounds, curves, distances or search precision, version 2 no diagnosis, additions or 8-bit accuracy; they
 read as absent."""
 
+CLASSES = 1000
+"""Classes that a card tells apart at most."""
 CARD_BYTES, DEEPEST, VALUES = 2**22, 32, 50_000
 """What a card has at most: bytes, tables in one another, and values in all of them."""
 
@@ -90,6 +105,10 @@ class DataInfo(Record):
     source: str
     whole: str = ""
     """The same of the whole split, where the source is a user's own, whose name says nothing; empty for a named set."""
+    taken: Sentence = ""
+    """How the samples were taken, where they are not the first n of the split."""
+    labels: dict[str, Count] = {}  # noqa: RUF012
+    """Of every class by its name, where the data names them."""
 
 
 class FileInfo(Record):
@@ -141,6 +160,14 @@ class Card(Record):
     data: DataInfo
     records: FileInfo
     archive: FileInfo
+    balanced_accuracy: Share | None = None
+    """The mean over classes of the share of their samples that are right: a frequent class counts no more than a rare one."""
+    balanced_robust_accuracy: Share | None = None
+    classes: tuple[ClassResult, ...] = ()
+    """Of every label among the samples, smallest first; none where there are more than CLASSES of them."""
+    answers: Answers | None = None
+    warnings: tuple[Sentence, ...] = ()
+    """What was noticed about the samples, the labels and the answers that may make the numbers mean something else."""
     additions: tuple[Addition, ...] = ()
     """Their samples count as broken in robust_accuracy; the attacks of the plan keep their own numbers."""
     eight_bit_accuracy: Share | None = None
@@ -154,6 +181,11 @@ class Card(Record):
     files: dict[str, str] = {}  # noqa: RUF012
     """Digests of the files that settings name, by whose setting it is and its name: "defense hat helper"."""
     notes: tuple[str, ...]
+
+    @property
+    def constant(self) -> bool:
+        """Whether the network answers (almost) one class always; such a row has no rank."""
+        return self.answers is not None and self.answers.elsewhere >= CONSTANT
 
     @property
     def identity(self) -> tuple[object, ...]:

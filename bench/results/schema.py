@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from bench.core import LONGEST
 
 MOST = 10_000_000
 """Samples of an evaluation."""
+CONSTANT = 0.9
+"""Share of the images of other classes from which a network that answers one class to them is said to answer it always."""
 Verdict = Literal["ok", "suspicious", "broken"]
 ORDER: tuple[Verdict, ...] = ("ok", "suspicious", "broken")
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Eps = Annotated[str, Field(max_length=LONGEST)]
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a sentence is one line of printable characters")
+    return text
+
+
+Sentence = Annotated[str, Field(max_length=1000), AfterValidator(_one_line)]
 
 
 class Record(BaseModel):
@@ -129,6 +140,25 @@ class Certified(Record):
     """The same at other radii, smallest first."""
     contradicted: int
     """Samples whose answer is said to be certain and that an attack broke."""
+
+
+class ClassResult(Record):
+    """One class of the samples."""
+
+    label: Count
+    n: Annotated[Count, Field(ge=1)]
+    clean_accuracy: Share
+    robust_accuracy: Share
+
+
+class Answers(Record):
+    """The class that a network answers clean images with most often."""
+
+    label: Count
+    share: Share
+    """Of all samples."""
+    elsewhere: Share
+    """Of the samples that have another label."""
 
 
 class Finding(Record):

@@ -39,6 +39,8 @@ class Trainer:
     def __init__(self, job: Job, folder: Path, where: torch.device, report: Reporter) -> None:
         self.job, self.folder, self.where, self.report = job, folder, where, report
         whole = data.load(job.dataset, "train")
+        for note in whole.notes:
+            report.say(f"note: {note}")
         train, validation = data.hold_out(whole, job.recipe.validation)
         if len(train) < 2:
             raise BadInput(f"{job.dataset} leaves {len(train)} image to train on; give at least 3")
@@ -229,6 +231,8 @@ class Trainer:
             "data_digest": self.train_data.digest,
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
+        if job.dataset not in data.CLASSES:
+            data.remember(self.folder, self.train_data, self.validation)
         write_text(self.folder / RECORD, self._json(record) + "\n")
         # The state last: while it is there, the training is not finished.
         for file in (JOB, STATE):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bench.errors import BadInput, UnknownName
+from bench import data
+from bench.errors import BadInput, PluginWarning, UnknownName, nearest
 from bench.plugins import Defense, budget_factor, get_defense, learning_rate, make_defense
 
 Positive = Annotated[float, Field(gt=0)]
@@ -131,6 +134,36 @@ def family_of(key: str) -> str:
     return key if key in ("digits", "mnist") else "cifar"
 
 
+def _served() -> set[str]:
+    """What presets are looked up by: data sets, families of them, and what serves the rest."""
+    return {*data.CLASSES, *BASE, "default"}
+
+
+def misplaced(cls: type[Defense]) -> dict[str, str]:
+    """Names in the presets of a defense under which no data set looks, and the one that is meant, if any is like it."""
+    known = _served()
+    others = [key for key in cls.presets if key not in known and not (set("/.\\") & set(key) or Path(key).exists())]
+    return {key: nearest(key, known) for key in others}
+
+
+def _check_presets(cls: type[Defense], settings: set[str]) -> None:
+    """Refuse presets that would be left unused for how they are spelt, and tell of those that look so."""
+    for key, meant in misplaced(cls).items():
+        if meant and _letters(key) == _letters(meant):
+            raise UnknownName(f"data set in the presets of {cls.name!r}", key, _served())
+        if meant:
+            told = f"the presets of {cls.name!r} for {key!r} are used for a data set of just that name; did you mean {meant!r}?"
+            warnings.warn(told, PluginWarning, stacklevel=3)
+    for preset in cls.presets.values():
+        for key in preset:
+            if key not in settings | {"model"}:
+                raise UnknownName(f"setting of {cls.name!r} in its presets", key, settings)
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
 def defaults(cls: type[Defense], dataset: str, family: str) -> dict[str, Any]:
     """What a defense is trained with on a data set where nothing else is asked for, as far as a field's own default differs."""
     preset = next((cls.presets[key] for key in (dataset, family, "default") if key in cls.presets), {})
@@ -147,6 +180,7 @@ def configure(
     cls = get_defense(name)
     of_defense = cls.hyper_parameters()
     of_recipe = {field.name for field in fields(Recipe)}
+    _check_presets(cls, of_defense | of_recipe)
     chosen = {**defaults(cls, dataset, family), **{key: _value(text) for key, text in given.items()}}
     model = chosen.pop("model", None)
     if model is not None and not isinstance(model, str):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from bench.core import check_name, device
 from bench.errors import BadInput
@@ -79,12 +80,25 @@ def _lowered(case: Case, path: Path, proof: Proof, found: Examined, by: str) -> 
             "robust_accuracy": (count - broken) / card.n,
             "interval": wilson(count - broken, card.n),
             "eight_bit_accuracy": eight and (round(eight * card.n) - int(found.survives[new].sum())) / card.n,
+            **_by_class(card, samples.ids, samples.labels, proof.ids[new]),
             "additions": (*card.additions, Addition(by=by, broken=broken, archive=kept)),
         }
     )
     lowered.save(path)
     now = f"{card.robust_accuracy:.2%} -> {lowered.robust_accuracy:.2%}"
     return lowered, [f"robust accuracy {now}: {broken} more broken, by {by}, in {kept.file}", *told]
+
+
+def _by_class(card: Card, ids: Tensor, labels: Tensor, broken: Tensor) -> dict[str, Any]:
+    """What a card says of single classes, once these samples are broken too."""
+    if not card.classes:
+        return {}
+    lost = labels[torch.isin(ids, broken)].tolist()
+    classes = tuple(
+        row.model_copy(update={"robust_accuracy": (round(row.robust_accuracy * row.n) - lost.count(row.label)) / row.n})
+        for row in card.classes
+    )
+    return {"classes": classes, "balanced_robust_accuracy": sum(row.robust_accuracy for row in classes) / len(classes)}
 
 
 def _reasons(problems: dict[int, str]) -> list[str]:

@@ -16,6 +16,7 @@ from bench.files import regular, sha256
 from bench.plans import PLANS, Plan
 from bench.results import LARGEST, Card, FileInfo, check_outcomes, check_samples, clean_rows, read_archive, read_records, suffix
 from bench.statistics import wilson
+from bench.verify import by_class
 
 
 class Check(NamedTuple):
@@ -81,6 +82,12 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
     if samples is not None and card.additions:
         standing = samples.ids[samples.clean & ~torch.from_numpy(fallen)]
         checks += [_additions(card, proofs[1:], standing)] if len(proofs) == 1 + len(card.additions) else []
+    there = not card.additions or len(proofs) == 1 + len(card.additions)
+    if samples is not None and fallen is not None and there and by_class.told(card):
+        lost = torch.isin(samples.ids, torch.cat([samples.ids[:0], *(proof.ids for proof in proofs[1:])]))
+        stands = samples.clean & ~torch.from_numpy(fallen) & ~lost
+        problems = by_class.problems(card, samples.labels.numpy(), samples.clean.numpy(), stands.numpy())
+        checks.append(check("classes", problems, "accuracies per class follow from the records"))
     return Evidence(checks, samples, proofs)
 
 

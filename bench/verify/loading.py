@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from bench import data
 from bench.core import device
 from bench.data import Dataset
-from bench.errors import GauntletError, UnknownName
-from bench.models import Answers, Subject, load_subject, same_answers, training_record
+from bench.errors import BadInput, GauntletError, UnknownName
+from bench.models import (
+    Answers,
+    Subject,
+    load_subject,
+    same_answers,
+    samples_of,
+    training_beside,
+    training_record,
+)
 from bench.plugins import registry
 from bench.results import Card
 from bench.verify.consistency import Check, Evidence, check
@@ -40,13 +49,11 @@ def load_data(card: Card, evidence: Evidence, given: Given, checks: list[Check])
         whole = data.load(named, card.data.split)
     except (GauntletError, OSError, ValueError) as error:
         raise NotHere(str(error)) from None
-    problems = []
-    if len(whole) < card.n:
-        problems.append(f"{named} {card.data.split} holds {len(whole)} samples, the card says {card.n}")
-    samples = whole.first(min(card.n, len(whole)))
+    samples, problems = _taken(whole, card, evidence, named)
     if samples.digest != card.data.digest:
+        which = f"the {card.n} samples that it took" if card.data.taken else f"the first {card.n} samples"
         problems.append(
-            f"the first {card.n} samples of {named} {card.data.split} have the digest {samples.digest[:12]}, "
+            f"{which} of {named} {card.data.split} have the digest {samples.digest[:12]}, "
             f"the card says {card.data.digest[:12]}: it is of other data than it names"
         )
     if evidence.samples and not problems:
@@ -57,10 +64,28 @@ def load_data(card: Card, evidence: Evidence, given: Given, checks: list[Check])
     return None if problems else samples.to(device.pick(given.device))
 
 
+def _taken(whole: Dataset, card: Card, evidence: Evidence, named: str) -> tuple[Dataset, list[str]]:
+    """The samples that a card took out of a split, as far as they are there."""
+    if len(whole) < card.n:
+        return whole, [f"{named} {card.data.split} holds {len(whole)} samples, the card says {card.n}"]
+    if not card.data.taken:
+        return whole.first(card.n), []
+    prescribed = whole.take(card.n)
+    if prescribed.taken == card.data.taken or evidence.samples is None:
+        return prescribed, []
+    # A choice that depends on what the model was trained on; the digest says whether these are its samples.
+    ids = evidence.samples.ids
+    order = whole.ids.argsort()
+    at = torch.searchsorted(whole.ids[order], ids).clamp_max(len(whole) - 1)
+    if not torch.equal(whole.ids[order][at], ids):
+        return prescribed, [f"the records hold ids that {named} {card.data.split} has not"]
+    return whole.select(order[at]), []
+
+
 def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: list[Check]) -> Subject | None:
     """The model of a card, where it is the one that was evaluated."""
     reference = given.model or _reference(card, path)
-    problems, under = [], None
+    problems, under, named = [], None, given.dataset or card.dataset
     try:
         trained = training_record(reference)
         for key in ("defense", "settings"):
@@ -70,7 +95,6 @@ def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: l
             problems.append("its name in train.json is no text")
         # What train.json says is carried out only as far as the card says it too.
         if not problems:
-            named = given.dataset or card.dataset
             under = load_subject(reference, samples.to("cpu"), named, card.seed, card.model.test_time, trained)
     except UnknownName as error:
         raise NotHere(f"{error}; a file of your own is loaded with --plugin") from None
@@ -78,24 +102,43 @@ def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: l
         if given.model or reference.startswith("robustbench:"):
             raise NotHere(str(error)) from None
         problems.append(str(error))
-    if under and under.model.digest != card.model.digest:
-        problems.append(
+    if under:
+        problems += _differences(card, under, reference, named_here=bool(given.model))
+        if not problems and not _explained(card, samples, trained or training_beside(reference), named):
+            problems.append("the samples are a choice that neither a seed nor what the model was trained on explains")
+    checks.append(check("model", problems, f"{reference}, {card.model.digest[:12]}"))
+    return None if problems else under
+
+
+def _differences(card: Card, under: Subject, reference: str, *, named_here: bool) -> Iterator[str]:
+    """The first thing in which a model is not the one of a card."""
+    if under.model.digest != card.model.digest:
+        yield (
             f"the weights have the digest {under.model.digest[:12]}, the card says {card.model.digest[:12]}: "
             f"{reference} is another model than the one evaluated"
         )
-    elif under and not same_answers(under.answers, Answers(card.model.answers, card.model.leads)):
-        problems.append(
+    elif not same_answers(under.answers, Answers(card.model.answers, card.model.leads)):
+        yield (
             f"{reference} answers otherwise than the model evaluated, with the same weights and code: something else that its "
             "code reads has changed"
         )
-    elif under and (other := _other_code(card, under)):
-        problems.append(f"the code of defense {other!r} is another than the one evaluated; check out the plug-in as it was")
-    elif under and under.batch_dependent and not card.batch_dependent:
-        problems.append("its answer to an image depends on the others in the batch, and the card does not say so")
-    elif under and not given.model and under.model.arch != card.model.arch:
-        problems.append(f"the network is {under.model.arch}, the card says {card.model.arch[:80]}")
-    checks.append(check("model", problems, f"{reference}, {card.model.digest[:12]}"))
-    return None if problems else under
+    elif other := _other_code(card, under):
+        yield f"the code of defense {other!r} is another than the one evaluated; check out the plug-in as it was"
+    elif under.batch_dependent and not card.batch_dependent:
+        yield "its answer to an image depends on the others in the batch, and the card does not say so"
+    elif not named_here and under.model.arch != card.model.arch:
+        yield f"the network is {under.model.arch}, the card says {card.model.arch[:80]}"
+
+
+def _explained(card: Card, samples: Dataset, trained: dict[str, Any], named: str) -> bool:
+    """Whether the samples of a card are those that an evaluation of this model takes, where they are not plainly the first."""
+    if not card.data.taken or samples.taken == card.data.taken:
+        return True
+    try:
+        found = samples_of(named, [trained], card.n)
+    except BadInput:
+        return False
+    return (found.digest, found.taken) == (card.data.digest, card.data.taken)
 
 
 def _other_code(card: Card, under: Subject) -> str:

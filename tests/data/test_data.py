@@ -372,7 +372,7 @@ def test_unusable_folders(tmp_path):
     with pytest.raises(BadInput, match="is a folder without a dataset"):
         load(str(tmp_path))
     (tmp_path / "one" / "a").mkdir(parents=True)
-    with pytest.raises(BadInput, match="holds no png or jpg files"):
+    with pytest.raises(BadInput, match="holds no png, jpg, bmp, tif, webp, pgm or ppm files"):
         load(str(tmp_path / "one"))
     write_images(tmp_path / "sizes" / "a", gray(1), Image.new("L", (6, 6)))
     with pytest.raises(BadInput, match="holds images of 5x4 and 6x6"):

@@ -340,6 +340,49 @@ def test_the_command_ends_with_the_verdict_and_exits_0(tmp_path: Path, capsys: p
             assert "broken: gradients: for 100% of the images" in out
 
 
+def test_one_class_for_all_images_is_told_before_any_gradient(net: nn.Module) -> None:
+    def finding(after: Callable[[Tensor], Tensor]) -> Finding:
+        return answers.constant(probe(Net(net, same, after)))
+
+    leaning = torch.zeros(10).index_fill(0, torch.tensor([3]), 1e3)
+    told = finding(lambda logits: logits + leaning)
+    assert (told.verdict, told.value) == ("broken", 1.0)
+    assert told.told.startswith("it answers class 3 to 100% of all images")
+    assert CHECKS[0] is answers.constant
+    assert finding(same).verdict == "ok"
+    shifted = finding(lambda logits: logits.roll(1, 1))
+    assert shifted.verdict == "suspicious"
+    assert "no more than the commonest label gives" in shifted.told
+
+
+def test_almost_always_one_class_is_told_too_and_a_frequent_class_is_not(net: nn.Module) -> None:
+    unsure = Net(
+        net,
+        same,
+        lambda logits: torch.where(
+            logits.amax(1, keepdim=True) < logits.amax(1).quantile(0.96), logits * 0 + torch.eye(10)[7], logits
+        ),
+    )
+    told = answers.constant(probe(unsure))
+    assert told.verdict == "broken"
+    assert told.told.startswith("it answers class 7 to 9")
+    mostly = DATA.select(torch.cat([(DATA.y == 0).nonzero().squeeze(1).repeat(20), (DATA.y == 1).nonzero().squeeze(1)]))
+    found = choose(mostly, Judge(net, LINF), torch.zeros(len(mostly), dtype=torch.bool))
+    assert answers.constant(found).verdict == "ok"
+    alone = DATA.select((DATA.y == 0).nonzero().squeeze(1))
+    found = choose(alone, Judge(net, LINF), torch.zeros(len(alone), dtype=torch.bool))
+    assert answers.constant(found).told == "does not apply: all images have one label"
+
+
+def test_a_network_that_has_nothing_right_is_diagnosed(net: nn.Module) -> None:
+    """Every check is made, and those on right images say that there is none."""
+    found = probe(Net(net, same, lambda logits: -logits))
+    assert len(found.y) == 0
+    findings = [check(found) for check in CHECKS]
+    assert findings[0].verdict == "suspicious"
+    assert {finding.told for finding in findings[1:]} == {"does not apply: the network has none of the images right"}
+
+
 def test_a_single_sample_proves_nothing_and_two_of_few_do() -> None:
     found = Probe(Judge(nn.Identity(), LINF), torch.zeros(12, 1), torch.zeros(12), torch.zeros(12), Rng(0, torch.arange(12)))
 
@@ -361,4 +404,4 @@ def test_a_check_says_its_sentences_and_where_it_does_not_apply() -> None:
     assert Check("check", (0.1, 0.5), "", "", refuse)(found).told == "does not apply: it is blue"
     random = Probe(Judge(nn.Identity(), LINF, 11), *[torch.zeros(12)] * 3, Rng(0, torch.arange(12)))
     assert Check("check", (0.1, 0.5), "", "", refuse, repeatable=True)(random).told == "does not apply: the answers are random"
-    assert len({check.name for check in CHECKS}) == len(CHECKS) == 21
+    assert len({check.name for check in CHECKS}) == len(CHECKS) == 22

@@ -11,8 +11,7 @@ from bench.core.threat import ThreatModel
 from bench.data.datasets import load
 from bench.errors import GauntletError
 from bench.evaluation.restarts import RADII
-from bench.models import resolve
-from bench.models.subject import load_subject, samples_of, training_record
+from bench.models import load_subject, resolve, samples_of, training_record
 from bench.plugins.registry import make_defense
 from bench.report import Entry, leaderboard, render
 from bench.results import Card
@@ -129,6 +128,6 @@ def test_what_cannot_be_added_is_told(fast_run: Path, text: str, told: str) -> N
 def test_samples_and_record_of_a_run(fast_run: Path) -> None:
     record = training_record(f"run:{fast_run}?weights=last")
     assert record["defense"] == "fast_at"
-    assert len(samples_of("digits", record, None)) == 360
-    assert len(samples_of("digits", record, 7)) == 7
+    assert len(samples_of("digits", [record], None)) == 360
+    assert len(samples_of("digits", [record], 7)) == 7
     assert training_record("nowhere") == {}

@@ -15,7 +15,7 @@ from bench.plans.built_in import PLANS, load
 from bench.plans.plan import Plan
 from bench.plugins.registry import get_attack
 from bench.report.entries import Entry, read_entries
-from bench.report.pages import FORMATS, render, write_leaderboard
+from bench.report.pages import FORMATS, render, summary, write_leaderboard
 from bench.report.tables import leaderboard
 from bench.results.card import Card, read_card
 from bench.runs.jobs import skip
@@ -258,6 +258,41 @@ def test_attacks_of_every_plan_stand_between_clean_and_robust() -> None:
     other = second.attacks[0].model_copy(update={"name": "rays"})
     columns = list(leaderboard(entries(first, second.model_copy(update={"attacks": (other,)}))).columns)
     assert columns[columns.index("clean") + 1 : columns.index("robust")] == ["pgd-20", "square", "rays"]
+
+
+def answering(share: float) -> dict[str, Any]:
+    return {"answers": {"label": 0, "share": share, "elsewhere": share}}
+
+
+def test_a_constant_network_never_stands_above_one_that_classifies() -> None:
+    """Not even above one that is broken: it has robust accuracy of a kind, and the other recognises images."""
+    broken = {"diagnosis": {"verdict": "broken", "n": 100, "findings": [], "seconds": 1.0}}
+    cards = [
+        card("constant", 0.11, **answering(1.0)), card("almost", 0.2, **answering(0.93)), card("weak", 0.003, **answering(0.3)),
+        card("told", 0.9, **answering(1.0), **broken), card("broken", 0.001, **broken),
+        card("tied", 0.01, batch_dependent=True),
+    ]  # fmt: skip
+    table = leaderboard(entries(*cards))
+    assert list(table["defense"]) == ["weak", "broken", "tied", "told", "almost", "constant"]
+    assert list(table["rank"]) == ["1", "-", "-", "-", "-", "-"]
+    assert list(table["verdict"]) == ["", "broken", "not comparable", "broken", "constant", "constant"]
+    assert "constant: one class is answered to (almost) every image, whatever it shows; no rank" in render(
+        entries(*cards), "md"
+    )
+    assert "constant:" not in render(entries(card("weak", 0.003, **answering(0.3))), "md")
+
+
+def test_warnings_stand_below_their_table_and_on_the_terminal(tmp_path: Path) -> None:
+    made = card("x", 0.5, warnings=["no pixel is brighter than 0.1"])
+    other = card("y", 0.5, threat={"norm": "l2", "eps": "1"})
+    told = "x: warning: no pixel is brighter than 0.1"
+    for form in ("md", "html", "text"):
+        text = render(entries(made, other), form)
+        assert text.count(told) == 1
+    data = made.data.model_copy(update={"taken": "5 of 9: the classes take turns"})
+    text = summary([(made.model_copy(update={"data": data}), tmp_path)])
+    assert told in text
+    assert "samples: 5 of 9: the classes take turns" in text
 
 
 def test_a_doubtful_row_never_stands_above_a_sound_one() -> None:

@@ -212,6 +212,10 @@ def _set(*place: str | int, **changes: Any) -> Callable[[Path], None]:
     return lambda path: edit(path, change)
 
 
+def _drop_class(path: Path) -> None:
+    edit(path, lambda content: content["classes"].pop())
+
+
 def _flipped(file: str, where: float) -> Callable[[Path], None]:
     return lambda path: flip(path.parent / file, where)
 
@@ -266,6 +270,15 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
         _set("data", split="train"), "card", "a row is measured on test samples"),
     "another digest of the data": (
         _set("data", digest="0" * 64), "data", "it is of other data"),
+    "samples taken as nobody takes them": (
+        _set("data", taken="120 of 360: the best"), "model", "neither a seed nor what the model was trained on explains"),
+    "an accuracy of a class edited": (
+        _set("classes", 3, robust_accuracy=1.0), "classes", "class 3: the card says 100.00% robust, the records"),
+    "a class left out": (_drop_class, "classes", "the records hold other labels"),
+    "a balanced accuracy edited": (
+        _set(balanced_robust_accuracy=0.99), "classes", "balanced robust accuracy: the card says 99.00%, the records"),
+    "answers that the records deny": (
+        _set(answers={"label": 0, "share": 1.0, "elsewhere": 1.0}), "classes", "class 0 is not answered to so many"),
     "another architecture": (
         _set("model", arch="wide_resnet"), "model", "the card says wide_resnet"),
     "another defense": (
