@@ -114,7 +114,7 @@ def _sections(cards: Sequence[Card]) -> dict[tuple[str, str, str], list[int]]:
 
 
 def _sound(card: Card) -> bool:
-    return not card.batch_dependent and (card.diagnosis is None or card.diagnosis.verdict == "ok")
+    return not card.batch_dependent and card.verdict in (None, "ok")
 
 
 def _row(card: Card, outcomes: Outcomes | None) -> Row:

@@ -161,7 +161,7 @@ def choose(data: Dataset, judge: Judge, broken: Tensor, **rest: Any) -> Probe:
         if sum(map(len, rows)) < size:
             correct, _ = judge.correct(*data.batch(index))
             rows.append(index[correct.cpu()])
-    chosen = torch.cat(rows)[:size]
+    chosen = torch.cat(rows)[:size] if rows else order[:0]
     x, y = data.batch(chosen)
     rng = Rng(judge.seed, data.ids[chosen.to(data.ids.device)]).at("diagnose")
     return Probe(judge, x, y, broken[chosen].to(y.device), rng, **rest)

@@ -8,5 +8,6 @@ May import compat, plugins and what lies below.
 from bench.models.architectures import build
 from bench.models.checkpoint import load_weights, save_weights
 from bench.models.ensemble import SnapshotEnsemble
-from bench.models.reference import Model, check_outputs, resolve
+from bench.models.outputs import check_outputs
+from bench.models.reference import Model, resolve
 from bench.models.subject import Subject, load_subject, samples_of, training_record

@@ -68,7 +68,9 @@ def load_subject(
         if type(defense).fit is not Defense.fit:
             net = defense.fit(net, data.load(dataset, "train"))
         net = defense.wrap(net)
-    net.eval().requires_grad_(False)
+    # What a defense of somebody's makes of it may return nothing from either.
+    net.eval()
+    net.requires_grad_(False)
     first, labels = samples.batch(torch.arange(min(len(samples), 64)))
     with isolated(seed):
         models.check_outputs(net, first, samples.classes, reference, at_least=open_ended)

@@ -97,11 +97,11 @@ def _row(card: Card) -> dict[str, object]:
         "8-bit": "" if card.eight_bit_accuracy is None else 100 * card.eight_bit_accuracy,
         "certified": 100 * card.certified.accuracy if card.certified else "",
         "collapse": _collapse(card),
-        "verdict": card.diagnosis.verdict if card.diagnosis else NOT_COMPARABLE if card.batch_dependent else "",
+        "verdict": NOT_COMPARABLE if card.batch_dependent and not card.diagnosis else card.verdict or "",
         "train passes": "" if passes is None else f"{passes:.0f}",
         "notes": len(card.notes) or "",
         "_key": card.model.digest,
-        "_doubt": len(ORDER) if card.batch_dependent else ORDER.index(card.diagnosis.verdict) if card.diagnosis else 0,
+        "_doubt": len(ORDER) if card.batch_dependent else ORDER.index(card.verdict or "ok"),
     }
 
 
@@ -181,6 +181,7 @@ def summary(rows: Sequence[tuple[Card, Path]]) -> str:
             points = (f"{point.eps} {point.robust_accuracy:.1%}" for point in card.curve)
             lines.append(f"robust accuracy over eps: {', '.join(points)}")
         lines += [f"note: {a.name}: the gradient looks masked: {a.masked}" for a in card.attacks if a.masked]
+        lines += [f"note: {note}" for note in dict.fromkeys(card.notes)]
         if card.eot > 1:
             lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")
     lines += [f"card: {path}" for _, path in rows]

@@ -14,7 +14,7 @@ from bench.core import ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.files import read_text, regular, write_text
 from bench.plans import Plan
-from bench.results.schema import AttackResult, Certified, Count, CurvePoint, Diagnosis, Eps, Record, Share
+from bench.results.schema import AttackResult, Certified, Count, CurvePoint, Diagnosis, Eps, Finding, Record, Share, Verdict
 
 SCHEMA = 3
 READS = (1, 2, 3)
@@ -119,12 +119,22 @@ class Card(Record):
     eight_bit_accuracy: Share | None = None
     """Robust accuracy if adversarial examples had to be images of 8 bits: those that rounding undoes do not count."""
     diagnosis: Diagnosis | None = None
+    noticed: tuple[Finding, ...] = ()
+    """What the evaluation itself looked at, without a diagnosis: whether there is a gradient, and whether it is the answers'."""
     seconds: float
     device: str
     versions: dict[str, str]
     code: dict[str, str] = {}  # noqa: RUF012
     """Digests of the code of the defenses and attacks that came as plug-ins, by "defense NAME" and "attack NAME"."""
     notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Of the diagnosis; without one, "suspicious" where the evaluation itself noticed that gradients mislead."""
+        if self.diagnosis:
+            return self.diagnosis.verdict
+        doubtful = any(finding.verdict != "ok" for finding in self.noticed) or any(attack.masked for attack in self.attacks)
+        return "suspicious" if doubtful else None
 
     def to_json(self) -> str:
         """The card as it is stored."""
