@@ -17,7 +17,7 @@ _REMEDIES = (
         "type); answers of any precision are taken as float32",
     ),
     (
-        r"CUDA|cuda|cudnn|NVIDIA|HIP|device|MPS|XPU",
+        r"CUDA|cuda|(?i:cudnn)|NVIDIA|HIP|device|MPS|XPU",
         "that is about the device, not about the images: keep what the network computes with in parameters or buffers, which "
         "move with it, call no .cuda() in its forward, and choose with --device",
     ),

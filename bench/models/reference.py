@@ -10,7 +10,6 @@ from pathlib import Path
 
 from torch import nn
 
-from bench.core import Classifier
 from bench.errors import BadInput, UnknownName
 from bench.models import architectures
 from bench.models.checkpoint import digest, fit, read_file
@@ -44,6 +43,8 @@ class Model:
     """SHA-256 of its weights; for a network from a Python file, of that file too."""
     run: Path | None
     """The run folder it came from."""
+    elsewhere: bool = True
+    """Whether its code is not ours, and may do anything with what it is given."""
     notes: tuple[str, ...] = ()
     """What was done to the weights so that they fit, for a reader of the card."""
 
@@ -101,13 +102,13 @@ def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: i
     if weights not in held:
         raise BadInput(f"{folder} has no {weights}.safetensors: {there}; name one with ?weights=, or train again")
     net, arch, _ = _read(folder / f"{weights}.safetensors", {}, shape, classes, at_least)
-    return _model(reference, folder.resolve().name, net, arch, folder)
+    return replace(_model(reference, folder.resolve().name, net, arch, folder), elsewhere=False)
 
 
 def _from_checkpoint(reference: str, rest: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
     file, _, query = rest.removeprefix("ckpt:").partition("?")
     net, arch, notes = _read(Path(file), architectures.parse_query(query, f"model {reference!r}"), shape, classes, at_least)
-    return replace(_model(reference, Path(file).stem, net, arch, None), notes=notes)
+    return replace(_model(reference, Path(file).stem, net, arch, None), elsewhere=False, notes=notes)
 
 
 def _from_file(reference: str, rest: str) -> Model:
@@ -120,22 +121,22 @@ def _from_file(reference: str, rest: str) -> Model:
         model = _model(reference, factory, net, type(net).__name__, None)
     # Two files may differ in what they compute and share every weight, or have none.
     both = hashlib.sha256(model.digest.encode() + path.read_bytes()).hexdigest()
-    return replace(model, net=Classifier(model.net), digest=both)
+    return replace(model, digest=both)
 
 
 def _from_zoo(reference: str, rest: str, classes: int) -> Model:
     from bench.models.robustbench import load
 
     name, net = load(reference, rest, classes)
-    model = _model(reference, name, net, type(net).__name__, None)
-    return replace(model, net=Classifier(model.net))
+    return _model(reference, name, net, type(net).__name__, None)
 
 
 def _model(reference: str, name: str, net: nn.Module, arch: str, run: Path | None) -> Model:
-    # One by one: a network of somebody's may return nothing from any of them.
+    # One by one: a network of somebody's may return nothing from any of them, and a TorchScript program lacks the last.
     net.cpu()
     net.eval()
-    net.requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
     return Model(reference, name, net, arch, digest(net), run)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from torch import Tensor
 
 from bench import data, models
-from bench.core import batch_dependence, isolated, randomised
+from bench.core import Classifier, batch_dependence, isolated, randomised
 from bench.data import Dataset
 from bench.errors import BadInput
 from bench.files import read_text
@@ -59,7 +59,7 @@ def load_subject(
     trained = training_record(reference) if trained is None else trained
     with isolated(seed):
         model = models.resolve(reference, samples.shape, samples.classes, at_least=open_ended)
-    net = model.net
+    net = Classifier(model.net) if model.elsewhere else model.net
     if trained.get("settings", {}).get("statistics") == "batch":
         net = batchnorm.use_batches(net)
     added = _added(test_time)

@@ -34,9 +34,10 @@ def choose(
     start = _meant(bare, starts, needed, path, wanted)
     others = [part for part in starts if part != start]
     elsewhere = {part + key for part in others for key in own}
-    under = [key for key in bare if key.startswith(start) and key not in elsewhere and key != start + "n_averaged"]
-    chosen = {key.removeprefix(start): bare[key] for key in under}
-    left = [key for key in bare if not key.startswith(start) and key not in elsewhere and not key.endswith("n_averaged")]
+    # Torch's own averages count what they are the mean of.
+    rest = [key for key in bare if key not in elsewhere and key.rpartition(".")[2] != "n_averaged"]
+    chosen = {key.removeprefix(start): bare[key] for key in rest if key.startswith(start)}
+    left = [key for key in rest if not key.startswith(start)]
     beside = _statistics({key: bare[key] for key in (*left, *(start + key for key in chosen if key not in own))})
     if beside and not normalized:
         raise BadInput(_unnormalised(bare, beside, path))
