@@ -47,7 +47,9 @@ def _refuse_unable(device: torch.device, name: str) -> None:
         float(torch.ones(1, dtype=torch.float64, device=device).sum())
     except Exception as error:  # a driver that is not there, a type that it lacks: errors of all kinds
         told = " ".join(str(error).split()).partition(". ")[0][:120]
-        raise BadInput(f"device {name!r} cannot be computed on here ({type(error).__name__}: {told}); use cpu or cuda") from None
+        raise BadInput(
+            f"device {name!r} cannot be computed on here ({type(error).__name__}: {told}); use cpu or cuda"
+        ) from None
 
 
 @cache

@@ -16,9 +16,9 @@ REACH = 0.02
 @check(
     "gradients", (0.05, 0.5),
     fine="the gradient of the margin is finite and not zero",
-    wrong="for {value:.0%} of the images the gradient of the margin is zero or not finite, so that gradient attacks see nothing "
-    "and the number may be far too high: take no_grad, detach, rounding and integer arithmetic out of the forward pass, or attack a "
-    "differentiable approximation (BPDA), declared in Defense.adaptive, and trust only black-box results until then",
+    wrong="for {value:.0%} of the images the gradient of the margin is zero or not finite, so that gradient attacks see "
+    "nothing and the number may be far too high: take no_grad, detach, rounding and integer arithmetic out of the forward "
+    "pass, or attack a differentiable approximation (BPDA), declared in Defense.adaptive, and trust only black-box results until then",
 )  # fmt: skip
 def unavailable(probe: Probe) -> float:
     """Indicator 1 of Pintor et al. 2022: gradients of the margin that are exactly 0 or not finite."""
@@ -40,7 +40,8 @@ def saturated(probe: Probe) -> float:
     "finite differences", (0.25, 0.6), repeatable=True,
     fine="the margin changes along the gradient as the gradient says",
     wrong="for {value:.0%} of the images the margin does not change along the gradient as the gradient says: the gradient "
-    "is not that of the answers, and the number may be far too high; use gradients of a smooth twin, or searches that need none",
+    "is not that of the answers, and the number may be far too high; use gradients of a smooth twin, or searches that need "
+    "none",
 )  # fmt: skip
 def faithful(probe: Probe) -> float:
     """Whether a small step along the gradient changes the margin as the gradient says."""

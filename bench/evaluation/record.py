@@ -17,7 +17,19 @@ from bench.evaluation.engine import Evaluation
 from bench.evaluation.task import Task
 from bench.models import Model
 from bench.plugins import get_defense
-from bench.results import AttackResult, Card, Certified, CurvePoint, DataInfo, FileInfo, Finding, ModelInfo, Threat, archive, survive
+from bench.results import (
+    AttackResult,
+    Card,
+    Certified,
+    CurvePoint,
+    DataInfo,
+    FileInfo,
+    Finding,
+    ModelInfo,
+    Threat,
+    archive,
+    survive,
+)
 from bench.statistics import wilson
 
 _PACKAGES = (

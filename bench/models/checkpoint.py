@@ -162,7 +162,7 @@ def _load_torch(path: Path) -> Any:
             ) from None
         if "TorchScript" in str(error):
             raise BadInput(
-                f"{path} is a TorchScript program: code, which a ckpt: reference never runs; {_SAVE_PLAIN}, or, if you trust it, "
+                f"{path} is a TorchScript program: code, which ckpt: never runs; {_SAVE_PLAIN}, or, if you trust it, "
                 f"write a Python file with `def net(): return torch.jit.load({str(path)!r})` and evaluate py:FILE.py:net"
             ) from None
         raise BadInput(
@@ -253,7 +253,7 @@ def _unwrapped(content: Any) -> Any:
 
 
 def _sets(content: Any, seen: set[int], depth: int = _DEEPEST) -> dict[str, Mapping[str, Tensor]]:
-    """Every state dict in what a file holds, by the path of names that leads there; what trainings need besides is none.
+    """Every state dict in what a file holds, by the path of names that leads there; optimisers have none.
 
     seen: the dicts that were looked into, because one can be made to hold itself.
     """

@@ -42,9 +42,7 @@ def check_outputs(net: nn.Module, x: Tensor, classes: int, origin: str, *, at_le
             raise
         told = " ".join(str(error).split())
         remedy = next((remedy for words, remedy in _REMEDIES if re.search(words, told)), _ANYTHING)
-        raise BadInput(
-            f"{origin} fails on images of shape {list(x.shape)}: {type(error).__name__}: {told}; {remedy}"
-        ) from None
+        raise BadInput(f"{origin} fails on images of shape {list(x.shape)}: {type(error).__name__}: {told}; {remedy}") from None
     if logits.is_floating_point() and len(logits) == len(x) and logits.numel() == len(x):
         raise BadInput(_one_number(logits, classes, origin))
     if logits.dim() != 2 or len(logits) != len(x) or not logits.is_floating_point():

@@ -53,9 +53,7 @@ def _starts(state: Mapping[str, Tensor], needed: Collection[str]) -> list[str]:
     return sorted(whole, key=lambda start: (len(start), start))
 
 
-def _meant(
-    state: Mapping[str, Tensor], starts: list[str], needed: Collection[str], path: Path, wanted: str | None
-) -> str:
+def _meant(state: Mapping[str, Tensor], starts: list[str], needed: Collection[str], path: Path, wanted: str | None) -> str:
     """The one set of weights that the reference names; without a name, the only one there is."""
     names = {_name(start): start for start in starts}
     if wanted is not None:
@@ -65,8 +63,8 @@ def _meant(
         return first
     choices = " or ".join(f"&weights={name}" for name in names)
     raise BadInput(
-        f"{path} holds {len(starts)} sets of weights that differ, {', '.join(names)}, such as raw and averaged (EMA) ones, whose "
-        f"accuracies differ too; say which in the reference, by its name or a word of it: {choices}"
+        f"{path} holds {len(starts)} sets of weights that differ, {', '.join(names)}, such as raw and averaged (EMA) ones; "
+        f"their accuracies differ too: say which in the reference, by its name or a word of it: {choices}"
     )
 
 

@@ -120,7 +120,7 @@ class Card(Record):
     """Robust accuracy if adversarial examples had to be images of 8 bits: those that rounding undoes do not count."""
     diagnosis: Diagnosis | None = None
     noticed: tuple[Finding, ...] = ()
-    """What the evaluation itself looked at, without a diagnosis: whether there is a gradient, and whether it is the answers'."""
+    """What the evaluation itself looked at: whether there is a gradient, and whether it is that of the answers."""
     seconds: float
     device: str
     versions: dict[str, str]

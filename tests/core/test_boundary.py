@@ -13,7 +13,18 @@ from torch import Tensor, nn
 
 from bench.compat.autoattack import run_autoattack
 from bench.core import (
-    Classifier, Double, Expectation, Judge, Rng, ThreatModel, ask, batch_dependence, forward, isolated, margin, randomised,
+    Classifier,
+    Double,
+    Expectation,
+    Judge,
+    Rng,
+    ThreatModel,
+    ask,
+    batch_dependence,
+    forward,
+    isolated,
+    margin,
+    randomised,
     slopes,
 )  # fmt: skip
 from bench.core.views import VIEWS, Gradient, Meter

@@ -172,7 +172,9 @@ def test_a_diagnosis_has_the_last_word(models: Path, plans: dict[str, str], tmp_
     assert card.model_copy(update={"noticed": blind.noticed}).verdict == "suspicious"
 
 
-def test_where_nothing_is_right_there_is_a_finding_and_no_traceback(models: Path, plans: dict[str, str], tmp_path: Path) -> None:
+def test_where_nothing_is_right_there_is_a_finding_and_no_traceback(
+    models: Path, plans: dict[str, str], tmp_path: Path
+) -> None:
     reference, plan = f"py:{models}:shifted", plans["gradient alone"]
     asked = {"dataset": "digits", "eps": "0.1", "plan_name": plan, "n": 40, "results": tmp_path, "quiet": True}
     card, path = evaluate(reference, diagnosed=True, active=True, **asked)

@@ -31,7 +31,10 @@ def told(forward: Callable[[Tensor], object], classes: int = 10) -> str:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_another_precision_are_told_as_that(dtype: torch.dtype) -> None:
-    for net in (nn.Linear(64, 10).to(dtype), nn.Sequential(nn.Unflatten(1, (1, 64)), nn.Conv1d(1, 10, 64), nn.Flatten()).to(dtype)):
+    for net in (
+        nn.Linear(64, 10).to(dtype),
+        nn.Sequential(nn.Unflatten(1, (1, 64)), nn.Conv1d(1, 10, 64), nn.Flatten()).to(dtype),
+    ):
         message = told(lambda x, net=net: net(x.flatten(1)))  # type: ignore[misc]
         assert "images come as float32" in message
         assert "net.float()" in message
@@ -66,7 +69,7 @@ def test_a_real_call_of_cuda_is_told_as_that() -> None:
 
 def test_images_of_another_size_ask_for_a_model_of_this_data_set() -> None:
     assert MADE_FOR in told(lambda x: nn.Linear(784, 10)(x.flatten(1)))
-    assert MADE_FOR in told(lambda x: nn.Conv2d(3, 10, 3)(x))
+    assert MADE_FOR in told(nn.Conv2d(3, 10, 3))
 
 
 def test_any_other_error_asks_to_mend_the_forward() -> None:
@@ -101,7 +104,9 @@ def test_probabilities_are_told_whatever_gives_them(dtype: torch.dtype) -> None:
 def test_answers_by_name_and_in_any_precision_pass() -> None:
     logits = torch.randn(20, 10)
     for answer in ({"logits": logits}, logits.half(), logits.bfloat16(), logits.double()):
-        check_outputs(Net(lambda x, answer=answer: answer if isinstance(answer, dict) else answer[: len(x)]), IMAGES[:20], 10, "n")  # type: ignore[misc]
+        check_outputs(
+            Net(lambda x, answer=answer: answer if isinstance(answer, dict) else answer[: len(x)]), IMAGES[:20], 10, "n"
+        )  # type: ignore[misc]
 
 
 def test_a_tuple_is_refused_with_what_to_return() -> None:

@@ -59,7 +59,9 @@ def test_prefixes_are_taken_off_and_said(tmp_path: Path, raw: nn.Module, prefix:
 
 
 def test_what_was_compiled_in_part_loads(tmp_path: Path, raw: nn.Module) -> None:
-    state = {key.replace(".", "._orig_mod.", 1) if key.endswith("weight") else key: value for key, value in raw.state_dict().items()}
+    state = {
+        key.replace(".", "._orig_mod.", 1) if key.endswith("weight") else key: value for key, value in raw.state_dict().items()
+    }
     assert loaded(tmp_path, state).digest == digest(raw)
 
 
@@ -119,7 +121,9 @@ def test_equal_sets_are_one(tmp_path: Path, raw: nn.Module) -> None:
     state = raw.state_dict()
     twice = renamed(state, "module.model.") | renamed(state, "module.attacker.model.")
     assert loaded(tmp_path, {"model": twice}).digest == digest(raw)
-    assert loaded(tmp_path, {"model": state, "model_ema": {key: value.clone() for key, value in state.items()}}).digest == digest(raw)
+    assert loaded(
+        tmp_path, {"model": state, "model_ema": {key: value.clone() for key, value in state.items()}}
+    ).digest == digest(raw)
 
 
 @pytest.mark.parametrize("name", ["ema", "model_ema", "state_dict_ema", "ema_state_dict"])
@@ -130,7 +134,10 @@ def test_averages_alone_are_taken_and_said(tmp_path: Path, mean: nn.Module, name
 
 
 def test_a_normalisation_beside_the_network_is_not_dropped_in_silence(tmp_path: Path, raw: nn.Module) -> None:
-    statistics = {"module.normalizer.new_mean": torch.full((1, 1, 1), 0.25), "module.normalizer.new_std": torch.full((1, 1, 1), 0.5)}
+    statistics = {
+        "module.normalizer.new_mean": torch.full((1, 1, 1), 0.25),
+        "module.normalizer.new_std": torch.full((1, 1, 1), 0.5),
+    }
     content = {"model": renamed(raw.state_dict(), "module.model.") | statistics}
     with pytest.raises(BadInput, match=r"holds a normalisation that belongs to the network .*&mean=0\.25&std=0\.5"):
         loaded(tmp_path, content)
