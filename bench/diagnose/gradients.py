@@ -18,7 +18,8 @@ REACH = 0.02
     fine="the gradient of the margin is finite and not zero",
     wrong="for {value:.0%} of the images the gradient of the margin is zero or not finite, so that gradient attacks see "
     "nothing and the number may be far too high: take no_grad, detach, rounding and integer arithmetic out of the forward "
-    "pass, or attack a differentiable approximation (BPDA), declared in Defense.adaptive, and trust only black-box results until then",
+    "pass, or attack a differentiable approximation (BPDA), declared in Defense.adaptive, and trust only black-box results "
+    "until then",
 )  # fmt: skip
 def unavailable(probe: Probe) -> float:
     """Indicator 1 of Pintor et al. 2022: gradients of the margin that are exactly 0 or not finite."""

@@ -16,6 +16,7 @@ from bench.models.checkpoint import digest, fit, read_file
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.factory import call_factory
 from bench.models.layers import Normalize, Normalized
+from bench.models.outputs import check_outputs as check_outputs  # noqa: PLC0414
 from bench.models.weights import choose
 from bench.plugins import user_code
 
@@ -43,7 +44,7 @@ class Model:
     """SHA-256 of its weights; for a network from a Python file, of that file too."""
     run: Path | None
     """The run folder it came from."""
-    elsewhere: bool = True
+    elsewhere: bool = False
     """Whether its code is not ours, and may do anything with what it is given."""
     notes: tuple[str, ...] = ()
     """What was done to the weights so that they fit, for a reader of the card."""
@@ -102,13 +103,13 @@ def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: i
     if weights not in held:
         raise BadInput(f"{folder} has no {weights}.safetensors: {there}; name one with ?weights=, or train again")
     net, arch, _ = _read(folder / f"{weights}.safetensors", {}, shape, classes, at_least)
-    return replace(_model(reference, folder.resolve().name, net, arch, folder), elsewhere=False)
+    return _model(reference, folder.resolve().name, net, arch, folder)
 
 
 def _from_checkpoint(reference: str, rest: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
     file, _, query = rest.removeprefix("ckpt:").partition("?")
     net, arch, notes = _read(Path(file), architectures.parse_query(query, f"model {reference!r}"), shape, classes, at_least)
-    return replace(_model(reference, Path(file).stem, net, arch, None), elsewhere=False, notes=notes)
+    return replace(_model(reference, Path(file).stem, net, arch, None), notes=notes)
 
 
 def _from_file(reference: str, rest: str) -> Model:
@@ -121,14 +122,14 @@ def _from_file(reference: str, rest: str) -> Model:
         model = _model(reference, factory, net, type(net).__name__, None)
     # Two files may differ in what they compute and share every weight, or have none.
     both = hashlib.sha256(model.digest.encode() + path.read_bytes()).hexdigest()
-    return replace(model, digest=both)
+    return replace(model, digest=both, elsewhere=True)
 
 
 def _from_zoo(reference: str, rest: str, classes: int) -> Model:
     from bench.models.robustbench import load
 
     name, net = load(reference, rest, classes)
-    return _model(reference, name, net, type(net).__name__, None)
+    return replace(_model(reference, name, net, type(net).__name__, None), elsewhere=True)
 
 
 def _model(reference: str, name: str, net: nn.Module, arch: str, run: Path | None) -> Model:

@@ -142,6 +142,8 @@ def render(
             ]
             if told:
                 left.append(told)
+            if ranked:
+                left += _doubts(card for card in cards if section(card) == (dataset, threat, plan))
             if "8-bit" in shown.columns:
                 left.append(EIGHT_BIT)
             if "verdict" in shown.columns and (shown["verdict"] == NOT_COMPARABLE).any():
@@ -155,6 +157,16 @@ def render(
                 ]
             sections.append(Section(f"{dataset} · {threat} · plan {plan}", shown, left))
     return {"md": _markdown, "tex": _latex, "html": _html, "text": _text}[form](sections)
+
+
+def _doubts(cards: Iterable[Card]) -> list[str]:
+    """What evaluations noticed of the gradients of rows that no diagnosis has looked at."""
+    return [
+        f"{card.name}: {finding.check}: {finding.told}"
+        for card in cards
+        for finding in card.noticed
+        if finding.verdict != "ok" and card.diagnosis is None
+    ]
 
 
 class Section(NamedTuple):

@@ -101,8 +101,8 @@ def test_generators_of_numpy_and_python_are_isolated_like_torchs() -> None:
 
 def test_a_network_that_draws_from_numpy_is_randomised_and_repeats_itself() -> None:
     def noisy(x: Tensor) -> Tensor:
-        scale = 1 + 0.1 * np.random.rand(len(x), 1) + 0.1 * random.random()
-        return x.flatten(1) * torch.from_numpy(scale).float()
+        noise = 0.1 * np.random.rand(*x.shape) + 0.1 * random.random()
+        return (x + torch.from_numpy(noise).float()).flatten(1)
 
     x, y = torch.rand(16, 1, 3, 3), torch.zeros(16, dtype=torch.int64)
     assert randomised(noisy, x, 0)

@@ -9,6 +9,7 @@ from bench.compare import ranks
 from bench.diagnose.checks import NONE_RIGHT
 from bench.diagnose.report import render
 from bench.report.tables import leaderboard, summary
+from bench.report.tables import render as rendered
 
 PLANS = {
     "gradient alone": '[[attacks]]\nattack = "pgd"\non = "all"\nparameters = { steps = 5 }\n',
@@ -151,6 +152,7 @@ def test_a_network_without_a_gradient_is_told_under_every_plan(
         assert list(table["defense"]) == ["sound", name]
         assert list(table["verdict"]) == ["", "suspicious"]
         assert ranks([card, sound[0]], [None, None]) == ["-", "1"]
+        assert f"{name}: {told}" in rendered([card, sound[0]], "md")
 
 
 @pytest.mark.parametrize("name", MISLED)
