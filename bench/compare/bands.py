@@ -178,7 +178,7 @@ def _sections(cards: Sequence[Card], groups: Sequence[Sequence[int]]) -> dict[Se
 
 
 def _sound(card: Card) -> bool:
-    return not card.batch_dependent and not card.constant and (card.diagnosis is None or card.diagnosis.verdict == "ok")
+    return not card.batch_dependent and not card.constant and card.verdict in (None, "ok")
 
 
 def _row(cards: Sequence[Card], outcomes: Sequence[Outcomes | None], group: Sequence[int]) -> Row:

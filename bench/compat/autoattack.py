@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.compat.library import frozen
-from bench.core import ThreatModel, isolated
+from bench.core import Classifier, ThreatModel, isolated
 from bench.errors import BadInput
 
 Version = Literal["standard", "plus", "rand", "l1"]
@@ -27,7 +27,7 @@ def run_autoattack(
     own = _own_version(version, threat)
     if not len(x):
         return x.clone(), []
-    x = x.contiguous(memory_format=torch.contiguous_format)
+    x, net = x.contiguous(memory_format=torch.contiguous_format), Classifier(net)
     with isolated(seed, "autoattack"), frozen(net), _quiet() as notes:
         from pyautoattack import AutoAttack
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.core import Module, Rng, ThreatModel, isolated
+from bench.core import Module, Rng, ThreatModel, ask, isolated
 from bench.errors import BadInput
 from bench.plugins import Attack
 
@@ -98,15 +96,8 @@ def frozen(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def sealed(net: nn.Module, seed: int, *names: str | int) -> Iterator[None]:
     """Run a library's code with generators seeded for this use, and leave no trace of it: all are put back."""
-    before = random.getstate(), np.random.get_state()
-    try:
-        with isolated(seed, *names), frozen(net), redirect_stdout(StringIO()):
-            random.seed(torch.initial_seed())
-            np.random.seed(torch.initial_seed() % 2**32)
-            yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
+    with isolated(seed, *names), frozen(net), redirect_stdout(StringIO()):
+        yield
 
 
 @contextmanager
@@ -125,5 +116,5 @@ def _told(name: str, x: Tensor) -> Iterator[None]:
 
 @torch.no_grad()
 def _standing(net: nn.Module, z: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    logits = torch.cat([net(part) for part in z.split(batch_size)])
+    logits = torch.cat([ask(net, part) for part in z.split(batch_size)])
     return logits.argmax(1) == y

@@ -34,7 +34,22 @@ def _named(name: str) -> torch.device:
         raise BadInput(f"unknown device {name!r}: use auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BadInput(f"device {name!r} asked for, but torch {torch.__version__} sees no GPU; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise BadInput(f"device {name!r} asked for, but torch sees {count} GPUs, cuda:0 first; use --device cuda")
+    if device.type not in ("cpu", "cuda"):
+        _refuse_unable(device, name)
     return device
+
+
+def _refuse_unable(device: torch.device, name: str) -> None:
+    """A device of another kind has to hold float64, which distances are judged in, and to give its numbers back."""
+    try:
+        float(torch.ones(1, dtype=torch.float64, device=device).sum())
+    except Exception as error:  # a driver that is not there, a type that it lacks: errors of all kinds
+        told = " ".join(str(error).split()).partition(". ")[0][:120]
+        raise BadInput(
+            f"device {name!r} cannot be computed on here ({type(error).__name__}: {told}); use cpu or cuda"
+        ) from None
 
 
 @cache

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bench.core.boundary import ask
 from bench.core.rng import isolated
+from bench.core.views import forward
 
 DRAWS = 20
 """Answers that are averaged when nobody says how many (Croce & Hein 2020, version rand)."""
@@ -24,9 +26,9 @@ class Expectation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] of x."""
-        total: Tensor = self.net(x)
+        total = ask(self.net, x)
         for _ in range(self.draws - 1):
-            total = total + self.net(x)
+            total = total + ask(self.net, x)
         return total / self.draws
 
 
@@ -36,7 +38,7 @@ def randomised(net: nn.Module, x: Tensor, seed: int) -> bool:
     answers = []
     for call in range(3):
         with isolated(seed, "randomised", call):
-            logits = net(x)
+            logits = forward(net, x)
             answers.append(logits / logits.norm(dim=1, keepdim=True).clamp_min(1e-12))
     return any(bool(((answer - answers[0]).norm(dim=1) > _TOLERANCE).any()) for answer in answers[1:])
 
@@ -47,7 +49,7 @@ def batch_dependence(net: nn.Module, x: Tensor, others: Tensor) -> float:
 
     Every second image of x [N, C, H, W] is answered in x and once more among others [M, C, H, W].
     """
-    together = net(x)[::2]
-    mixed = net(torch.cat([x[::2], others]))[: len(together)]
+    together = forward(net, x)[::2]
+    mixed = forward(net, torch.cat([x[::2], others]))[: len(together)]
     change = (mixed - together).norm(dim=1) / together.norm(dim=1).clamp_min(1e-12)
     return float((change > CLOSE).double().mean())

@@ -7,11 +7,13 @@ those of lowbias32), so nothing is stored, nothing advances, and torch's global 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,7 +106,15 @@ def shuffled(size: int, seed: int, *names: str | int) -> Tensor:
 
 @contextmanager
 def isolated(seed: int, *names: str | int) -> Iterator[None]:
-    """Code that draws from torch's global generator (weight initialisation, dropout) draws here from its own, seeded one."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_name(seed, names) % 2**63 if names else seed)
-        yield
+    """Code that draws from the global generators of torch (weight initialisation, dropout), numpy or Python draws here from
+    its own, seeded ones; all are put back."""
+    before = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(_name(seed, names) % 2**63 if names else seed)
+            random.seed(torch.initial_seed())
+            np.random.seed(torch.initial_seed() % 2**32)
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])

@@ -11,20 +11,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bench.core.boundary import ask
 from bench.core.losses import Loss
+from bench.core.rng import isolated
 from bench.errors import AccessError, AttackWarning, out_of_memory
 
 _SMALLEST, _MULTIPLE = 16, 8
 """CPU kernels sum in another order in batches of fewer rows, or of a number that does not split evenly over the threads;
 such batches are padded, so that a sample's bits never change."""
+_BLIND = "the network gives no gradient; attacks see one of 0"
 
 
 def forward(net: nn.Module, x: Tensor) -> Tensor:
     """Logits [N, K] of x, the same bits for a sample whatever batch it stands in."""
     missing = max(_SMALLEST, -(-len(x) // _MULTIPLE) * _MULTIPLE) - len(x)
     if len(x) == 0 or missing == 0:
-        return net(x)  # type: ignore[no-any-return]
-    return net(torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))[: len(x)]  # type: ignore[no-any-return]
+        return ask(net, x)
+    return ask(net, torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))[: len(x)]
 
 
 def answer(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -39,8 +42,13 @@ def answer(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             logits = net(x.detach())
     if logits.requires_grad:
         return logits
-    warnings.warn("the network gives no gradient; attacks see one of 0", AttackWarning, stacklevel=2)
-    return logits + 0 * x.flatten(1).sum(1, keepdim=True)
+    warnings.warn(_BLIND, AttackWarning, stacklevel=2)
+    return _tied(logits, x)
+
+
+def _tied(logits: Tensor, x: Tensor) -> Tensor:
+    """The same logits with a gradient at x, which is 0."""
+    return logits.detach() + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
 def slope(value: Tensor, z: Tensor) -> Tensor:
@@ -51,8 +59,11 @@ def slope(value: Tensor, z: Tensor) -> Tensor:
         if out_of_memory(error):
             raise
         warnings.warn(f"the network's backward pass fails ({error}); attacks see a gradient of 0", AttackWarning, stacklevel=3)
-        grad = None
-    return torch.zeros_like(z) if grad is None else grad
+    else:
+        if grad is not None:
+            return grad
+        warnings.warn(_BLIND, AttackWarning, stacklevel=3)
+    return torch.zeros_like(z)
 
 
 def slopes(net: nn.Module, x: Tensor, y: Tensor, loss: Loss) -> Tensor:
@@ -199,13 +210,31 @@ class _Metered(nn.Module):
         self.training = net.training
         self.rows = {"forwards": 0, "backwards": 0}
         self._meter = meter
+        self._blind: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = answer(self.net, x) if torch.is_grad_enabled() and x.requires_grad else self.net(x)
+        seen = partial(ask, self.net)
+        logits = self._differentiable(seen, x) if torch.is_grad_enabled() and x.requires_grad else seen(x)
         self._spend("forwards", len(x) * self._meter.passes)
         if logits.requires_grad:
             logits.register_hook(lambda _: self._spend("backwards", len(x) * self._meter.passes))
         return logits
+
+    def _differentiable(self, seen: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Logits whose backward pass does not fail; other people's loops take a gradient as granted."""
+        if self._blind is None:
+            # A backward pass of its own, because one that fails would take the caller's graph with it.
+            with warnings.catch_warnings(record=True) as caught, isolated(0):
+                warnings.simplefilter("always", AttackWarning)
+                z = x[:2].detach().requires_grad_()
+                slope(answer(seen, z).sum(), z)
+            self._blind = bool(caught)
+        if not self._blind:
+            return seen(x)
+        warnings.warn(_BLIND, AttackWarning, stacklevel=2)
+        with torch.no_grad():
+            logits = seen(x)
+        return _tied(logits, x)
 
     def _spend(self, what: str, rows: int) -> None:
         # Whole passes over all samples are exact; the remainder goes to the first rows, so the total always is.

@@ -4,5 +4,5 @@ May import models, results and what lies below.
 """
 
 from bench.diagnose.binarization import ACTIVE
-from bench.diagnose.checks import CHECKS, diagnose
+from bench.diagnose.checks import CHECKS, diagnose, noticed
 from bench.diagnose.probe import Probe, choose

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.core import Gradient, Meter, Rng, ThreatModel, forward, isolated
+from bench.core import Gradient, Meter, Rng, ThreatModel, ask, forward, isolated
 from bench.diagnose.finding import Inapplicable, Measured, check
 from bench.diagnose.planned import Planned, gradient_attacks
 from bench.diagnose.probe import Probe
@@ -56,14 +56,14 @@ class Features(nn.Module):
         self._layer: nn.Module | None = None
         self._hooks = [layer.register_forward_hook(self._keep) for layer in net.modules() if isinstance(layer, nn.Linear)]
         with torch.no_grad():
-            logits = net(x)
-        if self._kept and torch.equal(self._kept[-1][2], logits):
+            logits = ask(net, x)
+        if self._kept and torch.equal(self._kept[-1][2].float(), logits):
             self._layer = self._kept[-1][0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [N, D]."""
         self._kept.clear()
-        logits: Tensor = self.net(x)
+        logits = ask(self.net, x)
         given = next((given for layer, given, _ in reversed(self._kept) if layer is self._layer), logits)
         return given.flatten(1)
 

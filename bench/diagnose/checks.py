@@ -20,9 +20,29 @@ CHECKS: tuple[Check, ...] = (
 )  # fmt: skip
 
 
+def noticed(probe: Probe) -> tuple[Finding, ...]:
+    """What every evaluation notices by itself, for a few passes, on samples that it found right; nothing where there are none.
+
+    Whether there is a gradient, and where there is, whether it is that of the answers.
+    """
+    if not len(probe.y):
+        return ()
+    there = gradients.unavailable(probe)
+    return (there, gradients.faithful(probe)) if there.verdict == "ok" else (there,)
+
+
+NONE_RIGHT = Finding(
+    check="right answers", value=0.0, threshold=None, verdict="suspicious",
+    told="the model has no sample right, so that nothing can be attacked and its robust accuracy of 0 says nothing about "
+    "robustness: see whether weights, normalisation and the order of the labels are those it was trained with",
+)  # fmt: skip
+
+
 def diagnose(probe: Probe, report: Reporter, *, active: bool = False) -> Diagnosis:
     """Make every check on a probe; active: the binarization test too."""
     began = time.monotonic()
+    if not len(probe.y):
+        return Diagnosis(verdict=NONE_RIGHT.verdict, n=0, findings=(NONE_RIGHT,), seconds=0.0)
     found: list[Finding] = []
     for check in (*CHECKS, *([binarization] if active else [])):
         found.append(check(probe))

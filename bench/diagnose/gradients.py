@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.core import Loss, dead, forward, margin, margin_targeted, raw_cross_entropy, slopes
-from bench.diagnose.finding import check
+from bench.diagnose.finding import Inapplicable, check
 from bench.diagnose.probe import Probe
 
 REACH = 0.02
@@ -16,8 +16,10 @@ REACH = 0.02
 @check(
     "gradients", (0.05, 0.5),
     fine="the gradient of the margin is finite and not zero",
-    wrong="for {value:.0%} of the images the gradient of the margin is zero or not finite: attack a differentiable "
-    "approximation (BPDA), declared in Defense.adaptive, and trust only black-box results until then",
+    wrong="for {value:.0%} of the images the gradient of the margin is zero or not finite, so that gradient attacks see "
+    "nothing and the number may be far too high: take no_grad, detach, rounding and integer arithmetic out of the forward "
+    "pass, or attack a differentiable approximation (BPDA), declared in Defense.adaptive, and trust only black-box results "
+    "until then",
 )  # fmt: skip
 def unavailable(probe: Probe) -> float:
     """Indicator 1 of Pintor et al. 2022: gradients of the margin that are exactly 0 or not finite."""
@@ -39,22 +41,28 @@ def saturated(probe: Probe) -> float:
     "finite differences", (0.25, 0.6), repeatable=True,
     fine="the margin changes along the gradient as the gradient says",
     wrong="for {value:.0%} of the images the margin does not change along the gradient as the gradient says: the gradient "
-    "is not that of the answers; use gradients of a smooth twin, or searches that need none",
+    "is not that of the answers, and the number may be far too high; use gradients of a smooth twin, or searches that need "
+    "none",
 )  # fmt: skip
 def faithful(probe: Probe) -> float:
     """Whether a small step along the gradient changes the margin as the gradient says."""
+    if not probe.threat.radius:
+        raise Inapplicable("the ball is a single point")
     x = probe.threat.random_start(probe.x, probe.rng.at("differences"))
-    with torch.no_grad():
-        logits = forward(probe.net, x)
+    logits = _logits(probe, x)
     rival = logits.scatter(1, probe.y[:, None], -torch.inf).argmax(1)
     grad = gradient(probe, x, margin).nan_to_num(0.0)
     along = probe.threat.steepest(grad) * REACH * probe.threat.radius
     predicted = 2 * (grad.double() * along.double()).flatten(1).sum(1)
-    with torch.no_grad():
-        ahead, behind = (margin_targeted(forward(probe.net, z), probe.y, rival).double() for z in (x + along, x - along))
+    ahead, behind = (margin_targeted(_logits(probe, z), probe.y, rival).double() for z in (x + along, x - along))
     actual = ahead - behind
     ratio = actual / predicted.where(predicted != 0, torch.nan)
     return float((~((ratio > 1 / 3) & (ratio < 3))).double().mean())
+
+
+@torch.no_grad()
+def _logits(probe: Probe, x: Tensor) -> Tensor:
+    return torch.cat([forward(probe.net, part) for part in x.split(probe.rows)])
 
 
 def _dead(probe: Probe, loss: Loss) -> float:

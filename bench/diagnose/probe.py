@@ -168,7 +168,7 @@ def choose(data: Dataset, judge: Judge, broken: Tensor, **rest: Any) -> Probe:
         if sum(map(len, rows)) < size:
             correct, _ = judge.correct(*data.batch(index))
             rows.append(index[correct.cpu()])
-    chosen, some = torch.cat(rows)[:size], order[: 4 * SIZE]
+    chosen, some = torch.cat(rows)[:size] if rows else order[:0], order[: 4 * SIZE]
     x, y = data.batch(chosen)
     rng = Rng(judge.seed, data.ids[chosen.to(data.ids.device)]).at("diagnose")
     given, labels = _answers(data, judge, some)

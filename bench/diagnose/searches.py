@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.core import ThreatModel
+from bench.core import Double, ThreatModel
 from bench.diagnose.finding import Inapplicable, Measured, check
 from bench.diagnose.probe import Probe
 
@@ -154,22 +153,10 @@ def exact(probe: Probe) -> float:
     run: dict[str, Any] = {"steps": 20, "step": 0.25, "loss": "raw-ce", "stream": "float64"}
     single = probe.attack("pgd", **run)
     try:
-        double = probe.attack("pgd", net=_Double(probe.net), **run)
+        double = probe.attack("pgd", net=Double(probe.net), **run)
     except Exception as error:  # whatever the network raises
         raise Inapplicable(f"the network does not run in float64 ({type(error).__name__})") from None
     return abs(_standing(single) - _standing(double))
-
-
-class _Double(nn.Module):
-    """The network in float64; its logits stay so, and so does the loss."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = deepcopy(net).double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.net(x.double())
-        return logits
 
 
 def _balls(threat: ThreatModel, x: Tensor) -> list[ThreatModel]:

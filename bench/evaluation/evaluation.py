@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.core import VOTES, Judge, ThreatModel, device
+from bench.core import VOTES, Judge, Rng, ThreatModel, device, shuffled
 from bench.data import Dataset, has_own_split, load
-from bench.diagnose import ACTIVE, CHECKS, choose, diagnose
+from bench.diagnose import ACTIVE, CHECKS, Probe, choose, diagnose, noticed
 from bench.errors import BadInput
 from bench.evaluation.certificates import certify
 from bench.evaluation.engine import Evaluation
@@ -26,6 +26,9 @@ from bench.files import LOCK, Reporter, alone, bury, sha256
 from bench.plans import Plan, Portfolio
 from bench.results import AttackResult, Card, CurvePoint, folder_name, read_card
 from bench.statistics import wilson
+
+LOOK = 64
+"""Samples at which every evaluation looks at the gradient."""
 
 
 def evaluate(  # noqa: PLR0913
@@ -101,7 +104,8 @@ def _attacked(task: Task) -> Card:
         # What the defense added last can prove, else what the one of the training can; nothing of an image in company.
         proving = () if subject.batch_dependent else reversed(subject.defenses)
         certified = next((proof for defense in proving if (proof := certify(run, defense))), None)
-        card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), search, certified))
+        seen = noticed(_right(run))
+        card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), search, certified, seen))
         card.save(folder / "card.json")
         shutil.rmtree(folder / "units", ignore_errors=True)
     return card
@@ -135,6 +139,15 @@ def _diagnosed(task: Task, card: Card, active: bool) -> Card:
             card = read_card(task.folder / "card.json").model_copy(update={"diagnosis": diagnosis})
             card.save(task.folder / "card.json")
     return card
+
+
+def _right(run: Evaluation) -> Probe:
+    """A few of the samples that an evaluation found right, to look at the network's gradient on."""
+    order = shuffled(len(run.data), run.seed, "noticed")
+    index = order[run.clean[order]][:LOOK]
+    x, y = run.data.batch(index)
+    rng = Rng(run.seed, run.data.ids[index.to(run.data.ids.device)]).at("noticed")
+    return Probe(run.judge, x, y, run.broken[index].to(y.device), rng, batch_size=run.batch_size)
 
 
 def _pool(task: Task) -> Dataset:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.core import margin
+from bench.core import ask, margin
 from bench.core.device import native_bf16
 
 WORTHWHILE = 10_000_000
@@ -26,8 +26,7 @@ class LowPrecision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] of x [N, C, H, W]."""
-        logits: Tensor = self.net(x.to(torch.bfloat16, memory_format=torch.channels_last))
-        return logits.float()
+        return ask(self.net, x.to(torch.bfloat16, memory_format=torch.channels_last))
 
 
 def to_low_precision(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | None, str]:
@@ -38,7 +37,7 @@ def to_low_precision(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | 
     if not native_bf16(x.device):
         return None, "float32: the device has no bfloat16"
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x)
+        ask(net, x)
     if counter.get_total_flops() < WORTHWHILE * len(x):
         return None, "float32: the network is too small to gain from bfloat16"
     try:
@@ -60,6 +59,6 @@ def to_low_precision(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | 
 def _answers(net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Labels [N] and the gradients of the margin, [N, C * H * W]."""
     x = x.detach().requires_grad_()
-    logits = net(x)
+    logits = ask(net, x)
     (grad,) = torch.autograd.grad(margin(logits, y).sum(), x)
     return logits.argmax(1), grad.flatten(1)

@@ -18,7 +18,7 @@ from bench.evaluation.engine import Evaluation
 from bench.evaluation.task import Task
 from bench.models import Model
 from bench.plugins import get_defense
-from bench.results import AttackResult, Card, Certified, CurvePoint, FileInfo, ModelInfo, Threat, archive, survive
+from bench.results import AttackResult, Card, Certified, CurvePoint, FileInfo, Finding, ModelInfo, Threat, archive, survive
 from bench.statistics import wilson
 
 _PACKAGES = (
@@ -34,6 +34,7 @@ class About(NamedTuple):
     search: str
     """The precision of the search, and why."""
     certified: Certified | None = None
+    noticed: tuple[Finding, ...] = ()
 
 
 def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curve: Sequence[CurvePoint], about: About) -> Card:
@@ -89,8 +90,15 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
         versions=_versions(),
         code=task.code,
         files={**_of_training(trained), **task.files},
-        notes=tuple(f"{attack.name}: {note}" for attack in attacks for note in attack.notes),
+        noticed=about.noticed,
+        notes=_notes(task, attacks, about),
     )
+
+
+def _notes(task: Task, attacks: Sequence[AttackResult], about: About) -> tuple[str, ...]:
+    """What a reader has to know: of the weights, of the gradient, and what attacks said."""
+    doubts = [f"{finding.check}: {finding.told}" for finding in about.noticed if finding.verdict != "ok"]
+    return (*task.subject.model.notes, *doubts, *(f"{attack.name}: {note}" for attack in attacks for note in attack.notes))
 
 
 def _training(trained: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from bench.core import DRAWS, ThreatModel, device
+from bench.core import DRAWS, ThreatModel, device, isolated
 from bench.data import Dataset
 from bench.evaluation.request import EvaluationRequest, Execution, choose_threat
-from bench.models import Model, Subject, load_subject, samples_of, training_beside, training_record
+from bench.models import Model, Subject, check_outputs, load_subject, samples_of, training_beside, training_record
 from bench.plans import Arm, Plan, Portfolio
 from bench.plugins import Kind, file_digests, registry
 from bench.results import section
@@ -64,6 +64,11 @@ def resolve(request: EvaluationRequest, execution: Execution) -> Task:
         choose_threat(request.norm, radius, trained.get("threat", {}), samples.family) for radius in request.eps or (None,)
     ]
     subject = load_subject(request.model, samples, dataset, request.seed, request.test_time, trained)
+    if where.type != "cpu":
+        # What a network keeps outside its parameters and buffers stays behind, which shows only there.
+        with isolated(request.seed):
+            net, first = subject.model.net.to(where), subject.first[0].to(where)
+            check_outputs(net, first, samples.classes, f"{request.model} on {where}", at_least=True)
     plan = request.plan
     for defense in subject.defenses:
         plan = plan.extended(defense.adaptive())

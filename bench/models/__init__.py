@@ -9,6 +9,7 @@ from bench.models.architectures import build
 from bench.models.checkpoint import load_weights, save_weights
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.identity import Answers, same_answers
-from bench.models.reference import Model, check_outputs, hold, resolve
+from bench.models.outputs import check_outputs
+from bench.models.reference import Model, hold, resolve
 from bench.models.samples import samples_of, training_beside
 from bench.models.subject import Subject, load_subject, training_record

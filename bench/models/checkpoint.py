@@ -26,6 +26,10 @@ _METADATA = "gauntlet"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _DEEPEST = 8
 """Wrappers around a state dict, at most."""
+AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|averaged?|avg|shadow|teacher)(?:[._]|$)")
+"""In the name of a set of weights: they are a mean over those of a training, or another network's."""
+_BESIDES = re.compile(r"optim|sched|scaler|rng|_states$", re.IGNORECASE)
+"""What a training keeps beside its weights."""
 _SAVE_PLAIN = "save the weights alone, torch.save(net.state_dict(), file), and use that file"
 
 
@@ -41,7 +45,16 @@ def save_weights(path: Path, net_or_state: nn.Module | Mapping[str, Tensor], met
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a weights file by name, on the CPU, and its metadata; the format is told by the content."""
+    """The tensors of a weights file by name, without the "module." of DataParallel, on the CPU, and its metadata."""
+    state, metadata = read_file(path)
+    return without_module(state), metadata
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The same under the names that the file has; the format is told by the content.
+
+    A file with several sets of weights, such as raw and averaged ones, has the name of each before its tensors' names.
+    """
     try:
         if not path.exists():
             raise BadInput(f"no weights file at {path}; check the path")
@@ -144,10 +157,14 @@ def _load_torch(path: Path) -> Any:
         if blocked := _blocked(path, error):
             raise BadInput(
                 f"{path} is a pickle that would run code: it asks for {blocked}, which was blocked and not executed; "
-                + _SAVE_PLAIN
+                f"{_SAVE_PLAIN}, or, if it is a whole network that you trust, write a Python file with `def net(): return "
+                f"torch.load({str(path)!r}, weights_only=False)` and evaluate py:FILE.py:net"
             ) from None
         if "TorchScript" in str(error):
-            raise BadInput(f"{path} is a TorchScript program, not weights; {_SAVE_PLAIN}") from None
+            raise BadInput(
+                f"{path} is a TorchScript program: code, which ckpt: never runs; {_SAVE_PLAIN}, or, if you trust it, "
+                f"write a Python file with `def net(): return torch.jit.load({str(path)!r})` and evaluate py:FILE.py:net"
+            ) from None
         raise BadInput(
             f"{path} is truncated, corrupt or not a weights file at all ({type(error).__name__}); "
             "copy or download it again, as safetensors or a torch state dict"
@@ -200,15 +217,11 @@ def _pickle_of(path: Path) -> bytes:
 
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    """The state dict inside what a file holds, without wrappers and without the "module." of DataParallel."""
-    # A bounded number of times, because a dict can be made to hold itself.
-    for _ in range(_DEEPEST):
-        if not isinstance(content, Mapping):
-            break
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    """The state dict inside what a file holds, without wrappers; of several, all, each below its own name."""
+    sets = _sets(content, set())
+    if len(sets) > 1 or any(AVERAGED.search(name) for name in sets):
+        return {f"{name}.{key}": value for name, state in sets.items() for key, value in state.items()}
+    content = next(iter(sets.values())) if sets else _unwrapped(content)
     if not isinstance(content, Mapping):
         raise BadInput(f"{path} holds a {type(content).__name__}, not a dict of tensors; {_SAVE_PLAIN}")
     names = [key if isinstance(key, str) else f"{_spoken(key)} (not a name)" for key in content]
@@ -217,8 +230,51 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
     if strange or not content:
         told = f"also {_first_three(strange)}" if strange else "nothing"
         raise BadInput(f"{path} holds {told}, not a dict of tensors; {_SAVE_PLAIN}")
-    bare = all(key.startswith("module.") for key in content)
-    return {key.removeprefix("module.") if bare else key: value for key, value in content.items()}
+    return dict(content)
+
+
+def without_module(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same without the "module." that DataParallel puts before every name."""
+    bare = all(key.startswith("module.") for key in state)
+    return {key.removeprefix("module.") if bare else key: value for key, value in state.items()}
+
+
+def _unwrapped(content: Any) -> Any:
+    """What is inside the wrappers that training scripts put around a state dict."""
+    # A bounded number of times, because a dict can be made to hold itself.
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    return content
+
+
+def _sets(content: Any, seen: set[int], depth: int = _DEEPEST) -> dict[str, Mapping[str, Tensor]]:
+    """Every state dict in what a file holds, by the path of names that leads there; optimisers have none.
+
+    seen: the dicts that were looked into, because one can be made to hold itself.
+    """
+    found: dict[str, Mapping[str, Tensor]] = {}
+    if not depth or not isinstance(content, Mapping) or _is_state(content):
+        return found
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Mapping) or id(value) in seen or _BESIDES.search(name):
+            continue
+        seen.add(id(value))
+        if value and all(isinstance(key, str) and not _odd(part) for key, part in value.items()):
+            found[name] = value
+        else:
+            found |= {f"{name}.{inner}": state for inner, state in _sets(value, seen, depth - 1).items()}
+    return found
+
+
+def _is_state(content: Mapping[Any, Any]) -> bool:
+    """Whether it holds weights itself, and not below the name of a wrapper."""
+    weights = any(isinstance(value, Tensor) and value.dim() for value in content.values())
+    return weights and not any(isinstance(content.get(name), Mapping) for name in _WRAPPERS)
 
 
 def _spoken(key: object) -> str:

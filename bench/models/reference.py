@@ -9,16 +9,16 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bench.core import views
-from bench.errors import BadInput, UnknownName, out_of_memory
+from bench.errors import BadInput, UnknownName
 from bench.models import architectures
-from bench.models.checkpoint import digest, fit, load_weights
+from bench.models.checkpoint import digest, fit, read_file
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.factory import call_factory
 from bench.models.layers import Normalize, Normalized
+from bench.models.outputs import check_outputs as check_outputs  # noqa: PLC0414
+from bench.models.weights import choose
 from bench.plugins import code_digest, user_code
 
 FORMS = (
@@ -45,8 +45,10 @@ class Model:
     """SHA-256 of its weights; for a network from a Python file, of the factory's name and the code beside it too."""
     run: Path | None
     """The run folder it came from."""
-    built: bool = False
-    """Whether code builds it, so that its weights do not settle what it answers."""
+    elsewhere: bool = False
+    """Whether its code is not ours, and may do anything with what it is given: its weights do not settle what it answers."""
+    notes: tuple[str, ...] = ()
+    """What was done to the weights so that they fit, for a reader of the card."""
 
 
 def resolve(reference: str, shape: tuple[int, int, int], classes: int, *, at_least: bool = False) -> Model:
@@ -81,32 +83,6 @@ def _resolve(reference: str, shape: tuple[int, int, int], classes: int, at_least
     raise BadInput(f"model {reference!r} is neither a folder nor a known kind; a model is {FORMS}")
 
 
-@torch.no_grad()
-def check_outputs(net: nn.Module, x: Tensor, classes: int, origin: str, *, at_least: bool = False) -> None:
-    """Refuse a network whose answers to images x [N, C, H, W] are not logits [N, K]."""
-    try:
-        logits: object = views.forward(net, x)
-    except Exception as error:  # whatever the network raises
-        if out_of_memory(error):
-            raise
-        told = " ".join(str(error).split())
-        raise BadInput(
-            f"{origin} fails on images of shape {list(x.shape)}: {type(error).__name__}: {told}; "
-            "give a model made for this data set"
-        ) from None
-    if not isinstance(logits, Tensor):
-        raise BadInput(f"{origin} returns a {type(logits).__name__}, not a tensor of logits; return the logits alone")
-    if logits.dim() != 2 or len(logits) != len(x) or not logits.is_floating_point():
-        found = f"{str(logits.dtype).removeprefix('torch.')} {list(logits.shape)}"
-        raise BadInput(f"{origin} returns {found} for {len(x)} images; return float logits [{len(x)}, {classes}]")
-    if logits.shape[1] != classes and not (at_least and logits.shape[1] > classes):
-        raise BadInput(f"{origin} has {logits.shape[1]} outputs and the data set {classes} classes; they must agree")
-    if broken := int((~logits.isfinite().all(1)).sum()):
-        raise BadInput(f"{origin} returns NaN or infinite logits for {broken} of {len(x)} images; check its weights")
-    if ((logits >= 0) & (logits <= 1)).all() and ((logits.sum(1) - 1).abs() <= 1e-5).all():
-        raise BadInput(f"{origin} returns probabilities, which hide gradients: return logits: remove the softmax")
-
-
 def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
     folder_text, _, query = rest.partition("?")
     folder = Path(folder_text)
@@ -128,14 +104,14 @@ def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: i
         raise UnknownName("weights", weights, {"best", "last", "ensemble", "snapshot-1", *held})
     if weights not in held:
         raise BadInput(f"{folder} has no {weights}.safetensors: {there}; name one with ?weights=, or train again")
-    net, arch = _read(folder / f"{weights}.safetensors", {}, shape, classes, at_least)
+    net, arch, _ = _read(folder / f"{weights}.safetensors", {}, shape, classes, at_least)
     return _model(reference, folder.resolve().name, net, arch, folder)
 
 
 def _from_checkpoint(reference: str, rest: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
     file, _, query = rest.removeprefix("ckpt:").partition("?")
-    net, arch = _read(Path(file), architectures.parse_query(query, f"model {reference!r}"), shape, classes, at_least)
-    return _model(reference, Path(file).stem, net, arch, None)
+    net, arch, notes = _read(Path(file), architectures.parse_query(query, f"model {reference!r}"), shape, classes, at_least)
+    return replace(_model(reference, Path(file).stem, net, arch, None), notes=notes)
 
 
 def _from_file(reference: str, rest: str) -> Model:
@@ -148,7 +124,7 @@ def _from_file(reference: str, rest: str) -> Model:
         model = _model(reference, factory, net, type(net).__name__, None)
     # Two files may differ in what they compute and share every weight, or have none.
     all_of_it = f"{model.digest} {factory} {code_digest(path, path.parent)}"
-    return Model(reference, model.name, model.net, model.arch, hashlib.sha256(all_of_it.encode()).hexdigest(), None, built=True)
+    return replace(model, digest=hashlib.sha256(all_of_it.encode()).hexdigest(), elsewhere=True)
 
 
 _held: dict[str, nn.Module] = {}
@@ -170,30 +146,36 @@ def _from_memory(reference: str) -> Model:
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
         raise BadInput(f"{reference} cannot be copied ({told}); give py:FILE.py:factory, which builds it") from None
-    return replace(
-        _model(reference, reference.removeprefix("live:").rpartition("-")[0], net, type(net).__name__, None), built=True
-    )
+    return replace(_model(reference, type(net).__name__, net, type(net).__name__, None), elsewhere=True)
 
 
 def _from_zoo(reference: str, rest: str, classes: int) -> Model:
     from bench.models.robustbench import load
 
     name, net = load(reference, rest, classes)
-    return replace(_model(reference, name, net, type(net).__name__, None), built=True)
+    return replace(_model(reference, name, net, type(net).__name__, None), elsewhere=True)
 
 
 def _model(reference: str, name: str, net: nn.Module, arch: str, run: Path | None) -> Model:
-    net = net.cpu().eval().requires_grad_(False)
+    # One by one: a network of somebody's may return nothing from any of them, and a TorchScript program lacks the last.
+    net.cpu()
+    net.eval()
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
     return Model(reference, name, net, arch, digest(net), run)
 
 
 def _read(
     path: Path, options: Mapping[str, str], shape: tuple[int, int, int], classes: int, at_least: bool
-) -> tuple[nn.Module, str]:
-    """The network of a weights file and its spec. options: arch, the architecture's parameters, mean and std."""
-    state, metadata = load_weights(path)
+) -> tuple[nn.Module, str, tuple[str, ...]]:
+    """The network of a weights file, its spec, and what a reader is to know of the weights.
+
+    options: arch, the architecture's parameters, mean and std, and weights, the set to take where the file holds several.
+    """
+    state, metadata = read_file(path)
     classes = _agree(path, metadata, shape, classes, at_least)
     given = dict(options)
+    wanted = given.pop("weights", None)
     statistics = _statistics(path, given, shape[0], metadata)
     spec = _spec(path, given, metadata)
     # Placeholders: the statistics of a network trained here are among its weights.
@@ -203,8 +185,9 @@ def _read(
         net: nn.Module = SnapshotEnsemble(architectures.build(spec, shape, classes, inside) for _ in range(count))
     else:
         net = architectures.build(spec, shape, classes, inside)
+    state, notes = choose(state, net.state_dict(), path, wanted, normalized=statistics is not None)
     fit(net, state, str(path))
-    return (net if statistics is None else Normalized(Normalize(*statistics), net)), spec
+    return (net if statistics is None else Normalized(Normalize(*statistics), net)), spec, notes
 
 
 def _agree(path: Path, metadata: Mapping[str, str], shape: tuple[int, int, int], classes: int, at_least: bool) -> int:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from torch import Tensor
 
 from bench import data, models
-from bench.core import batch_dependence, isolated, randomised
+from bench.core import Classifier, batch_dependence, isolated, randomised
 from bench.data import Dataset
 from bench.errors import BadInput
 from bench.files import read_text
@@ -69,7 +69,7 @@ def load_subject(
     trained = training_record(reference) if trained is None else trained
     with isolated(seed):
         model = models.resolve(reference, samples.shape, samples.classes, at_least=open_ended)
-    net = model.net
+    net = Classifier(model.net) if model.elsewhere else model.net
     if trained.get("settings", {}).get("statistics") == "batch":
         net = batchnorm.use_batches(net)
     added = _added(test_time)
@@ -78,14 +78,16 @@ def load_subject(
         if type(defense).fit is not Defense.fit:
             net = defense.fit(net, data.load(dataset, "train"))
         net = defense.wrap(net)
-    net.eval().requires_grad_(False)
+    # What a defense of somebody's makes of it may return nothing from either.
+    net.eval()
+    net.requires_grad_(False)
     first, labels = samples.batch(torch.arange(min(len(samples), 64)))
     with isolated(seed):
         models.check_outputs(net, first, samples.classes, reference, at_least=open_ended)
     label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
     noisy = randomised(net, first, seed)
     dependent = not noisy and batch_dependence(net, first[:32], 1 - first[:32]) > DEPENDENT
-    answers = answers_of(net, first) if model.built and not noisy else Answers()
+    answers = answers_of(net, first) if model.elsewhere and not noisy else Answers()
     return Subject(replace(model, net=net), label, trained, found, noisy, dependent, (first, labels), answers, files_of(found))
 
 

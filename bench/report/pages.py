@@ -70,6 +70,7 @@ def render(
             ]
             shown = _shown(part, ranked=bool(told))
             notes += [told] if told else []
+            notes += _doubts(here) if ranked else []
             parts.append(Section(f"{dataset} · {threat} · plan {plan}", shown, [*notes, *_remarks(shown, here)]))
             if "sd" in shown.columns and len(seeds):
                 own = seeds[(seeds["dataset"] == dataset) & (seeds["threat"] == threat) & (seeds["plan"] == plan)]
@@ -89,6 +90,16 @@ def _shown(part: pd.DataFrame, *, ranked: bool) -> pd.DataFrame:
     if plan in shown.columns and shown[plan].equals(shown["robust"].rename(plan)):
         shown = shown.drop(columns=plan)
     return shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]
+
+
+def _doubts(entries: Sequence[Entry]) -> list[str]:
+    """What evaluations noticed of the gradients of rows that no diagnosis has looked at."""
+    return [
+        f"{card.name}: {finding.check}: {finding.told}"
+        for card in (entry.card for entry in entries)
+        for finding in card.noticed
+        if finding.verdict != "ok" and card.diagnosis is None
+    ]
 
 
 def _remarks(shown: pd.DataFrame, entries: Sequence[Entry]) -> list[str]:
@@ -140,6 +151,7 @@ def summary(rows: Sequence[tuple[Card, Path]]) -> str:
         if card.data.taken:
             lines.append(f"samples: {card.data.taken}")
         lines += [f"note: {a.name}: the gradient looks masked: {a.masked}" for a in card.attacks if a.masked]
+        lines += [f"note: {note}" for note in dict.fromkeys(card.notes)]
         if card.eot > 1:
             lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")
     lines += [f"card: {path}" for _, path in rows]

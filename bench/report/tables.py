@@ -104,7 +104,7 @@ def _row(
         "notes": sum(len(card.notes) for card in cards) or "",
         "proof": PROOF[all(entry.outcomes for entry in entries)],
         "_key": first.model.digest,
-        "_doubt": max(DOUBT[CONSTANT if card.constant else _verdict(card)] for card in cards),
+        "_doubt": max(_doubt(card) for card in cards),
     }
 
 
@@ -128,9 +128,14 @@ def _interval(entries: Sequence[Entry]) -> str:
 
 
 def _verdict(card: Card) -> str:
-    if card.constant and not card.diagnosis:
-        return CONSTANT
-    return NOT_COMPARABLE if card.batch_dependent else card.diagnosis.verdict if card.diagnosis else ""
+    if card.diagnosis:
+        return card.diagnosis.verdict
+    return NOT_COMPARABLE if card.batch_dependent else CONSTANT if card.constant else card.verdict or ""
+
+
+def _doubt(card: Card) -> int:
+    """Rows with a higher one stand below; what makes a row incomparable or constant weighs more than its diagnosis."""
+    return DOUBT[CONSTANT if card.constant else NOT_COMPARABLE if card.batch_dependent else card.verdict or ""]
 
 
 def _collapses(cards: Sequence[Card]) -> str | int:

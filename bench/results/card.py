@@ -24,9 +24,11 @@ from bench.results.schema import (
     CurvePoint,
     Diagnosis,
     Eps,
+    Finding,
     Record,
     Sentence,
     Share,
+    Verdict,
 )
 
 SCHEMA = 3
@@ -173,6 +175,8 @@ class Card(Record):
     eight_bit_accuracy: Share | None = None
     """Robust accuracy if adversarial examples had to be images of 8 bits: those that rounding undoes do not count."""
     diagnosis: Diagnosis | None = None
+    noticed: tuple[Finding, ...] = ()
+    """What the evaluation itself looked at: whether there is a gradient, and whether it is that of the answers."""
     seconds: float
     device: str
     versions: dict[str, str]
@@ -192,6 +196,14 @@ class Card(Record):
         """What answered: equal for two evaluations of one model, whatever it is called and wherever it lies."""
         ours = tuple(sorted((name, digest) for name, digest in self.code.items() if name.startswith("defense ")))
         return self.model.digest, self.model.answers, self.model.test_time, ours
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Of the diagnosis; without one, "suspicious" where the evaluation itself noticed that gradients mislead."""
+        if self.diagnosis:
+            return self.diagnosis.verdict
+        doubtful = any(finding.verdict != "ok" for finding in self.noticed) or any(attack.masked for attack in self.attacks)
+        return "suspicious" if doubtful else None
 
     def to_json(self) -> str:
         """The card as it is stored."""

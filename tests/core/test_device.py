@@ -65,3 +65,16 @@ def test_names() -> None:
     assert pick().type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(BadInput, match="unknown device 'gpu'"):
         pick("gpu")
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "meta", "xpu:1", "hpu", "vulkan", "ipu", "xla"])
+def test_a_device_that_cannot_compute_is_an_error_of_ours(name: str) -> None:
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(BadInput, match=rf"device '{name}' cannot be computed on here \(.*\); use cpu or cuda"):
+        pick(name)
+
+
+def test_a_gpu_that_is_not_there_is_an_error_of_ours() -> None:
+    with pytest.raises(BadInput, match=r"device 'cuda:99' asked for, but torch .*; use --device c"):
+        pick("cuda:99")

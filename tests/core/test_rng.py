@@ -1,10 +1,15 @@
 """Randomness keyed by sample id."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from bench.core import Judge, ThreatModel, randomised
 from bench.core.rng import Rng, isolated, shuffled
 
 
@@ -73,3 +78,33 @@ def test_isolated_code_restores_the_generator_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="size"), isolated(1):
         torch.rand(1) @ torch.rand(2)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_generators_of_numpy_and_python_are_isolated_like_torchs() -> None:
+    """Preprocessing and augmentation draw from any of the three."""
+
+    def drawn() -> list[float]:
+        return [torch.rand(1).item(), float(np.random.rand()), random.random()]
+
+    before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+    found = []
+    for _ in range(2):
+        with isolated(5, "noise"):
+            found.append(drawn())
+    with isolated(6, "noise"):
+        assert all(one != other for one, other in zip(drawn(), found[0], strict=True))
+    with pytest.raises(RuntimeError, match="size"), isolated(5, "noise"):
+        torch.ones(2) @ torch.tensor(drawn())
+    assert found[0] == found[1]
+    assert before == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index,union-attr]
+
+
+def test_a_network_that_draws_from_numpy_is_randomised_and_repeats_itself() -> None:
+    def noisy(x: Tensor) -> Tensor:
+        noise = 0.1 * np.random.rand(*x.shape) + 0.1 * random.random()
+        return (x + torch.from_numpy(noise).float()).flatten(1)
+
+    x, y = torch.rand(16, 1, 3, 3), torch.zeros(16, dtype=torch.int64)
+    assert randomised(noisy, x, 0)
+    judge = Judge(noisy, ThreatModel.parse("linf", "0.1"), draws=3)
+    assert torch.equal(judge.correct(x, y)[1], judge.correct(x, y)[1])

@@ -16,6 +16,7 @@ from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.core.views import VIEWS, Meter
 from bench.data.datasets import load
+from bench.errors import BadInput
 from bench.files.progress import Reporter
 from bench.models import build
 from bench.plugins.registry import attack_names, defense_names, get_attack
@@ -191,3 +192,13 @@ def test_evaluations_say_the_same_and_are_verified(
     assert there.certified == here.certified
     said = [card.diagnosis and (card.diagnosis.verdict, card.diagnosis.findings) for card in (there, here)]
     assert said[0] == said[1]
+
+
+def test_what_a_network_leaves_on_the_cpu_is_told(device: str, tmp_path: Path) -> None:
+    """A tensor in a plain list moves with nothing."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.kept = [torch.ones(64, 10)]\n\n    def forward(self, x):\n        return x.flatten(1) @ self.kept[0]\n"
+    )
+    with pytest.raises(BadInput, match=r"mine.py:Net on lazy:0 fails .*same device.*in parameters or buffers"):
+        evaluate(f"py:{tmp_path / 'mine.py'}:Net", dataset="digits", n=8, device_name=device, results=tmp_path, quiet=True)
