@@ -84,6 +84,13 @@ def test_a_former_place_hands_on_the_same_things(tmp_path: Path) -> None:
     assert make_defense("of_old_too", {}).name == "of_old_too"
 
 
+def test_a_checkout_finds_the_collections_beside_it(tmp_path: Path) -> None:
+    """`from bench import run` works in a clone with its environment, though the folder hides the installed package."""
+    code = "import bench; from bench.plugins import get_attack; print(bench.__path__[0], get_attack('pgd').run.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert done.stdout.split() == [str(CHECKOUT / "bench"), "bench.attacks.pgd"]
+
+
 def test_every_room_says_what_lives_there_and_what_it_may_import() -> None:
     rooms = sorted(path.parent for path in (CHECKOUT / "bench").glob("*/__init__.py"))
     table = (CHECKOUT / "CONTRIBUTING.md").read_text()

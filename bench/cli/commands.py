@@ -159,12 +159,16 @@ def new_attack(name: opt.OwnName, into: opt.Into = Path()) -> None:
 
 
 @app.command()
-def doctor(name: Annotated[str, typer.Argument(help="A defense or an attack.")], plugin: opt.Plugin = None) -> None:
+def doctor(
+    name: Annotated[str, typer.Argument(help="A defense or an attack.")],
+    setting: opt.Setting = None,
+    plugin: opt.Plugin = None,
+) -> None:
     """Check a defense or an attack against what the harness relies on; exit code 1 where something is wrong."""
     from bench.doctor.examination import examine_plugin, render
 
     opt.load(plugin)
-    findings = examine_plugin(name)
+    findings = examine_plugin(name, opt.settings_of(setting or []))
     typer.echo(render(name, findings))
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)

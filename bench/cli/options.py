@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +46,7 @@ Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images p
 Plugin = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with attacks or defenses of your own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter, as key=value; repeatable.")]
 Name = Annotated[str | None, typer.Option("--name", help="The row's label [default: the defense's or the model's name].")]
 _FORMS = "a run folder, ckpt:FILE?arch=NAME, py:FILE.py:factory or robustbench:NAME"
 Model = Annotated[str, typer.Argument(help=f"{_FORMS[0].upper()}{_FORMS[1:]}.")]
@@ -64,7 +65,7 @@ class Training:
     norm: Norm = "linf"
     eps: Eps = None
     epochs: Annotated[int | None, typer.Option("--epochs", help="Short for --set epochs=...")] = None
-    setting: Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter, as key=value; repeatable.")] = None
+    setting: Setting = None
     seed: Seed = 0
     name: Name = None
     plugin: Plugin = None
@@ -89,14 +90,19 @@ class Training:
         return Execution(self.results, self.device, batch_size, self.quiet)
 
     def _settings(self) -> dict[str, str]:
-        settings: dict[str, str] = {}
-        for pair in [*(self.setting or []), *([] if self.epochs is None else [f"epochs={self.epochs}"])]:
-            key, equals, value = pair.partition("=")
-            if not (key and equals):
-                raise BadInput(f"--set {pair!r}: write key=value, as in --set epochs=5")
-            if settings.setdefault(key, value) != value:
-                raise BadInput(f"{key} is given twice, as {settings[key]} and as {value}; leave one out")
-        return settings
+        return settings_of([*(self.setting or []), *([] if self.epochs is None else [f"epochs={self.epochs}"])])
+
+
+def settings_of(pairs: Sequence[str]) -> dict[str, str]:
+    """What --set says, as texts by their names."""
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise BadInput(f"--set {pair!r}: write key=value, as in --set epochs=5")
+        if settings.setdefault(key, value) != value:
+            raise BadInput(f"{key} is given twice, as {settings[key]} and as {value}; leave one out")
+    return settings
 
 
 @dataclass(frozen=True)

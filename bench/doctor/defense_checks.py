@@ -6,7 +6,7 @@ import copy
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -44,15 +44,17 @@ def context(net: TrainingNet, data: Dataset, threat: ThreatModel, rows: Tensor, 
 
 @dataclass(frozen=True)
 class DefenseCase:
-    """A defense at its defaults under one threat model."""
+    """A defense under one threat model."""
 
     name: str
     threat: ThreatModel
     data: Dataset
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Hyper-parameters that are not at their defaults."""
 
     def defense(self) -> Defense:
         """A fresh one."""
-        return make_defense(self.name, {})
+        return make_defense(self.name, self.settings)
 
     def loss(self, net: TrainingNet, progress: float = 0.9, rows: Tensor | None = None) -> Tensor:
         """Of a fresh defense that has nothing in its memory."""
@@ -61,15 +63,17 @@ class DefenseCase:
 
     def updates(self) -> Updates:
         """A training of it that is about to begin."""
-        request = TrainingRequest(defense=self.name, model=ARCH, norm=self.threat.norm, eps=self.threat.eps_text)
+        request = TrainingRequest.of(
+            defense=self.name, model=ARCH, norm=self.threat.norm, eps=self.threat.eps_text, settings=self.settings
+        )
         return Updates(request.job(), network(self.data), self.data, None)
 
 
-def cases(name: str) -> tuple[dict[str, DefenseCase], str]:
+def cases(name: str, settings: Mapping[str, Any] | None = None) -> tuple[dict[str, DefenseCase], str]:
     """One for every norm that the defense can be trained in, and why it cannot be in the last of the others."""
     data, found, reason = load("digits", "train"), {}, ""
     for norm, eps in EPS.items():
-        case = DefenseCase(name, ThreatModel.parse(norm, eps), data)
+        case = DefenseCase(name, ThreatModel.parse(norm, eps), data, settings or {})
         if told := case.defense().skip("digits", case.threat):
             reason = told
         else:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+BEAT = 60
+"""Seconds after which a reader hears again of what takes long."""
 
 
 class Reporter:
@@ -22,6 +26,7 @@ class Reporter:
         self._said = self._started
         self._done = 0.0
         self._note = ""
+        self._over = threading.Event()
         self._bar: Progress | None = None
         self._task = TaskID(0)
         if not quiet and sys.stderr.isatty():
@@ -40,9 +45,12 @@ class Reporter:
     def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
+        elif not self._quiet:
+            threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
         if self._bar:
             self._bar.stop()
 
@@ -73,6 +81,14 @@ class Reporter:
             self._bar.console.print(text, highlight=False, markup=False)
         elif not self._quiet:
             print(text, file=sys.stderr, flush=True)  # noqa: T201 - the product's voice
+
+    def _beat(self) -> None:
+        """Off a terminal, a line where something takes so long that a reader would think it stuck."""
+        while not self._over.wait(BEAT):
+            now = time.monotonic()
+            if now - self._said >= BEAT:
+                self._said = now
+                self.say(f"{self._title}: {self._note or 'at work'}, {_duration(now - self._started)} so far{self._left(now)}")
 
     def _left(self, now: float) -> str:
         if not 0 < self._done < self._total:

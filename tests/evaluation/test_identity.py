@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import Card, check_regression, evaluate, load_plugin, read_card, train, transfer_matrix
+from bench import Card, check_regression, evaluate, examine_plugin, load_plugin, read_card, train, transfer_matrix
 from bench.data import load
 from bench.errors import BadInput, PluginWarning, UnknownName
 from bench.evaluation import EvaluationRequest
@@ -185,6 +185,18 @@ def test_a_file_that_a_setting_names_is_its_content(fast_run: Path, periodic_run
     assert train(f"student_{name}", **asked) != first
     card, _ = evaluate(str(first), plan_name="smoke", n=20, quiet=True)
     assert "training teacher" in card.files
+
+
+def test_the_doctor_tries_a_defense_with_what_it_needs(fast_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "needy.py").write_text(HAT.format(name="needy", more="", kind="WeightsFile, ", annotation="WeightsFile"))
+    load_plugin(tmp_path / "needy.py")
+    with_it = {f.check: f for f in examine_plugin("student_needy", {"teacher": str(fast_run / "best.safetensors")})}
+    without = {f.check: f for f in examine_plugin("student_needy")}
+    assert sum(f.ok is False for f in with_it.values()) < sum(f.ok is False for f in without.values())
+    with pytest.raises(BadInput, match="epochs is an option of every training"):
+        examine_plugin("student_needy", {"epochs": "3"})
+    with pytest.raises(UnknownName, match="did you mean 'teacher'"):
+        examine_plugin("student_needy", {"techer": "x.pt"})
 
 
 def test_a_declared_file_has_to_be_there(tmp_path: Path) -> None:
