@@ -73,7 +73,8 @@ def render(
             notes += _doubts(here) if ranked else []
             parts.append(Section(f"{dataset} · {threat} · plan {plan}", shown, [*notes, *_remarks(shown, here)]))
             if "sd" in shown.columns and len(seeds):
-                own = seeds[(seeds["dataset"] == dataset) & (seeds["threat"] == threat) & (seeds["plan"] == plan)]
+                alike = ["dataset", "threat", "plan", "defense", "model", "differs in"]
+                own = seeds.merge(part.loc[part["seeds"] > 1, alike], on=alike)
                 parts.append(Section(f"{dataset} · {threat} · plan {plan} · each seed", _shown(own, ranked=False), []))
     return {"md": _markdown, "tex": _latex, "html": _html, "text": _text}[form](parts)
 
