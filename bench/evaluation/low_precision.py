@@ -36,11 +36,12 @@ def to_low_precision(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | 
     """
     if not native_bf16(x.device):
         return None, "float32: the device has no bfloat16"
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        ask(net, x)
-    if counter.get_total_flops() < WORTHWHILE * len(x):
-        return None, "float32: the network is too small to gain from bfloat16"
     try:
+        # What is only about speed must not decide whether there is a result: counting alone breaks some networks.
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            ask(net, x)
+        if counter.get_total_flops() < WORTHWHILE * len(x):
+            return None, "float32: the network is too small to gain from bfloat16"
         faster = LowPrecision(net).eval().requires_grad_(False)
         (answers, slopes), (theirs, coarser) = _answers(net, x, y), _answers(faster, x, y)
     except Exception as error:  # whatever the network raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,20 +51,25 @@ class Threat(Record):
 
 
 _COUNTS = ("seed", "epochs", "best_epoch", "collapse_epoch", "samples", "validation", "peak_memory_mib")
+LONGEST_TEXT = 4096
+"""Characters of a text among settings."""
 _NUMBERS = (*_COUNTS, "forwards_per_sample", "backwards_per_sample", "seconds", "single_step_gap")
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as a table can hold them: numbers, short texts, booleans, nothing, and lists of these."""
+    """Settings as a table can show them: no text in them is longer than one that somebody typed."""
     for key, value in values.items():
-        parts = value if isinstance(value, list) else [value]
-        if len(key) > 100 or not all(isinstance(part, bool | int | float | None) or _short(part) for part in parts):
+        if len(key) > 100 or any(isinstance(part, str) and len(part) > LONGEST_TEXT for part in _leaves(value)):
             raise ValueError(f"{key[:100]!r} is no setting: it holds {str(value)[:60]!r}")
     return values
 
 
-def _short(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 1000
+def _leaves(value: Any) -> Iterator[Any]:
+    inside = _inside(value)
+    for part in inside:
+        yield from _leaves(part)
+    if not isinstance(value, dict | list):
+        yield value
 
 
 def _training(values: dict[str, Any]) -> dict[str, Any]:

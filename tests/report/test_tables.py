@@ -142,10 +142,19 @@ def test_a_damaged_card_is_left_out_by_name_and_the_rest_is_ranked(results: Path
         ({"n": "many"}, "n: "),
         ({"robust_accuracy": None}, "robust_accuracy"),
         ({"surprise": 1}, "surprise"),
+        ({"model.training": {"seed": [1, 2]}}, "seed = .* is no number of a training"),
+        ({"model.training": {"backwards_per_sample": "20 | 30"}}, "backwards_per_sample = .* is no number of a training"),
+        ({"model.training": {"collapse_epoch": True}}, "collapse_epoch"),
+        ({"model.training": {"seed": 10**30}}, "seed"),
+        ({"model.settings": {"epochs": "x" * 5000}}, "'epochs' is no setting"),
+        ({"model.settings": {"k" * 101: 1}}, "is no setting"),
     ],
 )
 def test_cards_of_another_kind_are_told(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    content = json.loads(card("x", 0.5).to_json()) | change
+    content = json.loads(card("x", 0.5).to_json())
+    for key, value in change.items():
+        place, _, last = key.rpartition(".")
+        (content[place] if place else content)[last] = value
     (tmp_path / "card.json").write_text(json.dumps(content))
     with pytest.raises(BadInput, match=message):
         read_card(tmp_path / "card.json")
