@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
-from bench.core import Loss, dead, forward, margin, margin_targeted, raw_cross_entropy, slopes
+from bench.core import Loss, dead, forward, isolated, margin, margin_targeted, raw_cross_entropy, slopes
 from bench.diagnose.finding import Inapplicable, check
 from bench.diagnose.probe import Probe
 
@@ -76,4 +78,5 @@ def _dead(probe: Probe, loss: Loss) -> float:
 def gradient(probe: Probe, x: Tensor, loss: Loss) -> Tensor:
     """Gradients as they come, [M, C, H, W]."""
     every = torch.arange(len(x), device=x.device).split(probe.rows)
-    return torch.cat([slopes(probe.seen, x[rows], probe.y[rows], loss) for rows in every])
+    with isolated(probe.rng.seed, "gradient") if probe.noisy else nullcontext():
+        return torch.cat([slopes(probe.seen, x[rows], probe.y[rows], loss) for rows in every])

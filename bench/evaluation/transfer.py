@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import pandas as pd
@@ -43,6 +44,8 @@ class Transfer(NamedTuple):
     """
     flags: list[Flag]
     """Largest first."""
+    same: list[tuple[str, str]]
+    """Names of one and the same model, whose rows and columns say nothing of transfer between them."""
 
 
 class _Rival(NamedTuple):
@@ -98,7 +101,9 @@ def transfer_matrix(  # noqa: PLR0913
                 report.advance(len(index), f"examples of {names[row]}")
     matrix = pd.DataFrame(standing.double().div(len(samples)).numpy(), index=names, columns=names)
     matrix.attrs = {"dataset": dataset, "threat": str(threat), "n": len(samples)}
-    return Transfer(matrix, _flags(matrix))
+    pairs = combinations(range(len(rivals)), 2)
+    same = [(names[one], names[other]) for one, other in pairs if rivals[one].identity == rivals[other].identity]
+    return Transfer(matrix, _flags(matrix), same)
 
 
 def _hold(
@@ -129,15 +134,11 @@ def _rival(reference: str, samples: Dataset, dataset: str, threat: ThreatModel, 
 
 def _distinct(rivals: Sequence[_Rival], references: Sequence[str]) -> list[str]:
     """What the models are called: by the shortest kind of name that tells them all apart."""
-    for place, rival in enumerate(rivals):
-        if same := [other for other in range(place) if rivals[other].identity == rival.identity]:
-            raise BadInput(
-                f"{references[place]!r} is given twice: it is the model of {references[same[0]]!r}; name every model once"
-            )
     for kind in ([rival.label for rival in rivals], [rival.name for rival in rivals], references):
         if len(set(kind)) == len(kind):
             return list(kind)
-    raise AssertionError("two references to one model are refused above")
+    twice = next(name for name in references if references.count(name) > 1)
+    raise BadInput(f"{twice!r} is given twice; name every model once")
 
 
 def _flags(matrix: pd.DataFrame) -> list[Flag]:
@@ -162,6 +163,7 @@ def render(found: Transfer) -> str:
         for flag in found.flags
     ]
     told = told or ["no model falls more to examples made on another than to its own gradient"]
+    told += [f"{one} and {other} are the same model; drop one of them" for one, other in found.same]
     title = f"{about['dataset']} · {about['threat']} · n {about['n']} · accuracy in percent"
     return "\n".join([title, "", str(table), "", *told])
 
@@ -169,4 +171,6 @@ def render(found: Transfer) -> str:
 def to_json(found: Transfer) -> str:
     """The same for a machine: accuracies by source and target, as fractions."""
     flags = [flag._asdict() for flag in found.flags]
-    return json.dumps({**found.matrix.attrs, "matrix": found.matrix.to_dict("index"), "flags": flags}, indent=2)
+    return json.dumps(
+        {**found.matrix.attrs, "matrix": found.matrix.to_dict("index"), "flags": flags, "same": found.same}, indent=2
+    )

@@ -8,8 +8,8 @@ from bench import Card, evaluate
 from bench.compare import ranks
 from bench.diagnose.checks import NONE_RIGHT
 from bench.diagnose.report import render
-from bench.report.tables import leaderboard, summary
-from bench.report.tables import render as rendered
+from bench.report import Entry, leaderboard, summary
+from bench.report import render as rendered
 
 PLANS = {
     "gradient alone": '[[attacks]]\nattack = "pgd"\non = "all"\nparameters = { steps = 5 }\n',
@@ -148,11 +148,12 @@ def test_a_network_without_a_gradient_is_told_under_every_plan(
         assert "take no_grad, detach, rounding and integer arithmetic out of the forward pass" in card.notes[0]
         assert f"note: {told}" in summary([(card, path)])
         assert "suspicious" in summary([(card, path)])
-        table = leaderboard([card, sound[0]])
+        rows = [Entry(made, path, None) for made in (card, sound[0])]
+        table = leaderboard(rows)
         assert list(table["defense"]) == ["sound", name]
         assert list(table["verdict"]) == ["", "suspicious"]
         assert ranks([card, sound[0]], [None, None]) == ["-", "1"]
-        assert f"{name}: {told}" in rendered([card, sound[0]], "md")
+        assert f"{name}: {told}" in rendered(rows, "md")
 
 
 @pytest.mark.parametrize("name", MISLED)

@@ -15,6 +15,7 @@ from bench import Card, check_regression, evaluate, examine_plugin, load_plugin,
 from bench.data import load
 from bench.errors import BadInput, PluginWarning, UnknownName
 from bench.evaluation import EvaluationRequest
+from bench.evaluation.transfer import render
 from bench.models import resolve
 from bench.plans import PLANS
 from bench.training import TrainingRequest
@@ -146,8 +147,9 @@ def test_a_run_is_its_weights_alone(fast_run: Path) -> None:
 
 def test_one_model_under_two_references_is_one(fast_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(fast_run, tmp_path / "copy")
-    with pytest.raises(BadInput, match=r"is given twice: it is the model of"):
-        transfer_matrix([str(fast_run), str(copy)], n=16, quiet=True)
+    found = transfer_matrix([str(fast_run), str(copy)], n=16, quiet=True)
+    assert found.same == [(fast_run.name, "copy")]
+    assert "are the same model; drop one of them" in render(found)
 
 
 HAT = """

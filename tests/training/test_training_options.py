@@ -672,6 +672,7 @@ def test_smoothed_labels_reach_the_loss_and_not_the_crafting(few: Path, tmp_path
         torch.testing.assert_close(moved, parameter - 0.1 * parameter.grad, atol=1e-6, rtol=0)
 
 
+@dataclass(frozen=True)
 class Own(Defense):
     """A loss of its own."""
 
