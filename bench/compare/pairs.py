@@ -93,7 +93,7 @@ def _read(place: str | Path, name: str) -> list[Outcomes]:
                 f"{name}: the {len(cards)} cards at {place} differ in more than the seed, in their {what}{told}; "
                 'name one, or a pattern that fits the same thing only, such as "results/mnist/linf-0.3/fast_at-*/fast-*"'
             )
-    if len({(card.model.digest, card.seed) for card, _ in cards}) < len(cards):
+    if len({(card.identity, card.seed) for card, _ in cards}) < len(cards):
         raise BadInput(f"{name}: two cards at {place} are the same model with the same seed; name one")
     return [outcomes_of(card, path) for card, path in cards]
 
@@ -124,7 +124,7 @@ def _side(side: Sequence[Outcomes], flags: Sequence[Flags]) -> Side:
 
 
 def _same_weights(first: Outcomes, second: Outcomes) -> list[str]:
-    if first.card.model.digest == second.card.model.digest:
+    if first.card.identity == second.card.identity:
         return ["A and B are the same model"]
     return ["this is about two models; what another seed of their trainings gives is another question (give several cards)"]
 

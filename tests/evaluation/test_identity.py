@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import Card, check_regression, evaluate, examine_plugin, load_plugin, read_card, train, transfer_matrix
+from bench import Card, check_regression, compare_rows, evaluate, examine_plugin, load_plugin, read_card, train, transfer_matrix
 from bench.data import load
 from bench.errors import BadInput, PluginWarning, UnknownName
 from bench.evaluation import EvaluationRequest
@@ -108,6 +108,7 @@ def test_what_code_reads_is_a_part_of_a_model(fast_run: Path, tmp_path: Path, ki
     assert second.model.leads != first.model.leads
     assert second.identity != first.identity
     assert not any("the same model" in note for note in check_regression(path.parent, other.parent).notes)
+    assert "A and B are the same model" not in compare_rows(path.parent, other.parent).notes
     found = verify_card(path, Given(model=reference))
     assert found.verdict == "fails"
     assert any("another model than the one evaluated" in told or "answers otherwise" in told for told in _told(found, "model"))
