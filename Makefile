@@ -49,7 +49,7 @@ study: .venv/installed
 	$(BIN)/python tests/studies/periodic.py
 	$(BIN)/python tests/studies/periodic.py --images 20000 --epochs 16 --only constant cosine
 	$(BIN)/python tests/studies/directions.py
-	$(BIN)/python tests/studies/directions.py --schedule constant --only plain ema
+	$(BIN)/python tests/studies/directions.py --seeds 5 --schedule constant --only plain ema
 	$(BIN)/python tests/studies/directions.py --dataset cifar10 --images 2500 --augment none --model "preact_resnet18?width=8" \
 		--eps 8/255 --steps 5 --epochs 60 --n 500
 	$(BIN)/python tests/studies/overfitting.py

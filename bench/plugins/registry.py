@@ -115,7 +115,7 @@ def _refuse(self: Defense, key: str, value: object) -> None:
     """What a frozen dataclass raises, in our words: its settings are its identity."""
     del value
     raise BadInput(
-        f"defense {self.name!r} sets self.{key}, and a defense does not change, its fields are its settings: keep a tensor for "
+        f"defense {self.name!r} sets self.{key}, and a defense is frozen, its fields are its settings: keep a tensor for "
         f"the next batch with ctx.remember({key!r}, tensor), read it as ctx.memory[{key!r}], and work the rest out in loss"
     )
 

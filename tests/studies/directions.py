@@ -5,7 +5,7 @@ Against plain PGD training, the weights after the last epoch and those that vali
 The commands, of which the last has the papers' size; few images that are never moved are learned by heart within the second:
 
     python tests/studies/directions.py
-    python tests/studies/directions.py --schedule constant --only plain ema
+    python tests/studies/directions.py --seeds 5 --schedule constant --only plain ema
     python tests/studies/directions.py --dataset cifar10 --images 2500 --augment none --model "preact_resnet18?width=8" \\
         --eps 8/255 --steps 5 --epochs 60 --n 500
     python tests/studies/directions.py --dataset cifar10 --images 50000 --model preact_resnet18 --eps 8/255 --epochs 200
