@@ -68,7 +68,7 @@ def test_every_defense_keeps_the_contract(name: str, norm: str) -> None:
     assert net.training
     for progress in (0.0, 0.3, 0.5, 0.999):
         assert 0 <= defense.budget(threat, progress).radius <= threat.radius
-    with pytest.raises(Exception, match=r"a defense does not change"):
+    with pytest.raises(Exception, match=r"frozen|cannot assign"):
         defense.name_of_a_field_that_cannot_be_set = 1  # type: ignore[attr-defined]
     assert type(defense).passes
     assert (type(defense).__doc__ or "").strip()
