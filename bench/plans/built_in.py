@@ -21,8 +21,10 @@ LARGEST = 2**20
 """Bytes of a plan, at most."""
 
 
-def load(name_or_path: str | Path) -> Plan:
-    """A built-in plan by name, or a TOML file."""
+def load(name_or_path: str | Path | Plan) -> Plan:
+    """A built-in plan by name, or a TOML file; a plan is one already."""
+    if isinstance(name_or_path, Plan):
+        return name_or_path
     path = Path(name_or_path)
     if path.suffix == ".toml":
         return _read(path)

@@ -69,8 +69,8 @@ def run(  # noqa: PLR0913
         defense=defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, name=name,
         settings={**(settings or {}), **hyper_parameters},
     )  # fmt: skip
-    plan = plan_name if isinstance(plan_name, Plan) else load_plan(plan_name)
-    return trained_and_evaluated(request, seeds, plan, n, Execution(Path(results), device_name, batch_size, quiet))
+    execution = Execution(Path(results), device_name, batch_size, quiet)
+    return trained_and_evaluated(request, seeds, load_plan(plan_name), n, execution)
 
 
 def trained(request: TrainingRequest, execution: Execution) -> Path:
