@@ -16,7 +16,7 @@ from bench.files import regular, sha256
 from bench.plans import PLANS, Plan
 from bench.results import LARGEST, Card, FileInfo, check_outcomes, check_samples, clean_rows, read_archive, read_records, suffix
 from bench.statistics import wilson
-from bench.verify import by_class
+from bench.verify import by_class, carried_out
 
 
 class Check(NamedTuple):
@@ -73,6 +73,8 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
             ids, labels, wrong = (first[key].to_numpy() for key in ("id", "label", "broken"))
             told, fallen = check_outcomes(card, rows, ids, ~wrong)
             checks.append(check("outcomes", told, "every number of the card follows from the records"))
+            planned = [*carried_out.problems(card, rows, ids, ~wrong)]
+            checks.append(check("attacks", planned, "every run that the plan asks for is in the records"))
             samples = Samples(*(torch.tensor(part) for part in (ids, labels, ~wrong)))
     except BadInput as error:
         problems.append(str(error))
@@ -101,7 +103,7 @@ def contradictions(card: Card, folder: Path) -> list[str]:
             first = clean_rows(rows)
             if not told:
                 ids, wrong = first["id"].to_numpy(), first["broken"].to_numpy()
-                told += check_outcomes(card, rows, ids, ~wrong)[0]
+                told += [*check_outcomes(card, rows, ids, ~wrong)[0], *carried_out.problems(card, rows, ids, ~wrong)]
         except BadInput as error:
             told.append(str(error))
     return told

@@ -26,6 +26,7 @@ from bench.data.datasets import load
 from bench.errors import BadInput, GauntletError
 from bench.files.atomic import sha256
 from bench.models import resolve
+from bench.plans import PLANS, Plan
 from bench.results.archive import read_archive, read_examples, read_records, read_tensors, write_archive, write_records
 from bench.results.card import Card, read_card
 from bench.results.eight_bit import rounded
@@ -212,6 +213,24 @@ def _set(*place: str | int, **changes: Any) -> Callable[[Path], None]:
     return lambda path: edit(path, change)
 
 
+def _weaker(path: Path) -> None:
+    edit(path, lambda content: content["attacks"][0]["parameters"].update(step=1e-9))
+
+
+def _left_out(path: Path) -> None:
+    replace_records(path, lambda rows: rows[rows["attack"] != "pgd-20"])
+    rows = pd.read_parquet(path.parent / "samples.parquet")
+    stand = N - len(set(rows["id"][rows["broken"]]))
+    nothing = {"attempted": 0, "broken": 0, "forwards": 0.0, "backwards": 0.0, "restarts": [], "notes": ["left out: a file"]}
+    shares = {"robust_accuracy": stand / N, "interval": wilson(stand, N)}
+    edit(path, lambda content: content["attacks"][0].update(nothing | shares))
+
+
+def _certified(path: Path) -> None:
+    proof = {"defense": "ibp", "n": N, "accuracy": 1.0, "interval": wilson(N, N), "curve": [], "contradicted": 0}
+    edit(path, lambda content: content.update(certified=proof))
+
+
 def _drop_class(path: Path) -> None:
     edit(path, lambda content: content["classes"].pop())
 
@@ -283,6 +302,14 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
         _set("model", arch="wide_resnet"), "model", "the card says wide_resnet"),
     "another defense": (
         _set("model", defense="trades"), "model", "other defense in its train.json"),
+    "weaker parameters than the plan's": (
+        _weaker, "attacks", "pgd-20: it ran with step = 1e-09, and its plan has 0.25"),
+    "a column that another attack fills": (
+        _set("attacks", 1, attack="pgd"), "attacks", "square: attack is 'pgd', and its plan has 'square'"),
+    "an attack left out that is not optional": (
+        _left_out, "attacks", "pgd-20: it was left out, which its plan does not allow"),
+    "a certificate above what stands": (
+        _certified, "attacks", f"certified accuracy: {N} of {N} samples are said to be certain"),
     "records that are gone": (lambda path: (path.parent / "samples.parquet").unlink(), "records", "No such file"),
 }  # fmt: skip
 
@@ -357,6 +384,56 @@ def test_a_plan_that_only_borrows_a_name_is_told(card: Path, row: Path) -> None:
     weak = {"name": "standard"}
     edit(card, lambda content: content["plan"].update(weak))
     assert "its plan is called standard and is not what this release runs" in render([checked(card)])
+
+
+@pytest.fixture(scope="module")
+def planned(row: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A card of a plan with a grid, restarts and a portfolio."""
+    home = tmp_path_factory.mktemp("planned")
+    pgd = {"attack": "pgd", "name": "searched", "parameters": {"steps": 3}, "grid": {"step": [0.05, 0.5]}, "restarts": 3}
+    plan = Plan.model_validate({"name": "both", "attacks": [pgd, PLANS["fast"].attacks[0].model_dump()]})
+    weights = str(row.parent.parent / "best.safetensors")
+    return evaluate(
+        weights, dataset="digits", plan_name=plan, n=60, results=home, quiet=True, device_name="cpu"
+    )[1]  # fmt: skip
+
+
+def _without(run: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda rows: rows[~rows["run"].str.startswith(run)]
+
+
+def _no_sweep(path: Path) -> None:
+    """A portfolio that stopped after its opening."""
+    rounds = json.loads(path.read_text())["attacks"][1]["rounds"]
+    first = sum(round["stage"] == "opening" for round in rounds)
+    edit(path, lambda content: content["attacks"][1].update(rounds=rounds[:first]))
+    replace_records(path, lambda rows: rows[~rows["run"].str.startswith("round") | rows["run"].isin(_first(rows, first))])
+
+
+def _first(rows: pd.DataFrame, count: int) -> list[str]:
+    runs = [run for run in rows["run"].unique() if run.startswith("round")]
+    return sorted(runs, key=lambda run: int(run.split()[1].strip(":")))[:count]
+
+
+@pytest.mark.parametrize(
+    ("tamper", "told"),
+    [
+        (_recorded(_without("restart 1")), "searched: restart 1 was not run on"),
+        (_recorded(_without("grid 0")), "searched: the records hold 1 of the 2 points of its grid"),
+        (lambda path: edit(path, lambda content: content["attacks"][0]["restarts"].pop()), "and its plan has 3"),
+        (lambda path: edit(path, lambda content: content["attacks"][0].update(grid=None)), "searched: its grid is not the one"),
+        (_recorded(_without("round 6")), "rounds on the card are not the"),
+        (_no_sweep, "it does not begin with the opening and the pilot of its plan"),
+    ],
+)
+def test_a_run_of_the_plan_that_was_not_made_is_caught(
+    planned: Path, tmp_path: Path, tamper: Callable[[Path], None], told: str
+) -> None:
+    files = HERE._replace(model=read_card(planned).model.reference)
+    assert checked(planned, files).verdict == "holds"
+    shutil.copytree(planned.parent, tmp_path / "mine")
+    tamper(tmp_path / "mine" / "card.json")
+    assert told in failing(checked(tmp_path / "mine" / "card.json", files))["attacks"]
 
 
 def test_a_sweep_a_portfolio_and_a_test_time_defense_hold(card: Path) -> None:
