@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,10 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from bench.core import ThreatModel
 from bench.data import CLASSES
 from bench.errors import GauntletError
+from bench.plans import PLANS, Plan
 from bench.results import Card, Flags, Outcomes, outcomes_of
 from bench.statistics import Floats, holm, mcnemar_each, two_proportions
 
@@ -105,8 +108,36 @@ Section = tuple[str, str, str]
 
 def sections(cards: Sequence[Card]) -> list[Section]:
     """The section of every card. A user's own data are one data set by content, whatever the file is called."""
-    names = data_names(cards)
-    return [(name, f"{card.threat.norm} {card.threat.eps}", card.plan.name) for name, card in zip(names, cards, strict=True)]
+    threats = [f"{card.threat.norm} {card.threat.eps}" for card in cards]
+    return list(zip(data_names(cards), threats, _plan_names(cards), strict=True))
+
+
+def _plan_names(cards: Sequence[Card]) -> list[str]:
+    """What the plan of every card is called among the others: equal exactly where the same attacks are run.
+
+    A defense may add attacks to a built-in plan, which can only lower its row; what borrows the name of one is told apart.
+    """
+    digests = [card.plan.digest for card in cards]
+    several = Counter(name for name, _ in {(card.plan.name, digest) for card, digest in zip(cards, digests, strict=True)})
+    return [
+        card.plan.name
+        if _built_in(card) or (card.plan.name not in PLANS and several[card.plan.name] == 1)
+        else f"{card.plan.name} {digest[:8]}"
+        for card, digest in zip(cards, digests, strict=True)
+    ]
+
+
+def _built_in(card: Card) -> bool:
+    """Whether a plan is the built-in one of its name in this norm, perhaps followed by further attacks."""
+    if card.plan.name not in PLANS:
+        return False
+    known = _resolved(card.plan.name, card.threat.norm, card.threat.eps)
+    return card.plan.model_copy(update={"attacks": card.plan.attacks[: len(known.attacks)]}).digest == known.digest
+
+
+@cache
+def _resolved(name: str, norm: str, eps: str) -> Plan:
+    return PLANS[name].resolved(ThreatModel.parse(norm, eps))
 
 
 def data_names(cards: Sequence[Card]) -> list[str]:

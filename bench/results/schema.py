@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from bench.core import LONGEST
+from bench.core import LONGEST, ThreatModel
+from bench.errors import GauntletError
 
 MOST = 10_000_000
 """Samples of an evaluation."""
@@ -16,7 +17,17 @@ Verdict = Literal["ok", "suspicious", "broken"]
 ORDER: tuple[Verdict, ...] = ("ok", "suspicious", "broken")
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=MOST)]
-Eps = Annotated[str, Field(max_length=LONGEST)]
+
+
+def _radius(text: str) -> str:
+    """However it is spelt, a radius is one value."""
+    try:
+        return ThreatModel.parse("l1", text).eps_text
+    except GauntletError as error:
+        raise ValueError(str(error)) from None
+
+
+Eps = Annotated[str, Field(max_length=LONGEST), AfterValidator(_radius)]
 
 
 def _one_line(text: str) -> str:

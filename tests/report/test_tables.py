@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bench.compare import sections
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.plans.built_in import PLANS, load
@@ -406,3 +407,24 @@ def test_data_are_their_content() -> None:
     assert len(set(same["dataset"])) == 1
     two = leaderboard(entries(of("a", "mine.npz", "1" * 64), of("b", "old/mine.npz", "2" * 64)))
     assert sorted(two["dataset"]) == ["mine 11111111", "mine 22222222"]
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", "0.3"), ("l2", "2"), ("l1", "10")])
+def test_a_plan_that_borrows_a_name_has_a_section_of_its_own(norm: str, eps: str) -> None:
+    threat = ThreatModel.parse(norm, eps)
+    cheap, dear = (PLANS[name].resolved(threat) for name in ("smoke", "standard"))
+    borrowed = cheap.model_copy(update={"name": "standard"})
+    extended = dear.model_copy(update={"attacks": (*dear.attacks, *cheap.attacks)})
+    about: dict[str, Any] = {"threat": {"norm": norm, "eps": eps}}
+    rows = [
+        card(name, 0.5, **about, plan=plan.model_dump(), plan_digest=plan.digest)
+        for name, plan in (("honest", dear), ("adaptive", extended), ("forged", borrowed))
+    ]
+    assert [place[2] for place in sections(rows)] == ["standard", "standard", f"standard {borrowed.digest[:8]}"]
+    ours = [row.model_copy(update={"plan": row.plan.model_copy(update={"name": "ours"})}) for row in rows]
+    assert len({place[2] for place in sections(ours)}) == 3
+
+
+@pytest.mark.parametrize("spelt", ["0.30", "3/10", "3e-1", "0.3"])
+def test_a_threat_is_one_value_however_it_is_spelt(spelt: str) -> None:
+    assert card("x", 0.5, threat={"norm": "linf", "eps": spelt}).threat.eps == "0.3"
