@@ -39,6 +39,7 @@ def verify(
         Path | None, typer.Option("--add", help="Examples (ids, z; .safetensors or .npz) that lower one card's row.")
     ] = None,
     by: Annotated[str, typer.Option("--by", help="Whose examples these are.")] = "",
+    strict: Annotated[bool, typer.Option("--strict", help="Fail where anything could not be checked.")] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
@@ -52,7 +53,7 @@ def verify(
     if add is None:
         rows = verify_cards(places, given, quiet=quiet)
         typer.echo(to_json(rows) if as_json else render(rows))
-        raise typer.Exit(exit_code(rows))
+        raise typer.Exit(exit_code(rows, strict=strict))
     from bench.verify.additions import add as run_add
     from bench.verify.additions import render as told
 

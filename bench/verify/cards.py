@@ -166,9 +166,11 @@ def _notes(card: Card, found: Sequence[Examined]) -> tuple[str, ...]:
     return tuple(note for note in notes if note)
 
 
-def exit_code(rows: Sequence[Verified]) -> int:
-    """1 where anything fails, 2 where nothing could be checked, else 0."""
+def exit_code(rows: Sequence[Verified], *, strict: bool = False) -> int:
+    """1 where anything fails, 2 where nothing could be checked, else 0; strict: 1 where anything could not be checked."""
     verdicts = {row.verdict for row in rows}
+    if strict:
+        return int(verdicts != {"holds"})
     return 1 if "fails" in verdicts else 2 if verdicts == {"not checked"} else 0
 
 

@@ -54,9 +54,10 @@ def written(folder: Path, tables: Sequence[pd.DataFrame], **changes: Any) -> Pat
     robust = n - int(rows.groupby("id").broken.any().sum())
     records = write_records(folder / "samples.parquet", rows)
     attack = {
-        "name": "pgd-20", "attack": "pgd", "parameters": {"steps": 20}, "on": "all", "n": n, "attempted": clean,
+        "name": "pgd-20", "attack": "pgd", "parameters": PLAN.attacks[0].parameters, "on": PLAN.attacks[0].on,
+        "n": n, "attempted": clean,
         "broken": clean - robust, "robust_accuracy": robust / n, "interval": wilson(robust, n), "grid": None,
-        "restarts": [], "forwards": 1.0,
+        "restarts": [{"restarts": 1, "robust_accuracy": robust / n}], "forwards": 1.0,
         "backwards": 0.0, "seconds": 1.0, "notes": [],
     }  # fmt: skip
     content = {
@@ -275,7 +276,7 @@ def test_a_pattern_names_several_seeds(tmp_path: Path, monkeypatch: pytest.Monke
 DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
     "data set": ({"dataset": "cifar10"}, "other data sets: mnist against cifar10"),
     "split": ({"data": {"split": "all", "digest": DIGEST, "source": "s"}}, "other splits: test against all"),
-    "threat": ({"threat": {"norm": "linf", "eps": "1/10"}}, "other threat models: linf 3/10 against linf 1/10"),
+    "threat": ({"threat": {"norm": "linf", "eps": "1/10"}}, "other threat models: linf 0.3 against linf 0.1"),
     "norm": ({"threat": {"norm": "l2", "eps": "3/10"}}, "other threat models"),
     "samples": ({"data": {"split": "test", "digest": "e" * 64, "source": "s"}}, "other samples"),
     "plan": (

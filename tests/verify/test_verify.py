@@ -362,6 +362,12 @@ def test_a_card_without_its_archive_is_not_checked(card: Path) -> None:
     assert exit_code([found]) == 2
 
 
+def test_strict_fails_where_anything_was_not_checked(card: Path, row: Path) -> None:
+    (card.parent / "archive.safetensors").unlink()
+    both = [checked(card), checked(row)]
+    assert (exit_code(both), exit_code(both, strict=True), exit_code(both[1:], strict=True)) == (0, 1, 0)
+
+
 def test_records_of_the_first_schema_are_read(card: Path) -> None:
     replace_records(card, lambda rows: rows.drop(columns="distance"))
     assert checked(card).verdict == "holds"
