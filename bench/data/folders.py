@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.data.sources import HIGHEST_LABEL, as_images, readable
 from bench.errors import BadInput, UnknownName
-from bench.files import read_text
+from bench.files import opened, read_text
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """Of Pillow's readers those that are used; others, such as PostScript's, run programs."""
@@ -46,7 +46,7 @@ class FolderPart:
         files = [file for file, _ in self._files()]
         sizes, modes = set(), set()
         for file in files:
-            with readable(f"{file}"), Image.open(file, formats=FORMATS) as image:
+            with readable(f"{file}"), opened(file) as raw, Image.open(raw, formats=FORMATS) as image:
                 sizes.add(image.size)
                 modes.add(_mode(image))
                 if len(sizes) > 1:
@@ -60,7 +60,7 @@ class FolderPart:
         (width, height), mode = sizes.pop(), "L" if modes <= {"1", "L"} else "RGB"
         x = np.empty((len(files), height, width, len(mode)), dtype=np.uint8)
         for row, file in zip(x, files, strict=True):
-            with readable(f"{file}"), Image.open(file, formats=FORMATS) as image:
+            with readable(f"{file}"), opened(file) as raw, Image.open(raw, formats=FORMATS) as image:
                 row[...] = np.asarray(image.convert(mode)).reshape(row.shape)
         return as_images(x, f"{self.root}")
 

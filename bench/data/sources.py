@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import BadInput, GauntletError
+from bench.files import opened
 
 Array = NDArray[Any]
 HIGHEST_LABEL = 65535
@@ -58,11 +59,11 @@ def reason(failure: Exception) -> str:
 def keys_of(path: Path) -> list[str]:
     """The names of the arrays in an npz file."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
     except zipfile.BadZipFile:
         pass
-    with path.open("rb") as file:
+    with opened(path) as file:
         start = file.read(64).lstrip().lower()
     if start.startswith(b"<"):
         raise BadInput(f"{path} is an HTML page, not an npz file; download the file itself")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import keyword
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench.errors import BadInput
+from bench.files import write_text
 from bench.plugins import BROKEN, registry
 
 Kind = Literal["defense", "attack"]
@@ -162,13 +164,13 @@ def scaffold(kind: Kind, name: str, into: Path) -> str:
     source, test, further = (re.sub("NAME|CLASS", lambda found: words[found[0]], text) for text in example)
     file, test_file = into / f"{name}.py", into / f"test_{name}.py"
     for path in (file, test_file):
-        if path.exists():
+        if os.path.lexists(path):
             raise BadInput(f"{path} is already there, and is left as it is; choose another name, or another folder by --into")
     if into.exists() and not into.is_dir():
         raise BadInput(f"--into {into} is a file; name a folder")
     into.mkdir(parents=True, exist_ok=True)
-    file.write_text(source, encoding="utf-8")
-    test_file.write_text(test, encoding="utf-8")
+    write_text(file, source)
+    write_text(test_file, test)
     commands = [f"gauntlet doctor {name} --plugin {file}", f"pytest {test_file}"]
     commands += further.format(file=file, plan=file.with_suffix(".toml")).splitlines()
     return "\n  ".join([f"wrote {file} and {test_file}, which work as they stand; next:", *commands])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from bench.errors import BadInput
 from bench.files.lock import bury, take, there
@@ -50,11 +52,21 @@ def write_text(path: Path, text: str) -> None:
 
 def read_text(path: Path, limit: int = 2**26) -> str:
     """A text file of at most so many bytes; OSError or ValueError where it is not one."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"it has more than {limit} bytes")
     return content.decode("utf-8")
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, or a link to one, open to read; a pipe, which might never answer, and a device are an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"it is a {_KINDS.get(stat.S_IFMT(kind), 'device')}, not a file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def regular(path: Path, most: int) -> int:
@@ -79,7 +91,7 @@ def below(folder: Path, name: str) -> list[Path]:
 
 def sha256(path: Path) -> str:
     """The digest of a file's bytes."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

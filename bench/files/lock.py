@@ -5,8 +5,10 @@ Windows, and file systems without locks, let everybody in: files stay whole ther
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +37,28 @@ def take(descriptor: int, *, wait: bool = False) -> bool | None:
     return True
 
 
+def own(path: Path, *, create: bool = False) -> int:
+    """Open a regular file of ours to write; BadInput where a link or anything else lies there, whose bytes are not ours."""
+    # Not blocking, because a pipe without a reader would wait for ever.
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | (os.O_CREAT if create else 0)
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise BadInput(_foreign(path)) from None
+    found = os.fstat(descriptor)
+    # A second name of a file elsewhere is as good as a link to it.
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1 and not path.is_symlink():
+        return descriptor
+    os.close(descriptor)
+    raise BadInput(_foreign(path))
+
+
+def _foreign(path: Path) -> str:
+    return f"{path} is a link, a pipe or a folder and not a file of ours; nothing was written, look at it and remove it"
+
+
 def there(path: Path, descriptor: int) -> bool:
     """Whether the open file is still the one at this path."""
     with suppress(OSError):
@@ -44,8 +68,8 @@ def there(path: Path, descriptor: int) -> bool:
 
 def bury(path: Path) -> None:
     """Remove a file that a process had locked when it was killed; one that is still locked stays."""
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDWR)
+    with suppress(OSError, BadInput):
+        descriptor = own(path)
         try:
             if take(descriptor):
                 path.unlink()
@@ -72,7 +96,7 @@ def _hold(path: Path, folder: Path, tell: Callable[[str], None]) -> int:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = own(path, create=True)
         except OSError as error:
             raise BadInput(f"cannot write {folder}: {error.strerror}; everything finished before is kept") from None
         try:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BadInput, out_of_memory
-from bench.files import atomic
+from bench.files import atomic, opened
 
 SCHEMA = "1"
 _METADATA = "gauntlet"
@@ -62,7 +62,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise BadInput(f"{path} is a folder, not a weights file; name the file inside it")
         if not path.is_file():
             raise BadInput(f"{path} is a pipe or a device, not a weights file; name a file")
-        with path.open("rb") as file:
+        with opened(path) as file:
             head = file.read(512)
         # Eight bytes of header length, which is far below 2^32, then JSON.
         if head[4:9] == b"\0\0\0\0{":
@@ -145,7 +145,7 @@ def _refuse_pretenders(path: Path, head: bytes) -> None:
 
 def _load_torch(path: Path) -> Any:
     _refuse_bombs(path)
-    file = path.open("rb")
+    file = opened(path)
     try:
         with file, warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -18,6 +18,10 @@ from bench.plugins import Attack, get_attack
 
 MOST_POINTS = 10_000
 """Of a grid: each is run on the probe."""
+LARGEST_NUMBER = 1e9
+"""Of a parameter's value, in size: beyond it a count has no end and a step leaves every ball."""
+Many = Annotated[int, Field(ge=1, le=1_000_000_000)]
+"""A count in a plan."""
 
 
 class Arm(BaseModel):
@@ -47,10 +51,10 @@ class AttackSpec(Arm):
 
     grid: dict[str, list[Any]] = {}
     """Values to try on the probe; the best combination is used for the restarts."""
-    probe: Annotated[int, Field(ge=1)] = 256
+    probe: Many = 256
     """How many of its samples the grid is searched on."""
-    restarts: Annotated[int, Field(ge=1)] = 1
-    samples: Annotated[int, Field(ge=1)] | None = None
+    restarts: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    samples: Many | None = None
     """Attack only the first so many samples of the evaluation."""
     on: Literal["all", "survivors"] = "survivors"
     """Every correctly classified sample, or those that no earlier attack has broken."""
@@ -77,9 +81,9 @@ class Portfolio(BaseModel):
     """Ranked by the pilot."""
     blind: tuple[Arm, ...] = ()
     """Searches without gradients that join those among the arms once the gradient is masked."""
-    pilot: Annotated[int, Field(ge=2)] = 64
+    pilot: Annotated[Many, Field(ge=2)] = 64
     """How many samples every arm is tried on, at most."""
-    budget: Annotated[int, Field(ge=1)] = 1500
+    budget: Many = 1500
     """Forward-equivalents per sample that survives the opening, on average, after which no round is begun; where the
     gradient is masked, ten times as many."""
     rough: bool = True
@@ -136,6 +140,7 @@ def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | 
         arms = {key: _fitting(getattr(spec, key), threat, needed=key != "blind") for key in ("opening", "arms", "blind")}
         return spec.model_copy(update={"name": spec.label, **arms})
     attack = _attack(spec, threat)
+    _check_numbers(spec.label, spec.grid)
     if empty := [key for key, values in spec.grid.items() if not values]:
         raise BadInput(f"attack {spec.label!r}: the grid of {empty[0]!r} has no values")
     if attack.whole and spec.restarts > 1:
@@ -167,4 +172,17 @@ def _attack(arm: Arm, threat: ThreatModel) -> Attack:
     attack = get_attack(arm.attack)
     if threat.norm not in attack.norms:
         raise BadInput(f"attack {attack.name!r} works in {', '.join(sorted(attack.norms))}, not in {threat.norm}")
+    _check_numbers(arm.label, arm.parameters)
     return attack
+
+
+def _check_numbers(label: str, values: Mapping[str, Any]) -> None:
+    """BadInput for a number that is none, or that no attack comes to the end of."""
+    for key, value in values.items():
+        for number in value if isinstance(value, list | tuple) else (value,):
+            # Not a number is not below anything either; a whole number may be too large for a float, and is compared as it is.
+            if isinstance(number, int | float) and not abs(number) <= LARGEST_NUMBER:
+                told = f"{number:g}" if isinstance(number, float) else str(number)[:40]
+                raise BadInput(
+                    f"attack {label!r}: {key} = {told} is no number to run with; give one of at most {LARGEST_NUMBER:g} in size"
+                )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.data import sources
 from bench.errors import BadInput
-from bench.files import atomic, regular, sha256
+from bench.files import atomic, opened, regular, sha256
 from bench.results.card import FileInfo
 
 SCHEMA = 1
@@ -189,7 +189,7 @@ def _open(path: Path, names: Sequence[str] | None, limit: int) -> tuple[dict[str
     """The tensors of a safetensors file, exactly these where they are given, and our header if it has one."""
     size = regular(path, limit)
     try:
-        with path.open("rb") as raw:
+        with opened(path) as raw:
             length = int.from_bytes(raw.read(8), "little")
         if size < 8 or length > min(HEADER, size):
             raise BadInput(f"{path} is not a whole safetensors file: its header has {length} bytes of {size}")

@@ -1,6 +1,8 @@
 """Folders of images: which label a class has, what is read, and what is told of the rest."""
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from bench.data.datasets import has_own_split, load
 from bench.data.folders import natural
-from bench.errors import GauntletError
+from bench.errors import BadInput, GauntletError
 
 DIGITS = load("digits", "test")
 
@@ -184,3 +186,33 @@ def test_files_of_several_images_are_refused(tmp_path: Path) -> None:
     pages[0].save(tmp_path / "a" / "0.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(GauntletError, match=r"0\.tif holds 3 images, of which one would be read"):
         load(str(tmp_path), "all")
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "ppm"])
+def test_a_program_called_an_image_is_not_run(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands PostScript, whatever it is called, to Ghostscript."""
+    home, ran = tmp_path / "programs", tmp_path / "ran"
+    home.mkdir()
+    (home / "gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
+    (home / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(home), prepend=os.pathsep)
+    for label in ("0", "1"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / f"x.{suffix}").write_bytes(POSTSCRIPT)
+    with pytest.raises(BadInput, match="cannot be read"):
+        load(str(tmp_path / "set"), "all")
+    assert not ran.exists()
+    # The trap is one: without a word on formats it springs.
+    with suppress(OSError), Image.open(tmp_path / "set" / "0" / f"x.{suffix}") as image:
+        image.load()
+    assert ran.exists()
+
+
+def test_a_pipe_called_an_image_is_not_waited_for(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", {0: "0", 1: "1"})
+    os.mkfifo(root / "0" / "9999.png")
+    with pytest.raises(BadInput, match="it is a pipe, not a file"):
+        load(str(root), "all")

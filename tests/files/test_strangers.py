@@ -1,0 +1,91 @@
+"""What a stranger's folder may hold where we write, lock or read: links, pipes, folders; no byte of another file is touched."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.doctor import scaffold
+from bench.errors import BadInput
+from bench.files import LOCK, alone, atomic, bury, opened, read_text, sha256, write_text
+
+VALUED = "what the maintainer wrote\n"
+
+
+@pytest.fixture
+def valued(tmp_path: Path) -> Path:
+    """A file that is nobody's but the maintainer's."""
+    path = tmp_path / "authorized_keys"
+    path.write_text(VALUED)
+    return path
+
+
+@pytest.mark.parametrize("plant", ["symlink", "hard link", "dangling", "pipe", "folder"])
+def test_a_lock_that_is_no_file_of_ours_is_refused_and_left_alone(plant: str, valued: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "row"
+    folder.mkdir()
+    lock, absent = folder / LOCK, tmp_path / "absent"
+    planted = {
+        "symlink": lambda: lock.symlink_to(valued),
+        "hard link": lambda: os.link(valued, lock),
+        "dangling": lambda: lock.symlink_to(absent),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+    }
+    planted[plant]()
+    with pytest.raises(BadInput, match="not a file of ours"), alone(folder, pytest.fail):
+        pytest.fail("worked in a folder whose lock is not a lock")
+    bury(lock)
+    assert valued.read_text() == VALUED
+    assert not absent.exists()
+    assert os.path.lexists(lock)
+
+
+def test_a_folder_of_ours_is_locked_and_left_clean(tmp_path: Path) -> None:
+    with alone(tmp_path, pytest.fail):
+        assert f"process {os.getpid()} " in (tmp_path / LOCK).read_text()
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_is_written_replaces_a_link_and_spares_what_it_names(valued: Path, tmp_path: Path) -> None:
+    card = tmp_path / "row" / "card.json"
+    card.parent.mkdir()
+    card.symlink_to(valued)
+    (card.parent / ".card.json.left.part").symlink_to(valued)
+    write_text(card, "{}")
+    assert (card.read_text(), card.is_symlink(), valued.read_text()) == ("{}", False, VALUED)
+    with atomic(card) as part:
+        assert part.is_file()
+        assert not part.is_symlink()
+        part.write_text("[]")
+    assert valued.read_text() == VALUED
+
+
+@pytest.mark.parametrize("name", ["mine.py", "test_mine.py"])
+def test_a_scaffold_does_not_write_through_a_link(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to(tmp_path / "absent")
+    with pytest.raises(BadInput, match="already there"):
+        scaffold("defense", "mine", tmp_path)
+    assert not (tmp_path / "absent").exists()
+
+
+READERS = {"opened": opened, "read_text": read_text, "sha256": sha256}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_pipe_is_an_error_and_no_wait(reader: str, tmp_path: Path) -> None:
+    """In a process of its own, because a test that waits for ever says nothing."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    program = f"from pathlib import Path; from bench.files import {reader}; {reader}(Path({str(pipe)!r}))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert "it is a pipe, not a file" in ended.stderr
+    with pytest.raises(OSError, match="folder"):
+        READERS[reader](tmp_path)
+
+
+def test_a_link_to_a_file_is_read(valued: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(valued)
+    assert read_text(tmp_path / "link") == VALUED
