@@ -9,7 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 
 from bench.errors import BadInput
@@ -66,7 +66,7 @@ def opened(path: Path) -> BufferedReader:
     if not stat.S_ISREG(kind):
         os.close(descriptor)
         raise OSError(errno.EINVAL, f"it is a {_KINDS.get(stat.S_IFMT(kind), 'device')}, not a file", str(path))
-    return open(descriptor, "rb")
+    return BufferedReader(FileIO(descriptor))
 
 
 def regular(path: Path, most: int) -> int:
