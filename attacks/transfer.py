@@ -126,7 +126,7 @@ def _attacked(reference: str, classes: int, x: Tensor, y: Tensor, threat: Threat
     """What PGD finds on a surrogate; a Finder once the surrogate is named."""
     channels, height, width = x.shape[1:]
     with isolated(rng.seed):
-        net = resolve(reference, (channels, height, width), classes, at_least=True).net.to(x.device)
+        net = resolve(reference, (channels, height, width), classes, at_least=True, run_code=False).net.to(x.device)
         check_outputs(net, x[:1], max(classes, int(y.max()) + 1), reference, at_least=True)
         view = Surrogate(net, Meter(len(x), x.device))
         z = pgd(view, x, y, threat, rng.at("surrogate", reference), **TRANSFER_PGD)

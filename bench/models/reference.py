@@ -19,7 +19,7 @@ from bench.models.factory import call_factory
 from bench.models.layers import Normalize, Normalized
 from bench.models.outputs import check_outputs as check_outputs  # noqa: PLC0414
 from bench.models.weights import choose
-from bench.plugins import code_digest, user_code
+from bench.plugins import code_digest, user_code, was_run
 
 FORMS = (
     "a run folder, run:FOLDER?weights=best, a weights file, ckpt:FILE?arch=preact_resnet18, py:FILE.py:factory, "
@@ -51,23 +51,26 @@ class Model:
     """What was done to the weights so that they fit, for a reader of the card."""
 
 
-def resolve(reference: str, shape: tuple[int, int, int], classes: int, *, at_least: bool = False) -> Model:
+def resolve(
+    reference: str, shape: tuple[int, int, int], classes: int, *, at_least: bool = False, run_code: bool = True
+) -> Model:
     """The model a reference names, for images of shape (C, H, W) and K classes.
 
     at_least: the model may know more classes than these, because a user's own file need not hold an example of each.
+    run_code: whether py: may run a file that the user has not named otherwise; false where a file, such as a plan, names it.
     """
     try:
-        return _resolve(reference, shape, classes, at_least)
+        return _resolve(reference, shape, classes, at_least, run_code)
     except OSError as error:  # a path too long, a folder without permission
         raise BadInput(f"model {reference!r}: {error.strerror or error}; check the path and its permissions") from None
 
 
-def _resolve(reference: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
+def _resolve(reference: str, shape: tuple[int, int, int], classes: int, at_least: bool, run_code: bool) -> Model:
     kind, colon, rest = reference.partition(":")
     kinds: dict[str, Callable[[], Model]] = {
         "run": lambda: _from_run(reference, rest, shape, classes, at_least),
         "ckpt": lambda: _from_checkpoint(reference, rest, shape, classes, at_least),
-        "py": lambda: _from_file(reference, rest),
+        "py": lambda: _from_file(reference, rest, run_code),
         "robustbench": lambda: _from_zoo(reference, rest, classes),
         "live": lambda: _from_memory(reference),
     }
@@ -114,11 +117,13 @@ def _from_checkpoint(reference: str, rest: str, shape: tuple[int, int, int], cla
     return replace(_model(reference, Path(file).stem, net, arch, None), notes=notes)
 
 
-def _from_file(reference: str, rest: str) -> Model:
+def _from_file(reference: str, rest: str, run_code: bool) -> Model:
     file, colon, factory = rest.rpartition(":")
     if not colon or not file or not factory:
         raise BadInput(f"model {reference!r} names no factory; write py:FILE.py:factory")
     path = Path(file)
+    if not run_code and path.is_file() and not was_run(path):
+        raise BadInput(f"model {reference!r} is code, which runs only when you name it: add --plugin {file}")
     net = call_factory(path, factory)
     with user_code(path.resolve()):
         model = _model(reference, factory, net, type(net).__name__, None)

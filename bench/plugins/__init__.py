@@ -21,4 +21,4 @@ from bench.plugins.registry import (
     make_defense,
 )
 from bench.plugins.schedules import budget_factor, learning_rate, rising_budget
-from bench.plugins.userfile import culprit, import_file, place, told, user_code
+from bench.plugins.userfile import culprit, import_file, place, told, user_code, was_run

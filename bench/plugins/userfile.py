@@ -37,6 +37,11 @@ def import_file(file: Path, *, stay: bool = False) -> ModuleType:
     return module
 
 
+def was_run(file: Path) -> bool:
+    """Whether a file was run already, because the user named it."""
+    return file.resolve() in _files
+
+
 def _refuse_namesakes(file: Path) -> None:
     """A module that this file imports when it is called would be that of a plug-in which came before."""
     late = late_imports(file) & _Siblings(file.parent).names

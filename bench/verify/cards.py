@@ -95,7 +95,7 @@ def judged(card: Card, path: Path, given: Given) -> tuple[Verified, Case | None]
     found: list[Examined] = []
     case = None
     try:
-        samples = load_data(card, evidence, given, checks)
+        samples = load_data(card, path, evidence, given, checks)
         under = load_model(card, path, samples, given, checks) if samples else None
         there = len(evidence.proofs) == 1 + len(card.additions)
         if samples and under and evidence.samples and there:

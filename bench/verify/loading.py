@@ -40,10 +40,10 @@ class NotHere(GauntletError):
     """What a card needs in order to be checked and what this machine has not; nothing is wrong with the card."""
 
 
-def load_data(card: Card, evidence: Evidence, given: Given, checks: list[Check]) -> Dataset | None:
+def load_data(card: Card, path: Path, evidence: Evidence, given: Given, checks: list[Check]) -> Dataset | None:
     """The samples of a card, where they are those that it was made on."""
     try:
-        named = given.dataset or card.dataset
+        named = given.dataset or _data_of(card, path)
         if named not in data.CLASSES and not (Path(named).is_dir() or Path(named).is_file()):
             raise NotHere(f"data {named!r} is not here; name it with --dataset")
         whole = data.load(named, card.data.split)
@@ -85,7 +85,7 @@ def _taken(whole: Dataset, card: Card, evidence: Evidence, named: str) -> tuple[
 def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: list[Check]) -> Subject | None:
     """The model of a card, where it is the one that was evaluated."""
     reference = given.model or _reference(card, path)
-    problems, under, named = [], None, given.dataset or card.dataset
+    problems, under, named = [], None, given.dataset or _data_of(card, path)
     try:
         trained = training_record(reference)
         for key in ("defense", "settings"):
@@ -134,6 +134,7 @@ def _explained(card: Card, samples: Dataset, trained: dict[str, Any], named: str
     """Whether the samples of a card are those that an evaluation of this model takes, where they are not plainly the first."""
     if not card.data.taken or samples.taken == card.data.taken:
         return True
+    _check_opened(trained, named)
     try:
         found = samples_of(named, [trained], card.n)
     except BadInput:
@@ -150,18 +151,59 @@ def _other_code(card: Card, under: Subject) -> str:
     return next((name for name, (then, now) in codes.items() if then and then != now), "")
 
 
+def _data_of(card: Card, path: Path) -> str:
+    """The data that a card names: a named set, or what lies below the card's folder."""
+    if card.dataset in data.CLASSES:
+        return card.dataset
+    if (found := _below(path, card.dataset)) is None:
+        raise NotHere(
+            f"its data are not here: {card.dataset[:200]!r} is neither a named set nor below the card's folder, and a card "
+            f"opens none elsewhere; name them if they are yours: {_option('dataset', card.dataset)}"
+        )
+    return str(found)
+
+
+def _below(card: Path, text: str) -> Path | None:
+    """What a card names, by the path from its folder or from here, where that lies below its folder, links followed."""
+    home = card.resolve().parent
+    for place in (home / text, Path(text)):
+        try:
+            found = place.resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):  # absent, no path at all, a circle of links
+            continue
+        if home in found.parents:
+            return found
+    return None
+
+
+def _option(name: str, value: str) -> str:
+    """What to add to the command."""
+    return f"--{name} {shlex.quote(value[:200])}"
+
+
+def _check_opened(trained: dict[str, Any], named: str) -> None:
+    """NotHere where telling what a training saw would open data that only its record names."""
+    dataset = trained.get("dataset")
+    if not trained or dataset in (*data.CLASSES, named) or data.remembered(trained["folder"]) is not None:
+        return
+    raise NotHere(f"its model was trained on {str(dataset)[:200]!r}, which is opened only when you name it, with --dataset")
+
+
 def _reference(card: Card, path: Path) -> str:
     """Where the model of a card is: a run is the folder that the card lies below, and code runs only when it is named."""
     kind, _, rest = card.model.reference.partition(":")
     if kind == "py":
-        raise NotHere(f"its model is code, which runs only when you name it: --model {shlex.quote(card.model.reference)}")
+        raise NotHere(f"its model is code, which runs only when you name it: {_option('model', card.model.reference)}")
     if kind == "robustbench":
-        return card.model.reference
+        raise NotHere(f"its model is downloaded, which is done only when you name it: {_option('model', card.model.reference)}")
     if kind != "run":
-        file = card.model.reference.removeprefix("ckpt:").partition("?")[0]
-        if not Path(file).is_file():
-            raise NotHere(f"its weights are not here: there is no file {file!r}; name them with --model")
-        return card.model.reference
+        text, mark, query = card.model.reference.removeprefix("ckpt:").partition("?")
+        if (file := _below(path, text)) is None or not file.is_file():
+            raise NotHere(
+                f"its weights are not here: {text[:200]!r} is no file below the card's folder, and a card opens none "
+                f"elsewhere; name it if it is yours: {_option('model', card.model.reference)}"
+            )
+        return f"ckpt:{file}{mark}{query}"
     folder = path.resolve().parent.parent
     query = rest.partition("?")[2]
     named = dict(part.partition("=")[::2] for part in query.split("&")).get("weights")

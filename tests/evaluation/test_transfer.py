@@ -24,7 +24,8 @@ from bench.data.datasets import load
 from bench.errors import AttackWarning, BadInput, GauntletError
 from bench.evaluation.transfer import Transfer, transfer_matrix
 from bench.models import resolve
-from bench.plugins.registry import get_attack
+from bench.plugins import import_file
+from bench.plugins.registry import get_attack, load_plugin
 from bench.results.archive import read_tensors, write_archive
 
 LINF = ThreatModel.parse("linf", "0.2")
@@ -339,6 +340,7 @@ def test_a_surrogate_that_is_none_is_told(linear: Path, tmp_path: Path, source: 
 
 def test_a_surrogate_knows_the_labels_or_is_refused(fast: Any, linear: Path) -> None:
     net, x, y = fast
+    import_file(linear)
     with pytest.raises(BadInput, match="has 2 outputs and the data set 10 classes"):
         attacked(net, x, y, LINF, [f"py:{linear}:net"], classes=2)
 
@@ -469,3 +471,17 @@ def test_models_that_share_a_name_are_told_apart(
     assert (code, "is given twice" in err) == (2, True)
     code, _, err = call(capsys, monkeypatch, str(fast_run))
     assert (code, "needs at least two models" in err) == (2, True)
+
+
+def test_a_plan_runs_no_code_that_the_user_has_not_named(fast: Any, tmp_path: Path) -> None:
+    net, x, y = fast
+    file, ran = tmp_path / "theirs.py", tmp_path / "ran"
+    file.write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n{LINEAR}")
+    for source in (f"py:{file}:net", f"py:{file}:net?arch=digits_cnn"):
+        with pytest.raises(BadInput, match=r"is code, which runs only when you name it: add --plugin|no Python file"):
+            attacked(net, x, y, LINF, [source], classes=2)
+    assert not ran.exists()
+    load_plugin(file)
+    assert ran.exists()
+    with pytest.raises(BadInput, match="has 2 outputs"):
+        attacked(net, x, y, LINF, [f"py:{file}:net"], classes=2)

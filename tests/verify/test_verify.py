@@ -449,11 +449,12 @@ def test_a_sweep_a_portfolio_and_a_test_time_defense_hold(card: Path) -> None:
     evaluate(weights, plan_name="smoke", eps_sweep=["0.05", "0.12"], **given)  # type: ignore[arg-type]
     evaluate(weights, plan_name="smoke", test_time="rfi", **given)  # type: ignore[arg-type]
     evaluate(weights, plan_name="fast", **given)  # type: ignore[arg-type]
-    rows = verify_cards([home], HERE, quiet=True)
+    named = HERE._replace(model=weights)
+    rows = verify_cards([home], named, quiet=True)
     assert [found.verdict for found in rows] == ["holds"] * 3
     swept = next(path for path in home.rglob("card.json") if read_card(path).curve)
     edit(swept, lambda content: content["curve"][0].update(robust_accuracy=1.0, interval=wilson(60, 60)))
-    assert "robust accuracy at 0.05: the card says 100.00%" in failing(checked(swept))["outcomes"]
+    assert "robust accuracy at 0.05: the card says 100.00%" in failing(checked(swept, named))["outcomes"]
 
 
 @pytest.fixture(scope="module")
