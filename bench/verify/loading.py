@@ -183,10 +183,15 @@ def _option(name: str, value: str) -> str:
 
 def _check_opened(trained: dict[str, Any], named: str) -> None:
     """NotHere where telling what a training saw would open data that only its record names."""
-    dataset = trained.get("dataset")
-    if not trained or dataset in (*data.CLASSES, named) or data.remembered(trained["folder"]) is not None:
+    dataset = str(trained.get("dataset", ""))
+    if (
+        not trained
+        or dataset in (*data.CLASSES, named)
+        or Path(dataset).absolute() == Path(named).absolute()
+        or data.remembered(trained["folder"]) is not None
+    ):
         return
-    raise NotHere(f"its model was trained on {str(dataset)[:200]!r}, which is opened only when you name it, with --dataset")
+    raise NotHere(f"its model was trained on {dataset[:200]!r}, which is opened only when you name it, with --dataset")
 
 
 def _reference(card: Card, path: Path) -> str:

@@ -122,13 +122,13 @@ def test_a_folder_that_grew_and_a_card_that_says_so(tmp_path: Path) -> None:
     assert f"{card.n} of 130: without those that the network was trained on" in card.data.taken
     ids = torch.tensor(pd.read_parquet(path.parent / "samples.parquet").id.unique())
     assert not [image for image in load(dataset, "all").x[ids] if image.numpy().tobytes() in trained]
-    (row,) = verify_cards([path], Given(), quiet=True)
+    (row,) = verify_cards([path], Given(dataset=dataset), quiet=True)
     assert row.verdict == "holds"
     # A choice of samples that nothing explains is no row.
     forged = card.model_copy(update={"data": card.data.model_copy(update={"taken": "the best"})})
     (folder / SEEN).unlink()
     forged.save(path)
-    (row,) = verify_cards([path], Given(), quiet=True)
+    (row,) = verify_cards([path], Given(dataset=dataset), quiet=True)
     assert row.verdict == "fails"
 
 
