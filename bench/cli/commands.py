@@ -234,8 +234,8 @@ def _culprit(error: BaseException) -> str | None:
 def _told(error: Exception) -> int | None:
     """Tell misuse of the command line, a lack of memory and a fault of a plug-in; anything else is a bug of ours and keeps its
     traceback."""
-    if isinstance(error, ImportError) and (told := no_room(error)):
-        return _error(told)
+    if isinstance(error, ImportError) and (short := no_room(error)):
+        return _error(short)
     if out_of_memory(error):
         hint = "try a smaller --batch-size, for a training --set batch_size=..., or --device cpu"
         typer.echo(f"error: out of memory; everything finished is kept: {hint}", err=True)

@@ -9,8 +9,8 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from bench.errors import BadInput
 from bench.files.lock import bury, take, there
@@ -59,7 +59,7 @@ def read_text(path: Path, limit: int = 2**26) -> str:
     return content.decode("utf-8")
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BufferedReader:
     """A regular file, or a link to one, open to read; a pipe, which might never answer, and a device are an OSError."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     kind = os.fstat(descriptor).st_mode

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from bench import evaluate
+from bench.core import Judge
 from bench.data import load
 from bench.verify import consistency, loading
 from bench.verify.cards import Verified, verify_card
@@ -135,3 +138,21 @@ def test_an_archive_that_is_listed_many_times_is_read_once_at_most(theirs: Path,
     assert found.verdict == "fails"
     assert "archive.safetensors is listed more than once" in told(found)
     assert len(reads) <= 1
+
+
+@pytest.mark.parametrize(("room", "verdict"), [(3, "holds"), (0, "not checked")])
+def test_where_memory_runs_out_batches_are_halved_and_no_other_card_suffers(
+    room: int, verdict: str, theirs: Path, made: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, sizes = Judge.correct, set()
+
+    def correct(self: Judge, x: Tensor, y: Tensor) -> Any:
+        sizes.add(len(x))
+        if len(x) > room:
+            raise torch.OutOfMemoryError("out of memory")
+        return plain(self, x, y)
+
+    monkeypatch.setattr(Judge, "correct", correct)
+    found = verify_card(theirs, HERE._replace(model=made[1], dataset=made[2], batch_size=8))
+    assert (found.verdict, sizes >= {8, 4, 2}) == (verdict, True)
+    assert ("not memory enough" in told(found)) == (room == 0)
