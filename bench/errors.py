@@ -45,8 +45,21 @@ class PluginWarning(UserWarning):
     """What was installed to be found and cannot be used, and what is used under a name it no longer has."""
 
 
+_UNMAPPED = ("failed to map segment", "annot allocate memory")
+"""What the loader says of a library that it has no room for."""
+
+
+def no_room(error: BaseException) -> str:
+    """A sentence about a process that has no memory to begin with; empty for any other error."""
+    if not isinstance(error, ImportError | MemoryError) or not out_of_memory(error):
+        return ""
+    lines = [line for line in str(error).splitlines() if any(words in line for words in _UNMAPPED)]
+    return f"there is not memory enough to start ({lines[0] if lines else 'MemoryError'}); free some, or raise the limit"
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of a GPU or of the machine; by name, because this must not import torch."""
     told = str(error)
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "DefaultCPUAllocator" in told or "bad_alloc" in told
+    unmapped = isinstance(error, ImportError | OSError) and any(words in told for words in _UNMAPPED)
+    return named or unmapped or "DefaultCPUAllocator" in told or "bad_alloc" in told

@@ -12,7 +12,7 @@ import typer
 
 from bench.cli import options as opt
 from bench.cli.trust import trust
-from bench.errors import GauntletError, PluginWarning, Skipped, UnknownName, out_of_memory
+from bench.errors import GauntletError, PluginWarning, Skipped, UnknownName, no_room, out_of_memory
 
 app = typer.Typer(
     name="gauntlet",
@@ -205,6 +205,8 @@ def main() -> None:
     except SystemExit as stop:
         code = stop.code if (told := _culprit(stop)) is None else _error(told)
     except OSError as error:
+        if out_of_memory(error):
+            sys.exit(_told(error))
         named = f": {error.filename}" if error.filename else ""
         typer.echo(f"error: {error.strerror or error}{named}; everything finished is kept", err=True)
         code = 2
@@ -232,6 +234,8 @@ def _culprit(error: BaseException) -> str | None:
 def _told(error: Exception) -> int | None:
     """Tell misuse of the command line, a lack of memory and a fault of a plug-in; anything else is a bug of ours and keeps its
     traceback."""
+    if isinstance(error, ImportError) and (short := no_room(error)):
+        return _error(short)
     if out_of_memory(error):
         hint = "try a smaller --batch-size, for a training --set batch_size=..., or --device cpu"
         typer.echo(f"error: out of memory; everything finished is kept: {hint}", err=True)

@@ -136,8 +136,11 @@ def names() -> list[str]:
     return list(CLASSES)
 
 
-def load(name_or_path: str, split: str = "test") -> Dataset:
-    """Read a split of a named set, of an .npz file or of a folder; "all" means test where the source has a split."""
+def load(name_or_path: str, split: str = "test", limit: int | None = None) -> Dataset:
+    """Read a split of a named set, of an .npz file or of a folder; "all" means test where the source has a split.
+
+    limit: bytes that images of a file or a folder may take, for one that nobody vouches for; nothing larger is unpacked.
+    """
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
     if name_or_path in CLASSES:
@@ -153,9 +156,11 @@ def load(name_or_path: str, split: str = "test") -> Dataset:
     if not whole and split == "all":
         split = "test"
     part = found["all" if whole else split]
-    x, y = read(part)
+    x, y = read(part, limit)
     labels, notes = ({}, ()) if not isinstance(part, FolderPart) else (part.labels, tuple(part.notes()))
-    count = max(other.classes if isinstance(other, FolderPart) else int(other.targets().max()) + 1 for other in found.values())
+    count = max(
+        other.classes if isinstance(other, FolderPart) else int(other.targets(limit).max()) + 1 for other in found.values()
+    )
     name = path.resolve().name if path.is_dir() else path.stem
     ids = torch.arange(len(x))
     dataset = Dataset(name, split, x, y, ids, max(2, count), name_or_path, labels=labels, notes=notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.data.sources import HIGHEST_LABEL, as_images, readable
+from bench.data.sources import HIGHEST_LABEL, as_images, readable, refuse_more
 from bench.errors import BadInput, UnknownName
 from bench.files import opened, read_text
 
@@ -41,13 +42,15 @@ class FolderPart:
     others: tuple[str, ...] = ()
     """Folders beside the root that belong to no split."""
 
-    def images(self) -> Tensor:
-        """Images, uint8 [N, C, H, W] with C = 1 when every file is grayscale, else 3."""
+    def images(self, limit: int | None = None) -> Tensor:
+        """Images, uint8 [N, C, H, W] with C = 1 when every file is grayscale, else 3; BadInput beyond so many bytes."""
         files = [file for file, _ in self._files()]
         sizes, modes = set(), set()
         for file in files:
             with readable(f"{file}"), opened(file) as raw, Image.open(raw, formats=FORMATS) as image:
                 sizes.add(image.size)
+                # Before a pixel is unpacked: a file of a few bytes may promise a picture of any size.
+                refuse_more(f"{file}", len(files) * math.prod(image.size), limit)
                 modes.add(_mode(image))
                 if len(sizes) > 1:
                     found = " and ".join(f"{width}x{height}" for width, height in sorted(sizes))
@@ -64,8 +67,9 @@ class FolderPart:
                 row[...] = np.asarray(image.convert(mode)).reshape(row.shape)
         return as_images(x, f"{self.root}")
 
-    def targets(self) -> Tensor:
+    def targets(self, limit: int | None = None) -> Tensor:
         """Labels, int64 [N]."""
+        del limit  # as many as there are files
         return torch.tensor([label for _, label in self._files()])
 
     def notes(self) -> Iterator[str]:

@@ -25,9 +25,9 @@ def parts(path: Path) -> dict[str, Part]:
     raise BadInput(f"{path} is not a dataset; give an .npz file or a folder")
 
 
-def read(part: Part) -> tuple[Tensor, Tensor]:
-    """The images [N, C, H, W] and labels [N] of a part."""
-    x, y = part.images(), part.targets()
+def read(part: Part, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """The images [N, C, H, W] and labels [N] of a part; BadInput where either would take more than so many bytes."""
+    x, y = part.images(limit), part.targets(limit)
     if len(x) != len(y):
         where = part.path if isinstance(part, NpzPart) else part.root
         raise BadInput(f"{where} has {len(x)} images and {len(y)} labels; give one label per image")

@@ -30,13 +30,13 @@ class NpzPart:
     x: str = "x"
     y: str = "y"
 
-    def images(self) -> Tensor:
-        """Images, uint8 or float32 [N, C, H, W]."""
-        return as_images(_array(self.path, self.x), f"{self.path}: {self.x}")
+    def images(self, limit: int | None = None) -> Tensor:
+        """Images, uint8 or float32 [N, C, H, W]; BadInput where they would take more than so many bytes."""
+        return as_images(_array(self.path, self.x, limit), f"{self.path}: {self.x}")
 
-    def targets(self) -> Tensor:
+    def targets(self, limit: int | None = None) -> Tensor:
         """Labels, int64 [N]."""
-        return as_labels(_array(self.path, self.y), f"{self.path}: {self.y}")
+        return as_labels(_array(self.path, self.y, limit), f"{self.path}: {self.y}")
 
 
 @contextmanager
@@ -83,7 +83,13 @@ def arrays(path: Path, limit: int) -> dict[str, Array]:
     return {key: _array(path, key) for key in keys}
 
 
-def _array(path: Path, key: str) -> Array:
+def refuse_more(what: str, promised: int, limit: int | None) -> None:
+    """BadInput where a file promises more bytes than anybody needs of it."""
+    if limit is not None and promised > limit:
+        raise BadInput(f"{what} promises {promised} bytes, and at most {limit} can be needed of it; it is not read")
+
+
+def _array(path: Path, key: str, limit: int | None = None) -> Array:
     """One array of an npz file, read only when its header promises exactly the bytes that the zip directory lists."""
     with readable(f"{path}"):
         keys = keys_of(path)
@@ -101,6 +107,7 @@ def _array(path: Path, key: str) -> Array:
             raise BadInput(
                 f"{path}: {key} has {info.file_size} bytes where its header promises {promised}; make the file again"
             )
+        refuse_more(f"{path}: {key}", promised, limit)
         with np.load(path, allow_pickle=False) as arrays:
             return np.asarray(arrays[f"{key}.npy"])
 

@@ -68,7 +68,9 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if head[4:9] == b"\0\0\0\0{":
             return _load_safetensors(path)
         _refuse_pretenders(path, head)
-        return _tensors(path, _load_torch(path)), {}
+        state = _tensors(path, _load_torch(path))
+        _refuse_expanded(path, state)
+        return state, {}
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror or error}; check the path and its permissions") from None
 
@@ -76,23 +78,26 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def fit(net: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
     """Load weights into a network that must have exactly these; origin names them in errors."""
     own = net.state_dict()
-    # Checkpoints older than torch 0.4.1 lack this counter, which evaluation never reads.
-    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked") and key not in state}
-    state = {**counters, **state}
+    check_fit(own, state, origin)
+    net.load_state_dict({**{key: own[key] for key in own if key not in state}, **state})
+
+
+def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], origin: str) -> None:
+    """BadInput where weights are not those of a network with this state, which may be one without memory."""
     shapes = [
         f"{key} is {list(state[key].shape)} and not {list(own[key].shape)}"
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
     found = {
-        "missing": [key for key in own if key not in state],
+        # Checkpoints older than torch 0.4.1 lack this counter, which evaluation never reads.
+        "missing": [key for key in own if key not in state and not key.endswith("num_batches_tracked")],
         "unexpected": [key for key in state if key not in own],
         "wrong shape": shapes,
     }
     if any(found.values()):
         told = "; ".join(f"{what}: {_first_three(keys)}" for what, keys in found.items() if keys)
         raise BadInput(f"the weights of {origin} look like another architecture ({told}); name theirs with ?arch=")
-    net.load_state_dict(state)
 
 
 def digest(net: nn.Module) -> str:
@@ -180,6 +185,13 @@ def _refuse_bombs(path: Path) -> None:
         return
     if promised > path.stat().st_size:
         raise BadInput(f"{path} is compressed to unpack to {promised} bytes, as torch writes no file; {_SAVE_PLAIN}")
+
+
+def _refuse_expanded(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that repeat a few stored numbers into many: a few bytes would become a network of gigabytes."""
+    for name, value in state.items():
+        if (size := value.numel() * value.element_size()) > value.untyped_storage().nbytes():
+            raise BadInput(f"{path}: {name} has {size} bytes, of which the file holds fewer; save it with .contiguous()")
 
 
 def _blocked(path: Path, error: Exception) -> str | None:

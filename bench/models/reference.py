@@ -7,13 +7,15 @@ import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bench.errors import BadInput, UnknownName
 from bench.models import architectures
-from bench.models.checkpoint import digest, fit, read_file
+from bench.models.checkpoint import check_fit, digest, fit, read_file
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.factory import call_factory
 from bench.models.layers import Normalize, Normalized
@@ -185,14 +187,27 @@ def _read(
     spec = _spec(path, given, metadata)
     # Placeholders: the statistics of a network trained here are among its weights.
     inside = ([0.0] * shape[0], [1.0] * shape[0]) if metadata.get("normalized") == "1" else None
-    if "members" in metadata:
-        count = _whole(path, metadata, "members")
-        net: nn.Module = SnapshotEnsemble(architectures.build(spec, shape, classes, inside) for _ in range(count))
-    else:
-        net = architectures.build(spec, shape, classes, inside)
-    state, notes = choose(state, net.state_dict(), path, wanted, normalized=statistics is not None)
+    # Without memory first: what a file says of its network may ask for more than there is, and its tensors say otherwise.
+    with torch.device("meta"):
+        plan = architectures.build(spec, shape, classes, inside).state_dict()
+    count = _members(path, metadata, len(plan), len(state))
+    own = plan if count is None else {f"members.{n}.{key}": value for n in range(count) for key, value in plan.items()}
+    state, notes = choose(state, own, path, wanted, normalized=statistics is not None)
+    check_fit(own, state, str(path))
+    build = partial(architectures.build, spec, shape, classes, inside)
+    net: nn.Module = build() if count is None else SnapshotEnsemble(build() for _ in range(count))
     fit(net, state, str(path))
     return (net if statistics is None else Normalized(Normalize(*statistics), net)), spec, notes
+
+
+def _members(path: Path, metadata: Mapping[str, str], each: int, held: int) -> int | None:
+    """How many networks an ensemble has; None for a single network. each: the tensors of one; held: of the file."""
+    if "members" not in metadata:
+        return None
+    # Files older than torch 0.4.1 lack counters, a third of the tensors at most.
+    if (count := _whole(path, metadata, "members")) * each > 2 * held:
+        raise BadInput(f"{path} says that it holds {count} networks of {each} tensors, and holds {held} tensors; it is damaged")
+    return count
 
 
 def _agree(path: Path, metadata: Mapping[str, str], shape: tuple[int, int, int], classes: int, at_least: bool) -> int:

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from bench.compare import best_of_each_model, known_outcomes, methods, remarks, sections
 from bench.errors import BadInput, UnknownName
-from bench.files import below, write_text
+from bench.files import below, read_text, write_text
 from bench.report.entries import Entry, read_entries
 from bench.report.tables import CONSTANT, NOT_COMPARABLE, PROOF, leaderboard
 from bench.results import Card
@@ -25,6 +25,8 @@ STATED = (
 )
 SEVERAL = "sd: of robust accuracy between the seeds of a training; then accuracies are means, the interval a bootstrap of both"
 
+SKIP_BYTES = 2**16
+"""Of a file that says why a defense has no row, at most."""
 Skip = dict[str, str]
 
 
@@ -33,7 +35,7 @@ def read_skips(results: Path) -> list[Skip]:
     skips = []
     for path in below(results, "*-skipped.json"):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_text(path, SKIP_BYTES))
             if content.get("schema_version", 1) != 1:
                 continue
             skips.append({key: str(content[key]) for key in ("name", "dataset", "threat", "reason")})

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bench.errors import BadInput
-from bench.files import atomic
+from bench.files import atomic, opened
 from bench.training.averages import Average
 from bench.training.job import Job
 from bench.training.network import TrainingNet
@@ -95,7 +95,7 @@ def load_state(path: Path, job: Job, updates: Updates, averages: Averages, where
 
 def _read(path: Path, where: torch.device) -> Mapping[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             # torch writes entries as they are and leaves their checksums unchecked.
             inflated = sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
             whole = not inflated and archive.testzip() is None

@@ -15,7 +15,7 @@ import torch
 from tabulate import tabulate
 
 from bench.core import ThreatModel, device
-from bench.errors import BadInput
+from bench.errors import BadInput, out_of_memory
 from bench.files import Reporter, below
 from bench.results import Card, read_card
 from bench.verify.consistency import Check, Evidence, check, plan_note, read_evidence
@@ -102,14 +102,34 @@ def judged(card: Card, path: Path, given: Given) -> tuple[Verified, Case | None]
             threat = ThreatModel.parse(card.threat.norm, card.threat.eps)
             batch_size = given.batch_size or (256 if samples.x.device.type == "cpu" else 1024)
             case = Case(card, evidence, Jury(under, samples, threat, card.archive.sha256, batch_size))
-            robust, found = _examples(case, checks)
+            robust, found = _in_memory(case, checks)
     except NotHere as error:
         checks.append(Check("not checked", None, (str(error),)))
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        case = None
+        checks.append(Check("not checked", None, ("there is not memory enough for its model and its data",)))
     notes = _notes(card, found)
     if not found:
         return Verified(path, card, checks, examples=sum(len(proof.ids) for proof in evidence.proofs), notes=notes), None
     holding, surviving = (torch.cat([getattr(one, key) for one in found]) for key in ("holds", "survives"))
     return Verified(path, card, checks, robust, len(holding), int(holding.sum()), int(surviving.sum()), notes), case
+
+
+def _in_memory(case: Case, checks: list[Check]) -> tuple[float, list[Examined]]:
+    """Judge in batches that the memory holds."""
+    while True:
+        found: list[Check] = []
+        try:
+            judgement = _examples(case, found)
+        except (RuntimeError, MemoryError) as error:
+            if case.jury.batch_size == 1 or not out_of_memory(error):
+                raise
+            case.jury.batch_size //= 2
+            continue
+        checks += found
+        return judgement
 
 
 def _examples(case: Case, checks: list[Check]) -> tuple[float, list[Examined]]:

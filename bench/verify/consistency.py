@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,7 +163,11 @@ def _whole(folder: Path, file: FileInfo) -> list[str]:
 def _archives(card: Card, folder: Path, broken: Tensor | None) -> tuple[list[Proof], list[Check]]:
     """The examples beside a card, as far as they can be read; whether they are those of the samples it counts as broken."""
     proofs, checks = [], []
-    for number, file in enumerate([card.archive, *(addition.archive for addition in card.additions)]):
+    files = [card.archive, *(addition.archive for addition in card.additions)]
+    if twice := [name for name, count in Counter(file.file for file in files).items() if count > 1]:
+        # Not read that many times: their examples would be of the same samples.
+        return [], [Check("archives", False, (f"{twice[0]} is listed more than once; a file is one addition",))]
+    for number, file in enumerate(files):
         name = f" of addition {number}" if number else ""
         if not os.path.lexists(folder / file.file):
             checks.append(Check(f"archive{name}", None, (f"{file.file} is not here; put it beside the card",)))

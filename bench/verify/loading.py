@@ -26,6 +26,11 @@ from bench.plugins import registry
 from bench.results import Card
 from bench.verify.consistency import Check, Evidence, check
 
+LEAST = 2**28
+"""Bytes of data beside a card that are always read."""
+SPLIT = 100
+"""Times the samples of a card that the split they were taken from holds, at most."""
+
 
 class Given(NamedTuple):
     """What the user says beside the card."""
@@ -46,9 +51,9 @@ def load_data(card: Card, path: Path, evidence: Evidence, given: Given, checks: 
         named = given.dataset or _data_of(card, path)
         if named not in data.CLASSES and not (Path(named).is_dir() or Path(named).is_file()):
             raise NotHere(f"data {named!r} is not here; name it with --dataset")
-        whole = data.load(named, card.data.split)
-    except (GauntletError, OSError, ValueError) as error:
-        raise NotHere(str(error)) from None
+        whole = data.load(named, card.data.split, None if given.dataset else _needed(card, evidence))
+    except (GauntletError, OSError, ValueError, MemoryError) as error:
+        raise NotHere(str(error) or f"the memory does not hold the data {named!r}") from None
     samples, problems = _taken(whole, card, evidence, named)
     if samples.digest != card.data.digest:
         which = f"the {card.n} samples that it took" if card.data.taken else f"the first {card.n} samples"
@@ -161,6 +166,12 @@ def _data_of(card: Card, path: Path) -> str:
             f"opens none elsewhere; name them if they are yours: {_option('dataset', card.dataset)}"
         )
     return str(found)
+
+
+def _needed(card: Card, evidence: Evidence) -> int:
+    """Bytes that the split of a card can take, by the number of its samples and the shape of its examples."""
+    shape = next((proof.z.shape[1:] for proof in evidence.proofs if len(proof.ids)), torch.Size([3, 224, 224]))
+    return max(LEAST, SPLIT * card.n * shape.numel() * 4)
 
 
 def _below(card: Path, text: str) -> Path | None:

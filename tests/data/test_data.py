@@ -552,3 +552,18 @@ def test_every_shift_and_both_sides_occur():
     expected = torch.tensor([0.0, 1, 2, 2, 1, 0]).repeat(3, 1) * 3000 / 18
     assert torch.allclose(places[1:4].float(), expected, atol=75)
     assert places.sum() == places[1:4].sum()
+
+
+def test_what_promises_more_than_is_needed_is_not_unpacked(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.npz"
+    np.savez_compressed(bomb, x=np.zeros((20_000, 64, 64), np.uint8), y=np.zeros(20_000, np.int64))
+    assert bomb.stat().st_size < 2**18
+    with pytest.raises(BadInput, match="promises 81920128 bytes, and at most 1000000 can be needed"):
+        load(str(bomb), "test", 1_000_000)
+    assert len(load(str(bomb), "all", 100_000_000)) == 20_000
+    for label in ("0", "1"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        Image.new("L", (4000, 4000)).save(tmp_path / "set" / label / "x.png")
+    with pytest.raises(BadInput, match="promises 32000000 bytes"):
+        load(str(tmp_path / "set"), "all", 1_000_000)
+    assert len(load(str(tmp_path / "set"), "all", 32_000_000)) == 2

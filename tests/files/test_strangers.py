@@ -89,3 +89,13 @@ def test_a_pipe_is_an_error_and_no_wait(reader: str, tmp_path: Path) -> None:
 def test_a_link_to_a_file_is_read(valued: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(valued)
     assert read_text(tmp_path / "link") == VALUED
+
+
+def test_a_note_that_is_a_pipe_or_has_no_end_stops_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a-skipped.json")
+    note = '{"schema_version": 1, "name": "mine", "dataset": "digits", "threat": "linf", "reason": "%s"}'
+    (tmp_path / "b-skipped.json").write_text(note % ("x" * 2**20))
+    (tmp_path / "c-skipped.json").write_text(note % "does not apply")
+    program = f"from pathlib import Path; from bench.report.pages import read_skips; print(read_skips(Path({str(tmp_path)!r})))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("reason") == done.stdout.count("does not apply") == 1

@@ -7,11 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from bench import evaluate
+from bench.core import Judge
 from bench.data import load
+from bench.verify import consistency, loading
 from bench.verify.cards import Verified, verify_card
 from bench.verify.loading import Given
 
@@ -111,3 +116,43 @@ def test_a_named_set_is_opened(fast_run: Path, tmp_path: Path) -> None:
     shutil.copytree(fast_run, tmp_path / "run")
     card = evaluate(str(tmp_path / "run"), plan_name="smoke", n=N, quiet=True, device_name="cpu")[1]
     assert verify_card(card, HERE).verdict == "holds"
+
+
+def test_data_beside_a_card_that_unpack_to_gigabytes_are_not_read(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "LEAST", 2**10)
+    np.savez_compressed(theirs.parent / "bomb.npz", x=np.zeros((30_000, 64, 64), np.uint8), y=np.arange(30_000) % 10)
+    edit(theirs, lambda content: content.update(dataset="bomb.npz"))
+    found = verify_card(theirs, HERE)
+    assert found.verdict in ("not checked", "fails")
+    assert f"at most {100 * N * 64 * 4} can be needed" in told(found)
+
+
+def test_an_archive_that_is_listed_many_times_is_read_once_at_most(theirs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    plain = consistency.read_archive
+    monkeypatch.setattr(consistency, "read_archive", lambda path, *rest: (reads.append(path), plain(path, *rest))[1])
+    content = json.loads(theirs.read_text())
+    again = {"by": "Mallory", "broken": 1, "archive": content["archive"]}
+    edit(theirs, lambda content: content.update(additions=[again] * 7000))
+    found = verify_card(theirs, HERE)
+    assert found.verdict == "fails"
+    assert "archive.safetensors is listed more than once" in told(found)
+    assert len(reads) <= 1
+
+
+@pytest.mark.parametrize(("room", "verdict"), [(3, "holds"), (0, "not checked")])
+def test_where_memory_runs_out_batches_are_halved_and_no_other_card_suffers(
+    room: int, verdict: str, theirs: Path, made: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, sizes = Judge.correct, set()
+
+    def correct(self: Judge, x: Tensor, y: Tensor) -> Any:
+        sizes.add(len(x))
+        if len(x) > room:
+            raise torch.OutOfMemoryError("out of memory")
+        return plain(self, x, y)
+
+    monkeypatch.setattr(Judge, "correct", correct)
+    found = verify_card(theirs, HERE._replace(model=made[1], dataset=made[2], batch_size=8))
+    assert (found.verdict, sizes >= {8, 4, 2}) == (verdict, True)
+    assert ("not memory enough" in told(found)) == (room == 0)
