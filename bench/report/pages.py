@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pandas as pd
 from tabulate import tabulate
 
+from bench import escape
 from bench.compare import best_of_each_model, known_outcomes, methods, remarks, sections
 from bench.errors import BadInput, UnknownName
 from bench.files import below, write_text
@@ -23,6 +23,8 @@ STATED = (
     "proof: here, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them); stated, "
     "where the number is the card's word alone"
 )
+OURS = (STATED,)
+"""Notes that are Markdown already; every other may hold a name."""
 SEVERAL = "sd: of robust accuracy between the seeds of a training; then accuracies are means, the interval a bootstrap of both"
 
 Skip = dict[str, str]
@@ -54,7 +56,9 @@ def render(
     if form not in (*FORMATS, "text"):
         raise UnknownName("format", form, [*FORMATS, "all"])
     if form == "csv":
-        return str(leaderboard(entries, by="seed").to_csv(index=False, float_format="%.2f", lineterminator="\n"))
+        return str(
+            _cells(leaderboard(entries, by="seed"), escape.csv).to_csv(index=False, float_format="%.2f", lineterminator="\n")
+        )
     table, cards = leaderboard(entries, by=by), [entry.card for entry in entries]
     remark = remarks(cards, [entry.outcomes for entry in entries], methods(cards)) if ranked else {}
     parts = []
@@ -157,41 +161,40 @@ def summary(rows: Sequence[tuple[Card, Path]]) -> str:
             lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")
     lines += [f"card: {path}" for _, path in rows]
     entries = [Entry(card, path, known_outcomes(card, path)) for card, path in rows]
-    return "\n".join([render(entries, "text", by="seed", ranked=False), *lines])
+    return "\n".join([render(entries, "text", by="seed", ranked=False), *map(escape.line, lines)])
 
 
 def _table(frame: pd.DataFrame, style: str) -> str:
-    plain = frame.rename(columns=lambda name: _one_line(name, style)).map(lambda value: _one_line(value, style))
+    # What HTML and LaTeX act on is tabulate's to escape.
+    plain = _cells(frame, escape.markdown if style == "github" else escape.line)
     content = plain.astype(object).where(plain.notna(), None).to_dict("list")
     return str(tabulate(content, headers="keys", tablefmt=style, floatfmt=".1f", missingval="-"))
 
 
-def _one_line(value: object, style: str) -> object:
-    """A text as one line that breaks no table."""
-    if not isinstance(value, str):
-        return value
-    line = "".join(letter if letter.isprintable() else "?" for letter in value)
-    return line.replace("|", "\\|") if style == "github" else line
+def _cells(frame: pd.DataFrame, escaped: Callable[[object], str]) -> pd.DataFrame:
+    """The same table with its texts, and the names of its columns, escaped; numbers are numbers."""
+    return frame.rename(columns=escaped).map(lambda value: escaped(value) if isinstance(value, str) else value)
 
 
 def _markdown(sections: Sequence[Section]) -> str:
     body = ""
     for title, frame, notes in sections:
-        body += f"## {title}\n\n{_table(frame, 'github')}\n\n" + "".join(f"{line}\n\n" for line in notes)
+        told = "".join(f"{note if note in OURS else escape.markdown(note)}\n\n" for note in notes)
+        body += f"## {escape.markdown(title)}\n\n{_table(frame, 'github')}\n\n{told}"
     return f"# Leaderboard\n\n{body}{LEGEND}\n"
 
 
 def _text(sections: Sequence[Section]) -> str:
     body = ""
     for title, frame, notes in sections:
-        body += f"{title}\n{_table(frame, 'simple')}\n" + "".join(f"{line}\n" for line in notes) + "\n"
+        told = "".join(f"{escape.line(note)}\n" for note in notes)
+        body += f"{escape.line(title)}\n{_table(frame, 'simple')}\n{told}\n"
     return body + LEGEND
 
 
 def _latex(sections: Sequence[Section]) -> str:
-    special = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "·": "--"})
     parts = [
-        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{title.translate(special)}}}\n"
+        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{escape.latex(title)}}}\n"
         f"{_table(frame, 'latex_booktabs')}\n\\end{{table}}\n"
         for title, frame, _ in sections
     ]
@@ -201,8 +204,9 @@ def _latex(sections: Sequence[Section]) -> str:
 def _html(sections: Sequence[Section]) -> str:
     body = ""
     for title, frame, notes in sections:
-        body += f"<h2>{escape(title)}</h2>\n{_table(frame, 'html')}\n" + "".join(f"<p>{escape(line)}</p>\n" for line in notes)
-    return _PAGE.format(body=body, legend=escape(LEGEND))
+        told = "".join(f"<p>{escape.html(note)}</p>\n" for note in notes)
+        body += f"<h2>{escape.html(title)}</h2>\n{_table(frame, 'html')}\n{told}"
+    return _PAGE.format(body=body, legend=escape.html(LEGEND))
 
 
 _PAGE = """<!doctype html>

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bench import escape
+from bench.cli.options import tell
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.plans.built_in import PLANS, load
@@ -406,3 +408,61 @@ def test_data_are_their_content() -> None:
     assert len(set(same["dataset"])) == 1
     two = leaderboard(entries(of("a", "mine.npz", "1" * 64), of("b", "old/mine.npz", "2" * 64)))
     assert sorted(two["dataset"]) == ["mine 11111111", "mine 22222222"]
+
+
+HOSTILE = "x</td><script>a()</script> ![i](http://e/p.png) [l](javascript:a) `a`\n\n# Hi|\x1b[2J\x00\u202e _e_ {: onclick=a}"
+
+
+def hostile(name: str, plan: str = "smoke", **changes: Any) -> list[Entry]:
+    made = card("x", 0.5, **changes)
+    odd = made.attacks[0].model_copy(update={"name": name})
+    named = {"name": name, "plan": made.plan.model_copy(update={"name": plan}), "attacks": (odd, made.attacks[1])}
+    return entries(made.model_copy(update=named))
+
+
+def test_markdown_of_a_strangers_names_is_text() -> None:
+    page = render(hostile(HOSTILE, HOSTILE, warnings=["look"]), "md")
+    assert not re.search(r"[<>]", page)
+    assert not re.search(r"(?<!\\)[\[\]{}]", page)
+    assert next(row for row in page.splitlines() if row.startswith("#")) == "# Leaderboard"
+    assert sum(row.startswith("#") for row in page.splitlines()) == 2
+    assert not re.search(r"(?<!\\)\|[^\n]*Hi(?<!\\)\|", page)
+    for start in ("# a", "- a", "1. a", "===", "```", "    a", "~~~", "> a", "+ a", "* a"):
+        assert not re.match(r"(\s|#|-|=|`|~|>|\+|\*|\d+[.)])", escape.markdown(start)), start
+    assert escape.markdown("fast_at pgd-20 (0.5 %) 8/255") == "fast_at pgd-20 (0.5 %) 8/255"
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@x", "\t=1", "\r=1", " =1", "a;=1", "\uff1d1"])
+def test_a_spreadsheet_takes_no_name_for_a_formula(name: str) -> None:
+    text = render(hostile(name, name), "csv")
+    assert "'" in escape.csv(name)
+    cells = [cell for row in csv.reader(text.splitlines()) for cell in row]
+    assert not [cell for cell in cells if re.search(r"(^|;)\s*[=+\-@\uff1d]", cell) and cell != "-"]
+    assert escape.csv("-0.5") == "-0.5"
+    assert escape.csv("-") == "-"
+
+
+def test_tex_of_a_strangers_names_runs_no_command() -> None:
+    page = render(hostile(r"\input{/etc/hostname}", r"p}\input{/etc/hostname}{$^~"), "tex")
+    assert "\\input" not in page
+    assert r"plan p\}\textbackslash{}input\{/etc/hostname\}\{\$\^{}\textasciitilde{}}" in page
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "text"])
+def test_no_form_holds_what_steers_a_terminal(form: str) -> None:
+    page = render(hostile(HOSTILE, HOSTILE, warnings=["look"]), form)
+    assert all(row.isprintable() for row in page.splitlines())
+    assert page.encode()
+    if form == "html":
+        assert "<script" not in page
+
+
+def test_every_command_tells_lines_that_steer_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tell(f"{HOSTILE}\ud800\nnext")
+    with pytest.raises(BadInput) as caught:
+        write_leaderboard(tmp_path / "\x1b[2J", ["md"])
+    tell(caught.value, err=True)
+    out, err = capsys.readouterr()
+    assert all(row.isprintable() for row in [*out.split("\n"), *err.split("\n")])
+    assert out.endswith("next\n")
+    assert "no results folder" in err
