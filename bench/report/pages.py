@@ -13,7 +13,7 @@ from tabulate import tabulate
 from bench import escape
 from bench.compare import best_of_each_model, known_outcomes, methods, remarks, sections
 from bench.errors import BadInput, UnknownName
-from bench.files import below, write_text
+from bench.files import below, read_text, regular, write_text
 from bench.report.entries import Entry, read_entries
 from bench.report.tables import CONSTANT, NOT_COMPARABLE, PROOF, leaderboard
 from bench.results import Card
@@ -28,6 +28,8 @@ OURS = (STATED,)
 SEVERAL = "sd: of robust accuracy between the seeds of a training; then accuracies are means, the interval a bootstrap of both"
 
 Skip = dict[str, str]
+NOTE = 2**16
+"""Bytes of a note on a defense that was skipped, at most."""
 
 
 def read_skips(results: Path) -> list[Skip]:
@@ -35,11 +37,12 @@ def read_skips(results: Path) -> list[Skip]:
     skips = []
     for path in below(results, "*-skipped.json"):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            regular(path, NOTE)
+            content = json.loads(read_text(path, NOTE))
             if content.get("schema_version", 1) != 1:
                 continue
-            skips.append({key: str(content[key]) for key in ("name", "dataset", "threat", "reason")})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            skips.append({key: escape.line(content[key])[:1000] for key in ("name", "dataset", "threat", "reason")})
+        except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return skips
 

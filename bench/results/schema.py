@@ -130,15 +130,15 @@ class Certified(Record):
     """What a defense proved about its network; a lower bound to what any attack can leave."""
 
     defense: str
-    n: int
+    n: Annotated[Count, Field(ge=1)]
     """The first so many samples, which the proof was tried on."""
-    accuracy: float
+    accuracy: Share
     """Share of them whose right answer is certain in the ball of the card."""
-    interval: tuple[float, float]
+    interval: tuple[Share, Share]
     """95 % Wilson interval."""
     curve: tuple[CurvePoint, ...]
     """The same at other radii, smallest first."""
-    contradicted: int
+    contradicted: Count
     """Samples whose answer is said to be certain and that an attack broke."""
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,21 @@ import pytest
 
 from bench import escape
 from bench.cli.options import tell
+from bench.compare.pairs import compare_rows
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.plans.built_in import PLANS, load
 from bench.plans.plan import Plan
 from bench.plugins.registry import get_attack
 from bench.report.entries import Entry, read_entries
-from bench.report.pages import FORMATS, render, summary, write_leaderboard
+from bench.report.pages import FORMATS, read_skips, render, summary, write_leaderboard
 from bench.report.tables import leaderboard
 from bench.results.card import Card, read_card
 from bench.runs.jobs import skip
 from bench.statistics.proportions import wilson
 from bench.training.request import TrainingRequest
+from bench.verify.cards import verify_cards
+from bench.verify.loading import Given
 
 LINF = ThreatModel.parse("linf", "0.3")
 
@@ -466,3 +471,50 @@ def test_every_command_tells_lines_that_steer_nothing(tmp_path: Path, capsys: py
     assert all(row.isprintable() for row in [*out.split("\n"), *err.split("\n")])
     assert out.endswith("next\n")
     assert "no results folder" in err
+
+
+CERTIFIED = {"defense": "x", "accuracy": 0.5, "interval": [0.4, 0.6], "curve": [], "contradicted": 0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 10**30}, {"seed": -(10**30)}, {"eot": 10**30}, {"name": "a\ud800"}, {"dataset": "a\ud800"},
+        {"dataset": "a" * 5000}, {"model": {"reference": "ckpt:" + "a" * 5000}}, {"model": {"arch": "\udfff"}},
+        {"model": {"training": {"single_step_gap": "wide"}}}, {"model": {"training": {"backwards_per_sample": [1]}}},
+        {"versions": {"gauntlet-bench": "\ud800"}}, {"certified": {**CERTIFIED, "n": 0}}, {"certified": {**CERTIFIED, "n": 10**400}},
+        {"certified": {**CERTIFIED, "n": -5}}, {"certified": {**CERTIFIED, "n": 5, "accuracy": 1e300}},
+    ],
+)  # fmt: skip
+def test_one_bad_card_stops_nobody(results: Path, change: dict[str, Any]) -> None:
+    """Each is named with what is wrong with it; the others have their rows, and verify and compare say as much."""
+    content = json.loads(card("bad", 0.4).to_json())
+    for key, value in change.items():
+        content[key] = {**content[key], **value} if key == "model" else value
+    path = results / "mnist" / "bad" / "card.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    _, refused = write_leaderboard(results, FORMATS)
+    assert len(refused) == 1
+    assert refused[0].startswith(f"card {path}")
+    assert len(pd.read_csv(results / "leaderboard.csv")) == 3
+    found = {row.path: row.verdict for row in verify_cards([results], Given(device="cpu"), quiet=True)}
+    assert found.pop(path) == "fails"
+    assert len(found) == 3
+    with pytest.raises(BadInput, match=re.escape(f"card {path}")):
+        compare_rows(path, next(iter(found)))
+
+
+def test_a_note_that_is_a_pipe_or_huge_is_passed_over(results: Path) -> None:
+    os.mkfifo(results / "pipe-skipped.json")
+    (results / "huge-skipped.json").write_text(json.dumps({"name": "huge", "reason": "x" * 10**6}))
+    kept = {"name": "kept\ud800", "dataset": "mnist", "threat": "linf 0.3", "reason": "because"}
+    (results / "kept-skipped.json").write_text(json.dumps(kept))
+    (results / "link-skipped.json").symlink_to("/dev/zero")
+    found: list[Any] = []
+    worker = threading.Thread(target=lambda: found.append(read_skips(results)), daemon=True)
+    worker.start()
+    worker.join(20)
+    assert found == [[{**kept, "name": "kept?"}]]
+    write_leaderboard(results, ["md"])
+    assert "kept? skipped: because" in (results / "leaderboard.md").read_text()
