@@ -13,6 +13,7 @@ import typer
 from bench.cli import options as opt
 from bench.cli.trust import trust
 from bench.errors import GauntletError, PluginWarning, Skipped, UnknownName, out_of_memory
+from bench.escape import line
 
 app = typer.Typer(
     name="gauntlet",
@@ -192,8 +193,8 @@ def main() -> None:
     """Run the command line: 0 when all is well, 1 when a check failed, 2 for misuse, 130 or 143 when interrupted."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plain = warnings.formatwarning
-    warnings.formatwarning = lambda message, category, *place, **line: (
-        f"warning: {line(message)}\n" if issubclass(category, PluginWarning) else plain(message, category, *place, **line)
+    warnings.formatwarning = lambda message, category, *place, **rest: (
+        f"warning: {line(message)}\n" if issubclass(category, PluginWarning) else plain(message, category, *place, **rest)
     )
     try:
         code = app(standalone_mode=False)

@@ -95,7 +95,8 @@ def _shown(part: pd.DataFrame, *, ranked: bool) -> pd.DataFrame:
     if "seeds" in shown.columns and (shown["seeds"] == 1).all():
         shown = shown.drop(columns="seeds")
     plan = str(part["plan"].iloc[0])
-    if plan in shown.columns and shown[plan].equals(shown["robust"].rename(plan)):
+    # The column "robust" is ours, and no attack's.
+    if plan != "robust" and plan in shown.columns and shown[plan].equals(shown["robust"].rename(plan)):
         shown = shown.drop(columns=plan)
     return shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from bench.core import LONGEST
+from bench.core import LONGEST, Label, Name
 
 MOST = 10_000_000
 """Samples of an evaluation."""
@@ -93,8 +93,8 @@ class CurvePoint(Record):
 class AttackResult(Record):
     """What one attack of the plan did."""
 
-    name: str
-    attack: str
+    name: Label
+    attack: Name
     parameters: dict[str, Any]
     """As they ran: the grid's winner is written in."""
     on: Literal["all", "survivors"]

@@ -518,3 +518,36 @@ def test_a_note_that_is_a_pipe_or_huge_is_passed_over(results: Path) -> None:
     assert found == [[{**kept, "name": "kept?"}]]
     write_leaderboard(results, ["md"])
     assert "kept? skipped: because" in (results / "leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[2J", "../up", "a/b", "x" * 101, "\u202egnp", " ", "-rf", ".hidden"])
+def test_a_plan_and_its_attacks_have_safe_names(tmp_path: Path, name: str) -> None:
+    """Refused where a plan is read, and in a card from elsewhere."""
+    content = json.loads(card("x", 0.5).to_json())
+    path = tmp_path / "card.json"
+    changed = [{**content, "plan": {**content["plan"], "name": name}}]
+    if name:
+        spec = {**content["plan"]["attacks"][0], "name": name}
+        changed.append({**content, "plan": {**content["plan"], "attacks": [spec]}})
+    if name not in ("../up", "a/b", "x" * 101, "-rf", ".hidden"):
+        changed.append({**content, "attacks": [{**content["attacks"][0], "name": name}]})
+    for one in changed:
+        path.write_text(json.dumps(one))
+        with pytest.raises(BadInput, match="name: "):
+            read_card(path)
+    (tmp_path / "mine.toml").write_text(f'name = {json.dumps(name)}\n[[attacks]]\nattack = "pgd"')
+    with pytest.raises(BadInput, match="name"):
+        load(str(tmp_path / "mine.toml"))
+
+
+def test_columns_of_ours_are_ours() -> None:
+    made = card("x", 0.5)
+    attacks = [made.attacks[0].model_copy(update={"name": name}) for name in ("rank", "rank (attack)", "threat", "robust")]
+    named = {"attacks": tuple(attacks), "plan": made.plan.model_copy(update={"name": "robust"})}
+    rows = entries(made.model_copy(update=named))
+    table = leaderboard(rows)
+    assert len(set(table.columns)) == len(table.columns)
+    assert table["robust"].tolist() == [50.0]
+    assert table["threat"].tolist() == ["linf 0.3"]
+    assert {"rank (attack)", "rank (attack) (attack)", "threat (attack)", "robust (attack)"} <= set(table.columns)
+    assert "|   robust |" in render(rows, "md")
