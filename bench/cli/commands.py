@@ -13,6 +13,7 @@ import typer
 from bench.cli import options as opt
 from bench.cli.trust import trust
 from bench.errors import GauntletError, PluginWarning, Skipped, UnknownName, no_room, out_of_memory
+from bench.escape import line
 
 app = typer.Typer(
     name="gauntlet",
@@ -36,7 +37,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
     if version:
         from importlib.metadata import version as installed
 
-        typer.echo(f"gauntlet {installed('gauntlet-bench')}")
+        opt.tell(f"gauntlet {installed('gauntlet-bench')}")
         raise typer.Exit
 
 
@@ -45,7 +46,7 @@ def demo(results: opt.Results = Path("results/demo"), quiet: opt.Quiet = False) 
     """Train six defenses on 1,797 real digits, attack each with the smoke plan, print a leaderboard."""
     from bench.cli.demo import demo as run_demo
 
-    typer.echo(run_demo(results, quiet=quiet))
+    opt.tell(run_demo(results, quiet=quiet))
 
 
 @app.command()
@@ -54,7 +55,7 @@ def train(training: opt.Training) -> None:
     """Train a defense. Run it again after an interruption and it goes on; a finished training is left alone."""
     from bench.runs import trained
 
-    typer.echo(trained(training.request(), training.execution()))
+    opt.tell(trained(training.request(), training.execution()))
 
 
 @app.command()
@@ -65,7 +66,7 @@ def evaluate(evaluating: opt.Evaluating) -> None:
     from bench.report import summary
 
     card, path = evaluated(evaluating.request(), evaluating.execution())
-    typer.echo(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)]))
+    opt.tell(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)]))
 
 
 @app.command()
@@ -84,10 +85,10 @@ def run(
 
     request, execution = training.request(), training.execution(batch_size)
     try:
-        typer.echo(summary(trained_and_evaluated(request, seeds, load_plan(plan), n, execution)))
+        opt.tell(summary(trained_and_evaluated(request, seeds, load_plan(plan), n, execution)))
     except Skipped as reason:
         noted = skip(str(reason), request, training.results)
-        typer.echo(f"skipped: {reason}; noted for the leaderboard in {noted}")
+        opt.tell(f"skipped: {reason}; noted for the leaderboard in {noted}")
 
 
 @app.command()
@@ -103,9 +104,9 @@ def leaderboard(
         raise UnknownName("format", form, [*FORMATS, "all"])
     written, refused = write_leaderboard(results, FORMATS if form == "all" else [form], every=every)
     for sentence in refused:
-        typer.echo(f"left out: {sentence}", err=True)
+        opt.tell(f"left out: {sentence}", err=True)
     for path in written:
-        typer.echo(path)
+        opt.tell(path)
 
 
 @app.command()
@@ -130,7 +131,7 @@ def transfer(
         model, dataset=dataset, norm=norm, eps=eps, n=n, seed=seed, device_name=device, batch_size=batch_size,
         quiet=opt.quiet_for(quiet, as_json),
     )  # fmt: skip
-    typer.echo(to_json(found) if as_json else render(found))
+    opt.tell(to_json(found) if as_json else render(found))
 
 
 @plans.command("show")
@@ -139,7 +140,7 @@ def show_plan(name: Annotated[str, typer.Argument(help="A built-in plan or a .to
     from bench.plans import built_in
 
     opt.load(plugin)
-    typer.echo(built_in.show(built_in.load(name)).rstrip())
+    opt.tell(built_in.show(built_in.load(name)).rstrip())
 
 
 @new.command("defense")
@@ -147,7 +148,7 @@ def new_defense(name: opt.OwnName, into: opt.Into = Path()) -> None:
     """Write NAME.py, a defense that trains as it stands, and test_NAME.py."""
     from bench.doctor import scaffold
 
-    typer.echo(scaffold("defense", name, into))
+    opt.tell(scaffold("defense", name, into))
 
 
 @new.command("attack")
@@ -155,7 +156,7 @@ def new_attack(name: opt.OwnName, into: opt.Into = Path()) -> None:
     """Write NAME.py, an attack that works as it stands, and test_NAME.py."""
     from bench.doctor import scaffold
 
-    typer.echo(scaffold("attack", name, into))
+    opt.tell(scaffold("attack", name, into))
 
 
 @app.command()
@@ -169,7 +170,7 @@ def doctor(
 
     opt.load(plugin)
     findings = examine_plugin(name, opt.settings_of(setting or []))
-    typer.echo(render(name, findings))
+    opt.tell(render(name, findings))
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
 
@@ -185,20 +186,20 @@ def list_names(
     from bench.cli.catalogue import catalogue
 
     opt.load(plugin)
-    typer.echo(catalogue(what))
+    opt.tell(catalogue(what))
 
 
 def main() -> None:
     """Run the command line: 0 when all is well, 1 when a check failed, 2 for misuse, 130 or 143 when interrupted."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     plain = warnings.formatwarning
-    warnings.formatwarning = lambda message, category, *place, **line: (
-        f"warning: {message}\n" if issubclass(category, PluginWarning) else plain(message, category, *place, **line)
+    warnings.formatwarning = lambda message, category, *place, **rest: (
+        f"warning: {line(message)}\n" if issubclass(category, PluginWarning) else plain(message, category, *place, **rest)
     )
     try:
         code = app(standalone_mode=False)
     except GauntletError as error:
-        typer.echo(f"error: {error}", err=True)
+        opt.tell(f"error: {error}", err=True)
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -208,7 +209,7 @@ def main() -> None:
         if out_of_memory(error):
             sys.exit(_told(error))
         named = f": {error.filename}" if error.filename else ""
-        typer.echo(f"error: {error.strerror or error}{named}; everything finished is kept", err=True)
+        opt.tell(f"error: {error.strerror or error}{named}; everything finished is kept", err=True)
         code = 2
     except Exception as error:
         misuse = _told(error)
@@ -216,12 +217,12 @@ def main() -> None:
             raise
         code = misuse
     if code in (130, 143):
-        typer.echo("interrupted; everything finished is kept, and the same command goes on from there", err=True)
+        opt.tell("interrupted; everything finished is kept, and the same command goes on from there", err=True)
     sys.exit(code)
 
 
 def _error(told: str) -> int:
-    typer.echo(f"error: {told}", err=True)
+    opt.tell(f"error: {told}", err=True)
     return 2
 
 
@@ -238,7 +239,7 @@ def _told(error: Exception) -> int | None:
         return _error(short)
     if out_of_memory(error):
         hint = "try a smaller --batch-size, for a training --set batch_size=..., or --device cpu"
-        typer.echo(f"error: out of memory; everything finished is kept: {hint}", err=True)
+        opt.tell(f"error: out of memory; everything finished is kept: {hint}", err=True)
         return 2
     if told := _culprit(error):
         return _error(told)

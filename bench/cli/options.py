@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.errors import BadInput
+from bench.escape import lines
 
 if TYPE_CHECKING:
     from bench.evaluation import EvaluationRequest, Execution
@@ -144,6 +145,11 @@ class Evaluating:
         from bench.evaluation import Execution
 
         return Execution(self.results, self.device, self.batch_size, quiet_for(self.quiet, self.as_json))
+
+
+def tell(text: object, *, err: bool = False) -> None:
+    """Print what a command has to say, whatever strangers' files put into it."""
+    typer.echo(lines(text), err=err)
 
 
 def quiet_for(quiet: bool, as_json: bool) -> bool:

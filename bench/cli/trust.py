@@ -24,7 +24,7 @@ def diagnose(
     from bench.evaluation import evaluated
 
     card, path = evaluated(evaluating.request(), evaluating.execution(), diagnosed=True, active=active)
-    typer.echo(to_json(card, path) if evaluating.as_json else render(card, path))
+    opt.tell(to_json(card, path) if evaluating.as_json else render(card, path))
 
 
 @trust.command()
@@ -52,7 +52,7 @@ def verify(
     quiet = opt.quiet_for(quiet, as_json)
     if add is None:
         rows = verify_cards(places, given, quiet=quiet)
-        typer.echo(to_json(rows) if as_json else render(rows))
+        opt.tell(to_json(rows) if as_json else render(rows))
         raise typer.Exit(exit_code(rows, strict=strict))
     from bench.verify.additions import add as run_add
     from bench.verify.additions import render as told
@@ -60,7 +60,7 @@ def verify(
     if len(places) > 1 or not by:
         raise BadInput("--add takes one card, and --by NAME, which the card will say")
     added = run_add(places[0], add, by, given, quiet=quiet)
-    typer.echo(told(added, as_json=as_json))
+    opt.tell(told(added, as_json=as_json))
     raise typer.Exit(0 if added.card else exit_code([added.before]) or 1)
 
 
@@ -75,7 +75,7 @@ def compare(
     from bench.compare.pairs import compare_rows, render
 
     found = compare_rows(a, b, metric)
-    typer.echo(found.to_json() if as_json else render(found))
+    opt.tell(found.to_json() if as_json else render(found))
 
 
 @trust.command()
@@ -101,7 +101,7 @@ def check(
         publish(error, metric, junit, summary)
         raise
     for sentence in publish(found, metric, junit, summary):
-        typer.echo(f"warning: {sentence}", err=True)
-    typer.echo(found.to_json() if as_json else render(found))
+        opt.tell(f"warning: {sentence}", err=True)
+    opt.tell(found.to_json() if as_json else render(found))
     if found.regression:
         raise typer.Exit(1)

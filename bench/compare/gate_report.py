@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from bench.compare.gate import Check
-from bench.compare.pairs import shown
+from bench.escape import line
+from bench.escape import markdown as escaped
 from bench.files import write_text
 
 NAMED = 20
@@ -23,7 +23,7 @@ def render(found: Check) -> str:
         lines.append(_test(found))
     if found.lost:
         lines.append(f"lost: {_named(found.lost)}")
-    return "\n".join([*lines, *(f"note: {shown(note)}" for note in found.notes)])
+    return "\n".join([*lines, *(f"note: {line(note)}" for note in found.notes)])
 
 
 def headline(found: Check) -> str:
@@ -76,22 +76,17 @@ def _ids(ids: Sequence[int]) -> str:
     return ", ".join(map(str, ids[:1000])) + (", ..." if len(ids) > 1000 else "")
 
 
-def escaped(text: object) -> str:
-    """A text from a file, for Markdown."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&])", r"\\\1", shown(text))
-
-
 def junit(outcome: Check | Exception, metric: str) -> str:
     """JUnit XML with the gate as its one test case."""
     failed, stopped = isinstance(outcome, Check) and outcome.regression, not isinstance(outcome, Check)
     counts = {"tests": "1", "failures": str(int(failed)), "errors": str(int(stopped)), "skipped": "0", "time": "0"}
     suites = ElementTree.Element("testsuites", {"name": "gauntlet check", **counts})
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "gauntlet check", **counts})
-    case = ElementTree.SubElement(suite, "testcase", {"classname": "gauntlet.check", "name": shown(metric), "time": "0"})
+    case = ElementTree.SubElement(suite, "testcase", {"classname": "gauntlet.check", "name": line(metric), "time": "0"})
     if isinstance(outcome, Check):
         kind, text, message = ("failure" if failed else "system-out"), render(outcome), headline(outcome)
     else:
-        kind, text, message = "error", shown(outcome), shown(outcome)
+        kind, text, message = "error", line(outcome), line(outcome)
     told = ElementTree.SubElement(case, kind, {} if kind == "system-out" else {"message": message, "type": kind})
     told.text = text
     ElementTree.indent(suites)

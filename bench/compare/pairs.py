@@ -14,6 +14,7 @@ from scipy.stats import norm
 from bench.compare.comparable import require_attacked, require_same
 from bench.compare.seeds import over_seeds
 from bench.errors import BadInput, UnknownName
+from bench.escape import line
 from bench.results import METRICS, Card, Flags, Outcomes, find_cards, outcomes_of, read_card
 from bench.statistics import mcnemar, paired_interval, samples_to_settle
 
@@ -186,7 +187,7 @@ def render(found: Comparison) -> str:
         if found.winner == "A":
             low, high = -high, -low
         lines.append(
-            f"{found.winner} ({shown(best.name)}) beats {loser} ({shown(worst.name)}) by {abs(gap):.1f} points of {measure} "
+            f"{found.winner} ({line(best.name)}) beats {loser} ({line(worst.name)}) by {abs(gap):.1f} points of {measure} "
             f"(95 % interval {low:.1f} to {high:.1f}), on the same {found.n} samples."
         )
     else:
@@ -195,20 +196,15 @@ def render(found: Comparison) -> str:
             f"on the same {found.n} samples."
         )
     lines += _certainty(found) + ([] if found.winner else _settle(found))
-    return "\n".join([*lines, *(f"note: {shown(note)}" for note in found.notes)])
-
-
-def shown(text: object) -> str:
-    """A text from a file as one line that does nothing to a terminal or a page."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+    return "\n".join([*lines, *(f"note: {line(note)}" for note in found.notes)])
 
 
 def _line(letter: str, side: Side) -> str:
     if side.sd is None:
-        return f"{letter}: {shown(side.name)} {side.mean:.1%}, {shown(side.cards[0])}"
+        return f"{letter}: {line(side.name)} {side.mean:.1%}, {line(side.cards[0])}"
     each = ", ".join(f"{accuracy:.1%}" for accuracy in side.accuracies)
     seeds = f"{len(side.seeds)} seeds: {each}; mean {side.mean:.1%}, sd {100 * side.sd:.1f} points, lowest {side.lowest:.1%}"
-    return f"{letter}: {shown(side.name)} {seeds}"
+    return f"{letter}: {line(side.name)} {seeds}"
 
 
 def _certainty(found: Comparison) -> list[str]:

@@ -9,7 +9,7 @@ from bench.core.hyperplane import smallest_move
 from bench.core.iterates import Closest, Live
 from bench.core.judge import VOTES, Judge
 from bench.core.losses import LOSSES, TARGETED, Loss, cross_entropy, dlr_targeted, margin, margin_targeted, raw_cross_entropy
-from bench.core.names import Name, check_name
+from bench.core.names import Label, Name, check_name
 from bench.core.rng import Rng, isolated, shuffled
 from bench.core.surrogate import TRANSFER_PGD, Surrogate
 from bench.core.targets import Order, wrong_classes

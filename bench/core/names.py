@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-LONGEST_NAME = 100
+LONGEST_NAME, LONGEST_LABEL = 100, 300
 
 
 def check_name(text: str) -> str:
@@ -19,4 +19,12 @@ def check_name(text: str) -> str:
     return text
 
 
+def check_label(text: str) -> str:
+    """The same of what stands in tables alone, where slashes lead nowhere."""
+    if not text.strip() or len(text) > LONGEST_LABEL or not text.isprintable():
+        raise ValueError(f"it becomes a line and a column of tables; give 1 to {LONGEST_LABEL} printable characters")
+    return text
+
+
 Name = Annotated[str, AfterValidator(check_name)]
+Label = Annotated[str, AfterValidator(check_label)]

@@ -111,6 +111,13 @@ class EvaluationRequest(Request):
         balls = {ThreatModel.parse("l1", radius) for radius in radii}
         return tuple(ball.eps_text for ball in sorted(balls, key=lambda ball: ball.eps))
 
+    @field_validator("seed", mode="after")
+    @classmethod
+    def _in_range(cls, seed: int) -> int:
+        if not -(2**63) <= seed < 2**63:
+            raise BadInput(f"seed {str(seed)[:20]}...: give one of 64 bits, such as 0")
+        return seed
+
     @field_validator("eot", mode="after")
     @classmethod
     def _some(cls, eot: int | None) -> int | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.data import Dataset
+from bench.escape import line
 from bench.evaluation.engine import Evaluation
 from bench.results import CLASSES, CONSTANT, Answers, ClassResult, DataInfo
 
@@ -58,7 +59,7 @@ def of_answers(run: Evaluation) -> dict[str, Any]:
 
 def shorten(text: str) -> str:
     """A sentence as a card can hold it, whatever the names of files in it."""
-    return "".join(char if char.isprintable() else "?" for char in text)[:1000]
+    return line(text)[:1000]
 
 
 def _warnings(run: Evaluation, answers: Answers, outputs: int) -> Iterator[str]:

@@ -11,6 +11,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bench.escape import line
+
 BEAT = 60
 """Seconds after which a reader hears again of what takes long."""
 
@@ -60,7 +62,7 @@ class Reporter:
         note: what is being done; without one, what was.
         """
         self._done += amount
-        note = self._note = note or self._note
+        note = self._note = line(note) or self._note
         if self._bar:
             self._bar.update(self._task, completed=self._done, note=note)
         now = time.monotonic()
@@ -77,6 +79,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line, above the bar where there is one."""
+        text = line(text)
         if self._bar:
             self._bar.console.print(text, highlight=False, markup=False)
         elif not self._quiet:

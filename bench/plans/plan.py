@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from bench.core import ThreatModel
+from bench.core import Name, ThreatModel, check_name
 from bench.errors import BadInput
 from bench.plugins import Attack, get_attack
 
@@ -24,14 +24,22 @@ Many = Annotated[int, Field(ge=1, le=1_000_000_000)]
 """A count in a plan."""
 
 
+def _column(text: str) -> str:
+    return text and check_name(text)
+
+
+Column = Annotated[str, AfterValidator(_column)]
+"""A safe name, or none."""
+
+
 class Arm(BaseModel):
     """An attack with its parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    attack: str
+    attack: Name
     """The registered attack."""
-    name: str = ""
+    name: Column = ""
     """The column it fills; the attack's own name unless told."""
     parameters: dict[str, Any] = {}
 
@@ -74,7 +82,7 @@ class Portfolio(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     attack: Literal["portfolio"]
-    name: str = ""
+    name: Column = ""
     opening: Annotated[tuple[Arm, ...], Field(min_length=1)]
     """Run on every sample, in this order, before anything is chosen."""
     arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
@@ -108,7 +116,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: Name
     about: str = ""
     diagnose: bool = False
     """Whether its evaluations say if the number can be trusted."""

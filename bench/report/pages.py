@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pandas as pd
 from tabulate import tabulate
 
+from bench import escape
 from bench.compare import best_of_each_model, known_outcomes, methods, remarks, sections
 from bench.errors import BadInput, UnknownName
-from bench.files import below, read_text, write_text
+from bench.files import below, read_text, regular, write_text
 from bench.report.entries import Entry, read_entries
 from bench.report.tables import CONSTANT, NOT_COMPARABLE, PROOF, leaderboard
 from bench.results import Card
@@ -23,11 +23,13 @@ STATED = (
     "proof: here, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them); stated, "
     "where the number is the card's word alone"
 )
+OURS = (STATED,)
+"""Notes that are Markdown already; every other may hold a name."""
 SEVERAL = "sd: of robust accuracy between the seeds of a training; then accuracies are means, the interval a bootstrap of both"
 
-SKIP_BYTES = 2**16
-"""Of a file that says why a defense has no row, at most."""
 Skip = dict[str, str]
+NOTE = 2**16
+"""Bytes of a note on a defense that was skipped, at most."""
 
 
 def read_skips(results: Path) -> list[Skip]:
@@ -35,11 +37,12 @@ def read_skips(results: Path) -> list[Skip]:
     skips = []
     for path in below(results, "*-skipped.json"):
         try:
-            content = json.loads(read_text(path, SKIP_BYTES))
+            regular(path, NOTE)
+            content = json.loads(read_text(path, NOTE))
             if content.get("schema_version", 1) != 1:
                 continue
-            skips.append({key: str(content[key]) for key in ("name", "dataset", "threat", "reason")})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            skips.append({key: escape.line(content[key])[:1000] for key in ("name", "dataset", "threat", "reason")})
+        except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     return skips
 
@@ -56,7 +59,9 @@ def render(
     if form not in (*FORMATS, "text"):
         raise UnknownName("format", form, [*FORMATS, "all"])
     if form == "csv":
-        return str(leaderboard(entries, by="seed").to_csv(index=False, float_format="%.2f", lineterminator="\n"))
+        return str(
+            _cells(leaderboard(entries, by="seed"), escape.csv).to_csv(index=False, float_format="%.2f", lineterminator="\n")
+        )
     table, cards = leaderboard(entries, by=by), [entry.card for entry in entries]
     remark = remarks(cards, [entry.outcomes for entry in entries], methods(cards)) if ranked else {}
     parts = []
@@ -90,7 +95,8 @@ def _shown(part: pd.DataFrame, *, ranked: bool) -> pd.DataFrame:
     if "seeds" in shown.columns and (shown["seeds"] == 1).all():
         shown = shown.drop(columns="seeds")
     plan = str(part["plan"].iloc[0])
-    if plan in shown.columns and shown[plan].equals(shown["robust"].rename(plan)):
+    # The column "robust" is ours, and no attack's.
+    if plan != "robust" and plan in shown.columns and shown[plan].equals(shown["robust"].rename(plan)):
         shown = shown.drop(columns=plan)
     return shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]
 
@@ -159,41 +165,40 @@ def summary(rows: Sequence[tuple[Card, Path]]) -> str:
             lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")
     lines += [f"card: {path}" for _, path in rows]
     entries = [Entry(card, path, known_outcomes(card, path)) for card, path in rows]
-    return "\n".join([render(entries, "text", by="seed", ranked=False), *lines])
+    return "\n".join([render(entries, "text", by="seed", ranked=False), *map(escape.line, lines)])
 
 
 def _table(frame: pd.DataFrame, style: str) -> str:
-    plain = frame.rename(columns=lambda name: _one_line(name, style)).map(lambda value: _one_line(value, style))
+    # What HTML and LaTeX act on is tabulate's to escape.
+    plain = _cells(frame, escape.markdown if style == "github" else escape.line)
     content = plain.astype(object).where(plain.notna(), None).to_dict("list")
     return str(tabulate(content, headers="keys", tablefmt=style, floatfmt=".1f", missingval="-"))
 
 
-def _one_line(value: object, style: str) -> object:
-    """A text as one line that breaks no table."""
-    if not isinstance(value, str):
-        return value
-    line = "".join(letter if letter.isprintable() else "?" for letter in value)
-    return line.replace("|", "\\|") if style == "github" else line
+def _cells(frame: pd.DataFrame, escaped: Callable[[object], str]) -> pd.DataFrame:
+    """The same table with its texts, and the names of its columns, escaped; numbers are numbers."""
+    return frame.rename(columns=escaped).map(lambda value: escaped(value) if isinstance(value, str) else value)
 
 
 def _markdown(sections: Sequence[Section]) -> str:
     body = ""
     for title, frame, notes in sections:
-        body += f"## {title}\n\n{_table(frame, 'github')}\n\n" + "".join(f"{line}\n\n" for line in notes)
+        told = "".join(f"{note if note in OURS else escape.markdown(note)}\n\n" for note in notes)
+        body += f"## {escape.markdown(title)}\n\n{_table(frame, 'github')}\n\n{told}"
     return f"# Leaderboard\n\n{body}{LEGEND}\n"
 
 
 def _text(sections: Sequence[Section]) -> str:
     body = ""
     for title, frame, notes in sections:
-        body += f"{title}\n{_table(frame, 'simple')}\n" + "".join(f"{line}\n" for line in notes) + "\n"
+        told = "".join(f"{escape.line(note)}\n" for note in notes)
+        body += f"{escape.line(title)}\n{_table(frame, 'simple')}\n{told}\n"
     return body + LEGEND
 
 
 def _latex(sections: Sequence[Section]) -> str:
-    special = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "·": "--"})
     parts = [
-        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{title.translate(special)}}}\n"
+        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{escape.latex(title)}}}\n"
         f"{_table(frame, 'latex_booktabs')}\n\\end{{table}}\n"
         for title, frame, _ in sections
     ]
@@ -203,8 +208,9 @@ def _latex(sections: Sequence[Section]) -> str:
 def _html(sections: Sequence[Section]) -> str:
     body = ""
     for title, frame, notes in sections:
-        body += f"<h2>{escape(title)}</h2>\n{_table(frame, 'html')}\n" + "".join(f"<p>{escape(line)}</p>\n" for line in notes)
-    return _PAGE.format(body=body, legend=escape(LEGEND))
+        told = "".join(f"<p>{escape.html(note)}</p>\n" for note in notes)
+        body += f"<h2>{escape.html(title)}</h2>\n{_table(frame, 'html')}\n{told}"
+    return _PAGE.format(body=body, legend=escape.html(LEGEND))
 
 
 _PAGE = """<!doctype html>

@@ -48,16 +48,22 @@ def leaderboard(entries: Sequence[Entry] | Path | str, *, by: Literal["method", 
     order = ["dataset", "threat", "plan", "_doubt", "robust", "clean", "defense", "seed" if by == "seed" else "seeds", "_key"]
     rising = [True, True, True, True, False, False, True, True, True]
     table = table.sort_values(order, ascending=rising, kind="stable", ignore_index=True).drop(columns=["_key", "_doubt"])
-    return table.rename(columns={name: _plain(name, others) for name in attacks})
+    return table.rename(columns=_plain(list(named), others))
 
 
 ATTACK = "attack: "
 """How columns of attacks begin until they are shown, so that none can take the place of one of ours."""
 
 
-def _plain(column: str, ours: Sequence[str]) -> str:
-    name = column.removeprefix(ATTACK)
-    return f"{name} (attack)" if name in ours else name
+def _plain(columns: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
+    """What the columns of attacks are called where they stand beside ours, each once."""
+    names: dict[str, str] = {}
+    for column in columns:
+        name = column.removeprefix(ATTACK)
+        while name in ours or name in names.values():
+            name += " (attack)"
+        names[column] = name
+    return names
 
 
 def _apart(entries: Sequence[Entry], groups: Sequence[Sequence[int]], places: Sequence[tuple[str, str, str]]) -> dict[int, str]:

@@ -85,8 +85,8 @@ def _training(values: dict[str, Any]) -> dict[str, Any]:
 class ModelInfo(Record):
     """What was attacked."""
 
-    reference: str
-    arch: str
+    reference: Annotated[str, Field(max_length=LONGEST_TEXT)]
+    arch: Annotated[str, Field(max_length=LONGEST_TEXT)]
     digest: str
     """sha256 of names, shapes and values of all parameters and buffers."""
     defense: str | None
@@ -141,7 +141,7 @@ class Card(Record):
 
     schema_version: int = SCHEMA
     name: str
-    dataset: str
+    dataset: Annotated[str, Field(max_length=LONGEST_TEXT)]
     threat: Threat
     n: Annotated[Count, Field(ge=1)]
     clean_accuracy: Share
@@ -156,10 +156,10 @@ class Card(Record):
     certified: Certified | None = None
     plan: Plan
     plan_digest: str
-    seed: int
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     search: str = ""
     """The precision of the search, and why; what counts is always confirmed in float32."""
-    eot: int = 1
+    eot: Annotated[Count, Field(ge=1)] = 1
     """Answers of a randomised network that attacks saw the mean of; 1 for a network that answers the same every time."""
     batch_dependent: bool = False
     """Whether the answer to an image depends on the others in its batch; such a row has no rank and no certificate."""
@@ -224,8 +224,12 @@ def read_card(path: Path) -> Card:
     regular(path, CARD_BYTES)
     try:
         content = json.loads(read_text(path, CARD_BYTES), parse_constant=_finite, parse_float=_finite)
+        # Half a character can be neither written to a file nor printed.
+        json.dumps(content, ensure_ascii=False).encode()
     except OSError as error:
         raise BadInput(f"cannot read card {path}: {error.strerror}") from None
+    except UnicodeEncodeError as error:
+        raise BadInput(f"card {path} holds {error.object[error.start]!a}, half a character; it was not written by us") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"card {path} is not JSON: {error}") from None
     if not _modest(content):

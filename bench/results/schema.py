@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from bench.core import LONGEST, ThreatModel
+from bench.core import LONGEST, Label, Name, ThreatModel
 from bench.errors import GauntletError
 
 MOST = 10_000_000
@@ -104,8 +104,8 @@ class CurvePoint(Record):
 class AttackResult(Record):
     """What one attack of the plan did."""
 
-    name: str
-    attack: str
+    name: Label
+    attack: Name
     parameters: dict[str, Any]
     """As they ran: the grid's winner is written in."""
     on: Literal["all", "survivors"]
@@ -141,15 +141,15 @@ class Certified(Record):
     """What a defense proved about its network; a lower bound to what any attack can leave."""
 
     defense: str
-    n: int
+    n: Annotated[Count, Field(ge=1)]
     """The first so many samples, which the proof was tried on."""
-    accuracy: float
+    accuracy: Share
     """Share of them whose right answer is certain in the ball of the card."""
-    interval: tuple[float, float]
+    interval: tuple[Share, Share]
     """95 % Wilson interval."""
     curve: tuple[CurvePoint, ...]
     """The same at other radii, smallest first."""
-    contradicted: int
+    contradicted: Count
     """Samples whose answer is said to be certain and that an attack broke."""
 
 

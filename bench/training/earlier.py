@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BadInput
+from bench.escape import line
 from bench.files import read_text
 from bench.training.job import Job
 
@@ -53,7 +54,7 @@ def _text(values: Mapping[str, Any], key: str) -> str:
     if key not in values:
         return "not set"
     text = values[key] if isinstance(values[key], str) else json.dumps(values[key])
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:60]
+    return line(text)[:60]
 
 
 def _others(job: Job, folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:

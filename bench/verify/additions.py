@@ -11,10 +11,11 @@ from torch import Tensor
 
 from bench.core import check_name, device
 from bench.errors import BadInput
+from bench.escape import line
 from bench.files import Reporter, alone
 from bench.results import MOST, SCHEMA, Addition, Card, read_card, read_examples, write_archive
 from bench.statistics import wilson
-from bench.verify.cards import FIRST, Case, Verified, cards_of, judged, printable, to_json
+from bench.verify.cards import FIRST, Case, Verified, cards_of, judged, to_json
 from bench.verify.cards import render as show
 from bench.verify.consistency import Proof
 from bench.verify.loading import Given
@@ -113,4 +114,4 @@ def render(added: Added, *, as_json: bool = False) -> str:
         now = added.card.robust_accuracy if added.card else None
         return json.dumps({**row, "lowered_to": now, "told": added.told}, indent=2)
     lines = [] if added.before.verdict == "holds" else [show([added.before]), ""]
-    return "\n".join([*lines, *map(printable, added.told)])
+    return "\n".join([*lines, *map(line, added.told)])

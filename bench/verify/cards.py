@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from tabulate import tabulate
 
+from bench import escape
 from bench.core import ThreatModel, device
 from bench.errors import BadInput, out_of_memory
 from bench.files import Reporter, below
@@ -218,12 +219,7 @@ def render(rows: Sequence[Verified]) -> str:
             state = {True: "holds", False: "FAILS", None: "-"}[found.ok]
             lines += [f"  {found.name:{width}}  {state:5}  {told}" for told in found.told]
         lines += [f"  note: {note}" for note in row.notes]
-    return "\n".join(printable(line) for text in lines for line in text.split("\n"))
-
-
-def printable(line: str) -> str:
-    """A line in which nothing of a stranger's steers the terminal."""
-    return "".join(char if char.isprintable() else "?" for char in line)
+    return "\n".join(map(escape.lines, lines))
 
 
 def _percent(value: float | None) -> str:

@@ -2,26 +2,33 @@
 
 import csv
 import json
+import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from bench import escape
+from bench.cli.options import tell
 from bench.compare import sections
+from bench.compare.pairs import compare_rows
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.plans.built_in import PLANS, load
 from bench.plans.plan import Plan
 from bench.plugins.registry import get_attack
 from bench.report.entries import Entry, read_entries
-from bench.report.pages import FORMATS, render, summary, write_leaderboard
+from bench.report.pages import FORMATS, read_skips, render, summary, write_leaderboard
 from bench.report.tables import leaderboard
 from bench.results.card import Card, read_card
 from bench.runs.jobs import skip
 from bench.statistics.proportions import wilson
 from bench.training.request import TrainingRequest
+from bench.verify.cards import verify_cards
+from bench.verify.loading import Given
 
 LINF = ThreatModel.parse("linf", "0.3")
 
@@ -407,6 +414,144 @@ def test_data_are_their_content() -> None:
     assert len(set(same["dataset"])) == 1
     two = leaderboard(entries(of("a", "mine.npz", "1" * 64), of("b", "old/mine.npz", "2" * 64)))
     assert sorted(two["dataset"]) == ["mine 11111111", "mine 22222222"]
+
+
+HOSTILE = "x</td><script>a()</script> ![i](http://e/p.png) [l](javascript:a) `a`\n\n# Hi|\x1b[2J\x00\u202e _e_ {: onclick=a}"
+
+
+def hostile(name: str, plan: str = "smoke", **changes: Any) -> list[Entry]:
+    made = card("x", 0.5, **changes)
+    odd = made.attacks[0].model_copy(update={"name": name})
+    named = {"name": name, "plan": made.plan.model_copy(update={"name": plan}), "attacks": (odd, made.attacks[1])}
+    return entries(made.model_copy(update=named))
+
+
+def test_markdown_of_a_strangers_names_is_text() -> None:
+    page = render(hostile(HOSTILE, HOSTILE, warnings=["look"]), "md")
+    assert not re.search(r"[<>]", page)
+    assert not re.search(r"(?<!\\)[\[\]{}]", page)
+    assert next(row for row in page.splitlines() if row.startswith("#")) == "# Leaderboard"
+    assert sum(row.startswith("#") for row in page.splitlines()) == 2
+    assert not re.search(r"(?<!\\)\|[^\n]*Hi(?<!\\)\|", page)
+    for start in ("# a", "- a", "1. a", "===", "```", "    a", "~~~", "> a", "+ a", "* a"):
+        assert not re.match(r"(\s|#|-|=|`|~|>|\+|\*|\d+[.)])", escape.markdown(start)), start
+    assert escape.markdown("fast_at pgd-20 (0.5 %) 8/255") == "fast_at pgd-20 (0.5 %) 8/255"
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@x", "\t=1", "\r=1", " =1", "a;=1", "\uff1d1"])
+def test_a_spreadsheet_takes_no_name_for_a_formula(name: str) -> None:
+    text = render(hostile(name, name), "csv")
+    assert "'" in escape.csv(name)
+    cells = [cell for row in csv.reader(text.splitlines()) for cell in row]
+    assert not [cell for cell in cells if re.search(r"(^|;)\s*[=+\-@\uff1d]", cell) and cell != "-"]
+    assert escape.csv("-0.5") == "-0.5"
+    assert escape.csv("-") == "-"
+
+
+def test_tex_of_a_strangers_names_runs_no_command() -> None:
+    page = render(hostile(r"\input{/etc/hostname}", r"p}\input{/etc/hostname}{$^~"), "tex")
+    assert "\\input" not in page
+    assert r"plan p\}\textbackslash{}input\{/etc/hostname\}\{\$\^{}\textasciitilde{}}" in page
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "text"])
+def test_no_form_holds_what_steers_a_terminal(form: str) -> None:
+    page = render(hostile(HOSTILE, HOSTILE, warnings=["look"]), form)
+    assert all(row.isprintable() for row in page.splitlines())
+    assert page.encode()
+    if form == "html":
+        assert "<script" not in page
+
+
+def test_every_command_tells_lines_that_steer_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tell(f"{HOSTILE}\ud800\nnext")
+    with pytest.raises(BadInput) as caught:
+        write_leaderboard(tmp_path / "\x1b[2J", ["md"])
+    tell(caught.value, err=True)
+    out, err = capsys.readouterr()
+    assert all(row.isprintable() for row in [*out.split("\n"), *err.split("\n")])
+    assert out.endswith("next\n")
+    assert "no results folder" in err
+
+
+CERTIFIED = {"defense": "x", "accuracy": 0.5, "interval": [0.4, 0.6], "curve": [], "contradicted": 0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 10**30}, {"seed": -(10**30)}, {"eot": 10**30}, {"name": "a\ud800"}, {"dataset": "a\ud800"},
+        {"dataset": "a" * 5000}, {"model": {"reference": "ckpt:" + "a" * 5000}}, {"model": {"arch": "\udfff"}},
+        {"model": {"training": {"single_step_gap": "wide"}}}, {"model": {"training": {"backwards_per_sample": [1]}}},
+        {"versions": {"gauntlet-bench": "\ud800"}}, {"certified": {**CERTIFIED, "n": 0}}, {"certified": {**CERTIFIED, "n": 10**400}},
+        {"certified": {**CERTIFIED, "n": -5}}, {"certified": {**CERTIFIED, "n": 5, "accuracy": 1e300}},
+    ],
+)  # fmt: skip
+def test_one_bad_card_stops_nobody(results: Path, change: dict[str, Any]) -> None:
+    """Each is named with what is wrong with it; the others have their rows, and verify and compare say as much."""
+    content = json.loads(card("bad", 0.4).to_json())
+    for key, value in change.items():
+        content[key] = {**content[key], **value} if key == "model" else value
+    path = results / "mnist" / "bad" / "card.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    _, refused = write_leaderboard(results, FORMATS)
+    assert len(refused) == 1
+    assert refused[0].startswith(f"card {path}")
+    assert len(pd.read_csv(results / "leaderboard.csv")) == 3
+    found = {row.path: row.verdict for row in verify_cards([results], Given(device="cpu"), quiet=True)}
+    assert found.pop(path) == "fails"
+    assert len(found) == 3
+    with pytest.raises(BadInput, match=re.escape(f"card {path}")):
+        compare_rows(path, next(iter(found)))
+
+
+def test_a_note_that_is_a_pipe_or_huge_is_passed_over(results: Path) -> None:
+    os.mkfifo(results / "pipe-skipped.json")
+    (results / "huge-skipped.json").write_text(json.dumps({"name": "huge", "reason": "x" * 10**6}))
+    kept = {"name": "kept\ud800", "dataset": "mnist", "threat": "linf 0.3", "reason": "because"}
+    (results / "kept-skipped.json").write_text(json.dumps(kept))
+    (results / "link-skipped.json").symlink_to("/dev/zero")
+    found: list[Any] = []
+    worker = threading.Thread(target=lambda: found.append(read_skips(results)), daemon=True)
+    worker.start()
+    worker.join(20)
+    assert found == [[{**kept, "name": "kept?"}]]
+    write_leaderboard(results, ["md"])
+    assert "kept? skipped: because" in (results / "leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "\x1b[2J", "../up", "a/b", "x" * 101, "\u202egnp", " ", "-rf", ".hidden"])
+def test_a_plan_and_its_attacks_have_safe_names(tmp_path: Path, name: str) -> None:
+    """Refused where a plan is read, and in a card from elsewhere."""
+    content = json.loads(card("x", 0.5).to_json())
+    path = tmp_path / "card.json"
+    changed = [{**content, "plan": {**content["plan"], "name": name}}]
+    if name:
+        spec = {**content["plan"]["attacks"][0], "name": name}
+        changed.append({**content, "plan": {**content["plan"], "attacks": [spec]}})
+    if name not in ("../up", "a/b", "x" * 101, "-rf", ".hidden"):
+        changed.append({**content, "attacks": [{**content["attacks"][0], "name": name}]})
+    for one in changed:
+        path.write_text(json.dumps(one))
+        with pytest.raises(BadInput, match="name: "):
+            read_card(path)
+    (tmp_path / "mine.toml").write_text(f'name = {json.dumps(name)}\n[[attacks]]\nattack = "pgd"')
+    with pytest.raises(BadInput, match="name"):
+        load(str(tmp_path / "mine.toml"))
+
+
+def test_columns_of_ours_are_ours() -> None:
+    made = card("x", 0.5)
+    attacks = [made.attacks[0].model_copy(update={"name": name}) for name in ("rank", "rank (attack)", "threat", "robust")]
+    named = {"attacks": tuple(attacks), "plan": made.plan.model_copy(update={"name": "robust"})}
+    rows = entries(made.model_copy(update=named))
+    table = leaderboard(rows)
+    assert len(set(table.columns)) == len(table.columns)
+    assert table["robust"].tolist() == [50.0]
+    assert table["threat"].tolist() == ["linf 0.3"]
+    assert {"rank (attack)", "rank (attack) (attack)", "threat (attack)", "robust (attack)"} <= set(table.columns)
+    assert "|   robust |" in render(rows, "md")
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.3"), ("l2", "2"), ("l1", "10")])
