@@ -78,7 +78,7 @@ def test_what_lies_beside_the_card_is_opened(theirs: Path, made: tuple[Path, str
 
 
 @pytest.mark.parametrize(
-    "dataset", ["/proc", "/etc/passwd", "../../set", "..", ".", "", "link", "pipe", "no\0path", "x" * 5000]
+    "dataset", ["/proc", "/etc/passwd", "../../set", "..", ".", "", "link", "pipe", "no\0path", "x" * 4000]
 )
 def test_no_path_leads_out_of_the_folder_of_a_card(dataset: str, theirs: Path, made: tuple[Path, str, str]) -> None:
     (theirs.parent / "link").symlink_to(made[2])
