@@ -64,8 +64,8 @@ def evaluate(evaluating: opt.Evaluating) -> None:
     from bench.evaluation import evaluated
     from bench.report import summary
 
-    card, path = evaluated(evaluating.request(), evaluating.execution())
-    typer.echo(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)]))
+    card, path, told = evaluated(evaluating.request(), evaluating.execution())
+    typer.echo(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)], [told]))
 
 
 @app.command()
@@ -76,15 +76,17 @@ def run(
     plan: opt.Plan = "fast",
     n: opt.Count = None,
     batch_size: opt.Batch = None,
+    fresh: opt.Fresh = False,
 ) -> None:
     """Train a defense, evaluate it, record it. Idempotent: run it again and it does only what is missing."""
     from bench.plans import load as load_plan
     from bench.report import summary
     from bench.runs import skip, trained_and_evaluated
 
-    request, execution = training.request(), training.execution(batch_size)
+    request, execution = training.request(), training.execution(batch_size, fresh=fresh)
     try:
-        typer.echo(summary(trained_and_evaluated(request, seeds, load_plan(plan), n, execution)))
+        rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution)
+        typer.echo(summary([row[:2] for row in rows], [row.told for row in rows]))
     except Skipped as reason:
         noted = skip(str(reason), request, training.results)
         typer.echo(f"skipped: {reason}; noted for the leaderboard in {noted}")

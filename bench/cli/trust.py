@@ -23,7 +23,7 @@ def diagnose(
     from bench.diagnose.report import render, to_json
     from bench.evaluation import evaluated
 
-    card, path = evaluated(evaluating.request(), evaluating.execution(), diagnosed=True, active=active)
+    card, path, _ = evaluated(evaluating.request(), evaluating.execution(), diagnosed=True, active=active)
     typer.echo(to_json(card, path) if evaluating.as_json else render(card, path))
 
 

@@ -144,8 +144,11 @@ LEGEND = (
 )
 
 
-def summary(rows: Sequence[tuple[Card, Path]]) -> str:
-    """What an evaluation prints: the rows, what the reader must know about them, and where the cards are."""
+def summary(rows: Sequence[tuple[Card, Path]], told: Sequence[str] = ()) -> str:
+    """What an evaluation prints: the rows, what the reader must know about them, and where the cards are.
+
+    told: what of each row is not the work of this run.
+    """
     lines = []
     for card, _ in rows:
         if card.curve:
@@ -157,6 +160,7 @@ def summary(rows: Sequence[tuple[Card, Path]]) -> str:
         lines += [f"note: {note}" for note in dict.fromkeys(card.notes)]
         if card.eot > 1:
             lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")
+    lines += [f"note: {sentence}" for sentence in dict.fromkeys(told) if sentence]
     lines += [f"card: {path}" for _, path in rows]
     entries = [Entry(card, path, known_outcomes(card, path)) for card, path in rows]
     return "\n".join([render(entries, "text", by="seed", ranked=False), *lines])
