@@ -110,8 +110,8 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
         stands = samples.clean & ~torch.from_numpy(fallen) & ~lost
         problems = by_class.problems(card, samples.labels.numpy(), samples.clean.numpy(), stands.numpy())
         checks.append(check("classes", problems, "accuracies per class follow from the records"))
-    undone, told = _undone(card, folder)
-    checks += [Check(UNLISTED, False, (told,))] if told else []
+    undone, sentence = _undone(card, folder)
+    checks += [Check(UNLISTED, False, (sentence,))] if sentence else []
     return Evidence(checks, samples, proofs, undone)
 
 
