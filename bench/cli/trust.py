@@ -65,6 +65,33 @@ def verify(
 
 
 @trust.command()
+def accept(
+    card: Annotated[Path, typer.Argument(help="The card that was handed in, or its folder.")],
+    into: Annotated[Path, typer.Option("--into", help="The board: a folder of results that is committed.")],
+    by: Annotated[str, typer.Option("--by", help="Who proved the number.")],
+    on: Annotated[str, typer.Option("--on", help="When, to be remembered with it, such as 2026-11-28.")] = "",
+    model: Annotated[str | None, typer.Option("--model", help="The model, if the card's reference leads nowhere.")] = None,
+    dataset: opt.Dataset = None,
+    plugin: opt.Plugin = None,
+    device: opt.Device = "auto",
+    batch_size: opt.Batch = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Take a row into a board: verify it, copy it, remember its number. Exit code 1 where it is refused."""
+    from bench.verify.acceptance import Signed, render
+    from bench.verify.acceptance import accept as run_accept
+    from bench.verify.loading import Given
+
+    opt.load(plugin)
+    given = Given(model, dataset, device, batch_size)
+    accepted = run_accept(card, into, Signed(by, on), given, quiet=opt.quiet_for(quiet, as_json))
+    typer.echo(render(accepted, as_json=as_json))
+    if accepted.path is None:
+        raise typer.Exit(1)
+
+
+@trust.command()
 def compare(
     a: Annotated[str, typer.Argument(help="A card, its folder, or a folder or pattern with cards that differ in the seed.")],
     b: Annotated[str, typer.Argument(help="What it is compared with.")],

@@ -119,6 +119,7 @@ def _remarks(shown: pd.DataFrame, entries: Sequence[Entry]) -> list[str]:
     told += dict.fromkeys(f"{entry.card.name}: warning: {warning}" for entry in entries for warning in entry.card.warnings)
     if "certified" in shown.columns:
         told.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
+    told += [entry.lowered for entry in entries if entry.lowered]
     for card in (entry.card for entry in entries):
         if card.certified and card.certified.contradicted:
             count = card.certified.contradicted
