@@ -97,13 +97,14 @@ def leaderboard(
     results: Annotated[Path, typer.Argument(help="Folder with cards.")] = Path("results"),
     form: Annotated[str, typer.Option("--format", help="md, csv, tex, html or all.")] = "all",
     every: Annotated[bool, typer.Option("--all", help="Every evaluation of a model, not only that of most samples.")] = False,
+    verified: Annotated[bool, typer.Option("--verified", help="Only rows that their own files prove.")] = False,
 ) -> None:
     """Write the tables of all cards below a folder. The same cards give the same bytes."""
     from bench.report import FORMATS, write_leaderboard
 
     if form not in (*FORMATS, "all"):
         raise UnknownName("format", form, [*FORMATS, "all"])
-    written, refused = write_leaderboard(results, FORMATS if form == "all" else [form], every=every)
+    written, refused = write_leaderboard(results, FORMATS if form == "all" else [form], every=every, verified=verified)
     for sentence in refused:
         typer.echo(f"left out: {sentence}", err=True)
     for path in written:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from bench.compare import known_outcomes
 from bench.errors import BadInput, GauntletError
 from bench.files import below
 from bench.results import Card, Outcomes, read_card
 from bench.statistics import wilson
-from bench.verify import Proven, contradictions, lowest_of, read_lowest
+from bench.verify import Proven, contradictions, lowest_of, proved, read_lowest
+
+Backing = Literal["audited", "proved", "stated"]
+BACKINGS: tuple[Backing, ...] = ("audited", "proved", "stated")
+"""What stands behind a number, the strongest first: attacks that were run again, examples that lie there, or words."""
 
 
 class Entry(NamedTuple):
@@ -21,6 +25,7 @@ class Entry(NamedTuple):
     path: Path
     outcomes: Outcomes | None
     """None where its records are not here, or not its own: then the number is the card's word alone."""
+    backing: Backing = "stated"
     lowered: str = ""
     """A sentence where a lower number was proved for its model, which stands in its card's place."""
 
@@ -42,8 +47,14 @@ def read_entries(places: Sequence[Path]) -> tuple[list[Entry], list[str]]:
             if told := contradictions(card, path.parent):
                 refused.append(f"{path} contradicts itself: {told[0]}; `gauntlet verify {path}` has the rest")
                 continue
-            entries.append(_lowered(Entry(card, path, known_outcomes(card, path)), known))
+            entries.append(_lowered(entry_of(card, path), known))
     return entries, refused
+
+
+def entry_of(card: Card, path: Path) -> Entry:
+    """A card with what stands beside it."""
+    outcomes = known_outcomes(card, path)
+    return Entry(card, path, outcomes, "proved" if outcomes and proved(outcomes) else "stated")
 
 
 def _lowered(entry: Entry, known: Sequence[Proven]) -> Entry:
@@ -54,4 +65,4 @@ def _lowered(entry: Entry, known: Sequence[Proven]) -> Entry:
     share = lowest.standing / card.n
     down = card.model_copy(update={"robust_accuracy": share, "interval": wilson(lowest.standing, card.n)})
     told = f"{card.name}: its card says {card.robust_accuracy:.2%}; lowered to {lowest.told}"
-    return Entry(down, entry.path, None, told)
+    return Entry(down, entry.path, None, lowered=told)

@@ -20,6 +20,7 @@ from bench.results import (
     LARGEST,
     Card,
     FileInfo,
+    Outcomes,
     check_outcomes,
     check_samples,
     clean_rows,
@@ -113,6 +114,13 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
     undone, sentence = _undone(card, folder)
     checks += [Check(UNLISTED, False, (sentence,))] if sentence else []
     return Evidence(checks, samples, proofs, undone)
+
+
+def proved(outcomes: Outcomes) -> bool:
+    """Whether the examples beside a card are its own, and one for each sample that its records count as broken; whether they
+    fool the model, only the model can say."""
+    broken = torch.from_numpy(outcomes.ids[outcomes.clean & ~outcomes.planned])
+    return all(found.ok for found in _archives(outcomes.card, outcomes.path.parent, broken)[1])
 
 
 def contradictions(card: Card, folder: Path) -> list[str]:
