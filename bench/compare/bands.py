@@ -219,10 +219,12 @@ def _ranked(cards: Sequence[Card], groups: Sequence[Sequence[int]], places: Sequ
 
 def _undiagnosed(cards: Sequence[Card], groups: Sequence[Sequence[int]], places: Sequence[int]) -> set[int]:
     """The methods of a section, sound otherwise, that no diagnosis has looked at while it has at others."""
-    looked = {place for place in places if all(cards[card].diagnosis for card in groups[place])}
-    if not any(cards[card].diagnosis for place in places for card in groups[place]):
+    methods = {place: [cards[card] for card in groups[place]] for place in places}
+    if not any(card.diagnosis for method in methods.values() for card in method):
         return set()
-    return {place for place in places if place not in looked and all(_sound(cards[card]) for card in groups[place])}
+    return {
+        place for place, method in methods.items() if all(map(_sound, method)) and not all(card.diagnosis for card in method)
+    }
 
 
 def _sound(card: Card) -> bool:

@@ -40,6 +40,11 @@ def finished(task: Task) -> Card | None:
                 "restore it (`gauntlet verify` names it), or move the folder away"
             )
         return None
+    if left := unlisted(card, folder):
+        raise BadInput(
+            f"{left[0]} lies beside {path}, which does not list it: the card may be one from before it was lowered; "
+            "`gauntlet verify` says what the examples break"
+        )
     # What a kill after the card was written has left behind.
     shutil.rmtree(folder / "units", ignore_errors=True)
     bury(folder / LOCK)

@@ -139,6 +139,12 @@ def test_examples_stand_in_the_way_of_a_lost_card_too(card: Path) -> None:
         again(card)
 
 
+def test_a_card_from_before_it_was_lowered_is_no_answer(card: Path) -> None:
+    (card.parent / "added-001.safetensors").write_bytes(b"x")
+    with pytest.raises(BadInput, match="which does not list it"):
+        again(card)
+
+
 @pytest.fixture
 def interrupted(card: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A card's folder as a kill leaves it before the card is written."""

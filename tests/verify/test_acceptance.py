@@ -175,6 +175,45 @@ def test_no_row_leaves_the_board(theirs: Path, board: Path, dataset: str) -> Non
     assert contents(board) == {}
 
 
+def test_what_a_kill_leaves_is_no_row_and_goes(theirs: Path, board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.verify.acceptance.verify_card", killed)
+        patched.setattr("bench.verify.acceptance.shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            taken(card_of(theirs, "smoke"), board)
+    assert any(path.name == "card.json" for path in board.rglob("*"))
+    assert read_entries([board])[0] == []
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.verify.acceptance.remember", killed)
+        with pytest.raises(KeyboardInterrupt):
+            taken(card_of(theirs, "smoke"), board)
+    assert read_lowest(board) == []
+    placed(taken(card_of(theirs, "smoke"), board))
+    assert len(read_lowest(board)) == 1
+    assert sorted(path.name for path in board.iterdir()) == ["digits", LOWEST]
+
+
+def test_a_lower_row_takes_the_place_of_one_and_none_the_place_of_a_lower(theirs: Path, board: Path, tmp_path: Path) -> None:
+    weak, strong = card_of(theirs, "weak"), card_of(theirs, "smoke")
+    place, whole = placed(taken(weak, board)), contents(weak.parent)
+    save_file({key: read_tensors(strong.parent / "archive.safetensors")[0][key] for key in ("ids", "z")}, tmp_path / "more")
+    lowered = add(weak, tmp_path / "more", "Grace", HERE, quiet=True).card
+    assert placed(taken(weak, board, Signed("Grace"))) == place
+    assert read_card(place) == lowered
+    aside = place.parent.with_name(f"{place.parent.name}.1.aside")
+    assert contents(aside) == whole
+    # Not even where the memory is lost.
+    (board / LOWEST).unlink()
+    (weak.parent / "added-001.safetensors").unlink()
+    weak.write_bytes(whole["card.json"])
+    with pytest.raises(BadInput, match="which is lower"):
+        taken(weak, board)
+    assert read_card(place) == lowered
+
+
 def test_another_run_under_the_same_name_is_refused(theirs: Path, board: Path) -> None:
     place = placed(taken(card_of(theirs, "smoke"), board))
     (place.parents[1] / "train.json").write_text("{}")
