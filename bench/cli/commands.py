@@ -65,8 +65,8 @@ def evaluate(evaluating: opt.Evaluating) -> None:
     from bench.evaluation import evaluated
     from bench.report import summary
 
-    card, path = evaluated(evaluating.request(), evaluating.execution())
-    opt.tell(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)]))
+    card, path, told = evaluated(evaluating.request(), evaluating.execution())
+    opt.tell(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)], [told]))
 
 
 @app.command()
@@ -77,15 +77,17 @@ def run(
     plan: opt.Plan = "fast",
     n: opt.Count = None,
     batch_size: opt.Batch = None,
+    fresh: opt.Fresh = False,
 ) -> None:
     """Train a defense, evaluate it, record it. Idempotent: run it again and it does only what is missing."""
     from bench.plans import load as load_plan
     from bench.report import summary
     from bench.runs import skip, trained_and_evaluated
 
-    request, execution = training.request(), training.execution(batch_size)
+    request, execution = training.request(), training.execution(batch_size, fresh=fresh)
     try:
-        opt.tell(summary(trained_and_evaluated(request, seeds, load_plan(plan), n, execution)))
+        rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution)
+        opt.tell(summary([row[:2] for row in rows], [row.told for row in rows]))
     except Skipped as reason:
         noted = skip(str(reason), request, training.results)
         opt.tell(f"skipped: {reason}; noted for the leaderboard in {noted}")
@@ -96,13 +98,14 @@ def leaderboard(
     results: Annotated[Path, typer.Argument(help="Folder with cards.")] = Path("results"),
     form: Annotated[str, typer.Option("--format", help="md, csv, tex, html or all.")] = "all",
     every: Annotated[bool, typer.Option("--all", help="Every evaluation of a model, not only that of most samples.")] = False,
+    verified: Annotated[bool, typer.Option("--verified", help="Only rows that their own files prove.")] = False,
 ) -> None:
     """Write the tables of all cards below a folder. The same cards give the same bytes."""
     from bench.report import FORMATS, write_leaderboard
 
     if form not in (*FORMATS, "all"):
         raise UnknownName("format", form, [*FORMATS, "all"])
-    written, refused = write_leaderboard(results, FORMATS if form == "all" else [form], every=every)
+    written, refused = write_leaderboard(results, FORMATS if form == "all" else [form], every=every, verified=verified)
     for sentence in refused:
         opt.tell(f"left out: {sentence}", err=True)
     for path in written:

@@ -47,6 +47,7 @@ Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images p
 Plugin = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with attacks or defenses of your own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Attack anew where a card is there already; it is set aside, not lost.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter, as key=value; repeatable.")]
 Name = Annotated[str | None, typer.Option("--name", help="The row's label [default: the defense's or the model's name].")]
 _FORMS = "a run folder, ckpt:FILE?arch=NAME, py:FILE.py:factory or robustbench:NAME"
@@ -84,11 +85,11 @@ class Training:
             seed=self.seed, settings=self._settings(), name=self.name,
         )  # fmt: skip
 
-    def execution(self, batch_size: int | None = None) -> Execution:
+    def execution(self, batch_size: int | None = None, *, fresh: bool = False) -> Execution:
         """How it is carried out."""
         from bench.evaluation import Execution
 
-        return Execution(self.results, self.device, batch_size, self.quiet)
+        return Execution(self.results, self.device, batch_size, self.quiet, fresh)
 
     def _settings(self) -> dict[str, str]:
         return settings_of([*(self.setting or []), *([] if self.epochs is None else [f"epochs={self.epochs}"])])
@@ -125,6 +126,7 @@ class Evaluating:
     results: Results = Path("results")
     device: Device = "auto"
     batch_size: Batch = None
+    fresh: Fresh = False
     as_json: Json = False
     quiet: Quiet = False
 
@@ -144,7 +146,7 @@ class Evaluating:
         """How it is carried out."""
         from bench.evaluation import Execution
 
-        return Execution(self.results, self.device, self.batch_size, quiet_for(self.quiet, self.as_json))
+        return Execution(self.results, self.device, self.batch_size, quiet_for(self.quiet, self.as_json), self.fresh)
 
 
 def tell(text: object, *, err: bool = False) -> None:

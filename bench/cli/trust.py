@@ -23,7 +23,7 @@ def diagnose(
     from bench.diagnose.report import render, to_json
     from bench.evaluation import evaluated
 
-    card, path = evaluated(evaluating.request(), evaluating.execution(), diagnosed=True, active=active)
+    card, path, _ = evaluated(evaluating.request(), evaluating.execution(), diagnosed=True, active=active)
     opt.tell(to_json(card, path) if evaluating.as_json else render(card, path))
 
 
@@ -62,6 +62,33 @@ def verify(
     added = run_add(places[0], add, by, given, quiet=quiet)
     opt.tell(told(added, as_json=as_json))
     raise typer.Exit(0 if added.card else exit_code([added.before]) or 1)
+
+
+@trust.command()
+def accept(
+    card: Annotated[Path, typer.Argument(help="The card that was handed in, or its folder.")],
+    into: Annotated[Path, typer.Option("--into", help="The board: a folder of results that is committed.")],
+    by: Annotated[str, typer.Option("--by", help="Who proved the number.")],
+    on: Annotated[str, typer.Option("--on", help="When, to be remembered with it, such as 2026-11-28.")] = "",
+    model: Annotated[str | None, typer.Option("--model", help="The model, if the card's reference leads nowhere.")] = None,
+    dataset: opt.Dataset = None,
+    plugin: opt.Plugin = None,
+    device: opt.Device = "auto",
+    batch_size: opt.Batch = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Take a row into a board: verify it, copy it, remember its number. Exit code 1 where it is refused."""
+    from bench.verify.acceptance import Signed, render
+    from bench.verify.acceptance import accept as run_accept
+    from bench.verify.loading import Given
+
+    opt.load(plugin)
+    given = Given(model, dataset, device, batch_size)
+    accepted = run_accept(card, into, Signed(by, on), given, quiet=opt.quiet_for(quiet, as_json))
+    opt.tell(render(accepted, as_json=as_json))
+    if accepted.path is None:
+        raise typer.Exit(1)
 
 
 @trust.command()

@@ -162,15 +162,15 @@ def known_outcomes(card: Card, path: Path) -> Outcomes | None:
 
 
 def ranks(cards: Sequence[Card], outcomes: Sequence[Outcomes | None], groups: Sequence[Sequence[int]] = ()) -> list[str]:
-    """The rank of every method in its section: "2-4", "1", or "-" for one that is not comparable, constant or
-    doubted by a diagnosis.
+    """The rank of every method in its section: "2-4", "1", or "-" for one that is not comparable, constant, doubted by a
+    diagnosis, or without one where others have it.
 
     groups: the places of the cards of each method; without them every card is one.
     """
     groups = groups or [[place] for place in range(len(cards))]
     ranked = ["-"] * len(groups)
     for places in _sections(cards, groups).values():
-        sound = [place for place in places if all(_sound(cards[card]) for card in groups[place])]
+        sound = _ranked(cards, groups, places)
         bands = rank_bands([_row(cards, outcomes, groups[place]) for place in sound])
         for place, (best, worst) in zip(sound, bands, strict=True):
             ranked[place] = str(best) if best == worst else f"{best}-{worst}"
@@ -183,12 +183,13 @@ def remarks(
     """What is to be said about the ranks of each section that has several."""
     groups, told = groups or [[place] for place in range(len(cards))], {}
     for key, places in _sections(cards, groups).items():
-        sound = [place for place in places if all(_sound(cards[card]) for card in groups[place])]
-        rows = [_row(cards, outcomes, groups[place]) for place in sound]
+        rows = [_row(cards, outcomes, groups[place]) for place in _ranked(cards, groups, places)]
         if len(rows) > 1:
             together = any(len(group) == len(rows) for group in _groups(rows))
             told[key] = _REMARK + (_SEEDS if any(len(row.shares) > 1 for row in rows) else "")
             told[key] += "" if together else _INDEPENDENT.format(rows=len(rows))
+        if left := _undiagnosed(cards, groups, places):
+            told[key] = "; ".join(filter(None, [told.get(key), _NO_VERDICT.format(left=len(left))]))
     return told
 
 
@@ -199,6 +200,8 @@ _SEEDS = (
 )
 _INDEPENDENT = "; {rows} of {rows} rows lack records on the samples of the others, so they count as independent samples there"
 
+_NO_VERDICT = "rank: {left} without a verdict have none beside rows that have one; gauntlet diagnose MODEL gives it"
+
 
 def _sections(cards: Sequence[Card], groups: Sequence[Sequence[int]]) -> dict[Section, list[int]]:
     found: dict[Section, list[int]] = {}
@@ -206,6 +209,22 @@ def _sections(cards: Sequence[Card], groups: Sequence[Sequence[int]]) -> dict[Se
     for place, group in enumerate(groups):
         found.setdefault(every[group[0]], []).append(place)
     return found
+
+
+def _ranked(cards: Sequence[Card], groups: Sequence[Sequence[int]], places: Sequence[int]) -> list[int]:
+    """The methods of a section that have a rank."""
+    left = _undiagnosed(cards, groups, places)
+    return [place for place in places if place not in left and all(_sound(cards[card]) for card in groups[place])]
+
+
+def _undiagnosed(cards: Sequence[Card], groups: Sequence[Sequence[int]], places: Sequence[int]) -> set[int]:
+    """The methods of a section, sound otherwise, that no diagnosis has looked at while it has at others."""
+    methods = {place: [cards[card] for card in groups[place]] for place in places}
+    if not any(card.diagnosis for method in methods.values() for card in method):
+        return set()
+    return {
+        place for place, method in methods.items() if all(map(_sound, method)) and not all(card.diagnosis for card in method)
+    }
 
 
 def _sound(card: Card) -> bool:

@@ -4,6 +4,6 @@ May import diagnose and what lies below.
 """
 
 from bench.evaluation.certificates import proved
-from bench.evaluation.evaluation import evaluate, evaluated
+from bench.evaluation.evaluation import Answer, evaluate, evaluated
 from bench.evaluation.request import EvaluationRequest, Execution, Radius, Request, Source, choose_threat, radii
 from bench.evaluation.transfer import transfer_matrix

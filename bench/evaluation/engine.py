@@ -30,7 +30,7 @@ from bench.core import (
 )
 from bench.data import Dataset
 from bench.errors import AttackWarning, out_of_memory
-from bench.evaluation.units import Unit, load_unit
+from bench.evaluation.units import Unit, Wanted, load_unit
 from bench.files import Reporter
 from bench.plans import Plan
 from bench.plugins import Attack
@@ -81,6 +81,10 @@ class Evaluation:
     suffix: str = ""
     launched: int = 0
     """Runs so far."""
+    key: str = ""
+    """Of the question that units are a part of the answer to."""
+    reused: int = 0
+    """Units that an earlier run left."""
     probes: dict[int, Tensor] = field(default_factory=dict)
     """The samples that the step curves of each attack of the plan are about, whatever the ball."""
 
@@ -163,10 +167,12 @@ class Evaluation:
         for shard, index in enumerate(targets.split(len(targets) if run.attack.whole else SHARD) if len(targets) else ()):
             name = run.name.partition(":")[0].replace(" ", "-")
             path = self.folder / f"{run.number:02d}-{name}-{shard:03d}.safetensors"
-            unit = load_unit(path, run.number, run.label + self.suffix, run.name, index, self.data.shape, self.report.say)
+            wanted = Wanted(self.key, run.number, run.label + self.suffix, run.name, index, self.data.shape)
+            unit = load_unit(path, wanted, self.report.say)
+            self.reused += unit is not None
             if unit is None:
                 unit = self._unit(run, index)
-                unit.save(path)
+                unit.save(path, self.key)
             units.append(unit)
         if absorb:
             self.absorb(units)

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,16 +14,16 @@ from torch import nn
 from bench.core import VOTES, Judge, Rng, ThreatModel, device, shuffled
 from bench.data import Dataset, has_own_split, load
 from bench.diagnose import ACTIVE, CHECKS, Probe, choose, diagnose, noticed
-from bench.errors import BadInput
 from bench.evaluation.certificates import certify
 from bench.evaluation.engine import Evaluation
+from bench.evaluation.left import READ, begin_anew, finished, reused
 from bench.evaluation.low_precision import to_low_precision
 from bench.evaluation.portfolio import run_portfolio
 from bench.evaluation.record import About, broken_ids, make_card
 from bench.evaluation.request import EvaluationRequest, Execution, radii, refuse_unknown
 from bench.evaluation.restarts import run_attack
 from bench.evaluation.task import Task, resolve
-from bench.files import LOCK, Reporter, alone, bury, sha256
+from bench.files import Reporter, alone
 from bench.plans import Plan, Portfolio
 from bench.results import AttackResult, Card, CurvePoint, folder_name, read_card
 from bench.statistics import wilson
@@ -50,6 +51,7 @@ def evaluate(  # noqa: PLR0913
     device_name: str = "auto",
     batch_size: int | None = None,
     quiet: bool = False,
+    fresh: bool = False,
     **unknown: object,
 ) -> tuple[Card, Path]:
     """Attack a model with a plan and write its card; a card that is already there is read instead.
@@ -60,7 +62,8 @@ def evaluate(  # noqa: PLR0913
     test samples (default 1000, or all where there are fewer), the first of a named set, of other data a fixed choice with as
     many of each class. eot: the answers of a randomised model that attacks see the mean of (default 20, and 1 for any other).
     test_time: a defense to add without training, such as "rfi" or "smoothing?sigma=0.25". diagnosed: say whether the number can
-    be trusted, as plans may ask for themselves; active: with the binarization test among the checks.
+    be trusted, as plans may ask for themselves; active: with the binarization test among the checks. fresh: attack
+    anew where a card is there already, which is set aside.
     Returns the card and the path it was written to.
     """
     refuse_unknown("evaluate", unknown, evaluate)
@@ -68,29 +71,44 @@ def evaluate(  # noqa: PLR0913
         model=reference, dataset=dataset, norm=norm, eps=radii(eps, eps_sweep), plan=plan_name, n=n, seed=seed,
         eot=eot, test_time=test_time, name=name,
     )  # fmt: skip
-    return evaluated(request, Execution(Path(results), device_name, batch_size, quiet), diagnosed=diagnosed, active=active)
+    execution = Execution(Path(results), device_name, batch_size, quiet, fresh)
+    return evaluated(request, execution, diagnosed=diagnosed, active=active)[:2]
 
 
-def evaluated(
-    request: EvaluationRequest, execution: Execution, *, diagnosed: bool = False, active: bool = False
-) -> tuple[Card, Path]:
+class Answer(NamedTuple):
+    """What came of a request."""
+
+    card: Card
+    path: Path
+    told: str = ""
+    """What of it is not the work of this run; empty where all is."""
+
+
+def evaluated(request: EvaluationRequest, execution: Execution, *, diagnosed: bool = False, active: bool = False) -> Answer:
     """The card that answers a request, and its path: made where it is not there yet."""
     task = resolve(request, execution)
-    card = _finished(task.folder) or _attacked(task)
+    if execution.fresh:
+        begin_anew(task)
+    if card := finished(task):
+        told = READ
+        Reporter(f"evaluate {task.label}", 1, quiet=task.quiet).say(f"{task.folder}: {told}")
+    else:
+        card, told = _attacked(task)
     if request.name and card.name != request.name:
         card = _relabelled(task, request.name)
     if diagnosed or active or task.plan.diagnose:
         card = _diagnosed(task, card, active)
-    return card, task.folder / "card.json"
+    return Answer(card, task.folder / "card.json", told)
 
 
-def _attacked(task: Task) -> Card:
+def _attacked(task: Task) -> tuple[Card, str]:
     """Carry out the plan and write the card; where another process is at it, wait for its card instead."""
     subject, folder = task.subject, task.folder
     title, steps = f"evaluate {task.label}", len(task.plan.attacks) * len(task.balls)
     with Reporter(title, steps, quiet=task.quiet) as report, alone(folder, report.tell), device.exact_float32():
-        if card := _finished(folder):
-            return card
+        if card := finished(task):
+            report.say(f"{folder}: {READ}")
+            return card, READ
         began = time.monotonic()
         net = subject.model.net.to(task.where)
         faster, search = None, "float32: it is randomised"
@@ -99,6 +117,7 @@ def _attacked(task: Task) -> Card:
         run = Evaluation(
             net=net, data=task.data, threat=task.balls[0], plan=task.plan, seed=task.request.seed, batch_size=task.batch_size,
             folder=folder / "units", report=report, low_precision=faster, randomised=subject.noisy, eot=task.draws,
+            key=task.key,
         )  # fmt: skip
         attacks, curve = carry_out(run, task.balls)
         # What the defense added last can prove, else what the one of the training can; nothing of an image in company.
@@ -108,7 +127,9 @@ def _attacked(task: Task) -> Card:
         card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), search, certified, seen))
         card.save(folder / "card.json")
         shutil.rmtree(folder / "units", ignore_errors=True)
-    return card
+        if told := reused(run.reused):
+            report.say(f"{folder}: {told}")
+    return card, told
 
 
 def _relabelled(task: Task, name: str) -> Card:
@@ -169,25 +190,3 @@ def carry_out(run: Evaluation, balls: Sequence[ThreatModel] = ()) -> tuple[list[
         interval = wilson(standing, len(run.data))
         curve.append(CurvePoint(eps=ball.eps_text, robust_accuracy=standing / len(run.data), interval=interval))
     return attacks, curve if len(balls) > 1 else []
-
-
-def _finished(folder: Path) -> Card | None:
-    """The card of an evaluation that is there with its records and archive, unharmed."""
-    if not (folder / "card.json").exists():
-        return None
-    try:
-        card = read_card(folder / "card.json")
-    except BadInput as error:
-        raise BadInput(f"{error}; delete {folder} before that") from None
-    files = (card.records, card.archive, *(addition.archive for addition in card.additions))
-    if not all((folder / file.file).exists() and sha256(folder / file.file) == file.sha256 for file in files):
-        if card.additions:
-            raise BadInput(
-                f"a file beside {folder / 'card.json'} is missing or changed, and evaluating anew would lose the examples that "
-                f"{card.additions[0].by} added; restore it (`gauntlet verify` names it), or move the folder away"
-            )
-        return None
-    # What a kill after the card was written has left behind.
-    shutil.rmtree(folder / "units", ignore_errors=True)
-    bury(folder / LOCK)
-    return card

@@ -136,6 +136,8 @@ class Execution:
     batch_size: int | None = None
     """Images per batch of an attack."""
     quiet: bool = False
+    fresh: bool = False
+    """Attack anew where a card is there already, which is set aside."""
 
 
 def radii(eps: str | float | None, sweep: Sequence[str | float]) -> tuple[Any, ...]:

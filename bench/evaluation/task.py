@@ -43,6 +43,8 @@ class Task:
     """Digests of the defenses and attacks that take part and are not ours."""
     files: dict[str, str]
     """Digests of the files that settings of defenses and attacks name."""
+    key: str
+    """sha256 of all of these: of everything that the answer depends on."""
     folder: Path
     where: torch.device
     batch_size: int
@@ -79,11 +81,12 @@ def resolve(request: EvaluationRequest, execution: Execution) -> Task:
     grids = GRIDS if any(getattr(spec, "grid", None) for spec in plan.attacks) else ""
     rest = [request.seed, draws, *filter(None, [request.test_time, code, subject.answers.digest, files, grids])]
     key = [PROTOCOL, subject.model.digest, samples.digest, " ".join(map(str, balls)), plan.digest, len(samples), *rest]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    folder = _home(subject.model, section(execution.results, dataset, balls[-1])) / f"{plan.name}-{digest}"
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    folder = _home(subject.model, section(execution.results, dataset, balls[-1])) / f"{plan.name}-{digest[:8]}"
     size = max((execution.batch_size or (256 if where.type == "cpu" else 1024)) // draws, 1)
     return Task(
-        request, subject, dataset, samples.to(where), balls, plan, draws, code, files, folder, where, size, execution.quiet
+        request, subject, dataset, samples.to(where), balls, plan, draws, code, files, digest, folder, where, size,
+        execution.quiet,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.errors import BadInput
 from bench.results import read_tensors, write_tensors
 
-SCHEMA = 1
+SCHEMA = 2
 _TYPES = {
     "index": torch.int64, "fooled": torch.bool, "margin": torch.float32, "distance": torch.float32,
     "forwards": torch.int64, "backwards": torch.int64, "kept": torch.bool, "z": torch.float32,
@@ -54,27 +54,41 @@ class Unit:
         """Forward-equivalents it spent; a backward pass counts two."""
         return int(self.forwards.sum() + 2 * self.backwards.sum())
 
-    def save(self, path: Path) -> None:
-        """Keep it, whole or not at all."""
+    def save(self, path: Path, key: str) -> None:
+        """Keep it, whole or not at all; key: of the question that it is a part of the answer to."""
         tensors = {name: getattr(self, name) for name in _TYPES}
-        about = {"seconds": self.seconds, "notes": self.notes, "label": self.label, "run": self.run}
+        about = {"seconds": self.seconds, "notes": self.notes, "label": self.label, "run": self.run, "key": key}
         write_tensors(path, tensors, {"schema_version": SCHEMA, **about, "sha256": _digest(tensors)})
 
 
-def load_unit(
-    path: Path, attack: int, label: str, run: str, index: Tensor, shape: tuple[int, int, int], tell: Callable[[str], None]
-) -> Unit | None:
-    """The unit of this attack, run and samples; None, and a sentence, where the file is damaged or holds something else."""
+class Wanted(NamedTuple):
+    """The unit that is asked for."""
+
+    key: str
+    """Of the question: everything that its answer depends on."""
+    attack: int
+    label: str
+    run: str
+    rows: Tensor
+    """Positions of its samples."""
+    shape: tuple[int, int, int]
+    """Of a sample."""
+
+
+def load_unit(path: Path, wanted: Wanted, tell: Callable[[str], None]) -> Unit | None:
+    """The unit that is asked for; None, and a sentence, where the file is damaged or holds something else."""
     if not path.exists():
         return None
     try:
-        about, tensors = _read(path, index, shape)
-        if (about["label"], about["run"]) != (label, run):
+        about, tensors = _read(path, wanted.rows, wanted.shape)
+        if about["key"] != wanted.key:
+            raise BadInput("it is of another question: other samples, model, plan, seed or code")
+        if (about["label"], about["run"]) != (wanted.label, wanted.run):
             raise BadInput(f"it is of {about['label']}, {about['run']}")
     except BadInput as error:
         tell(f"{path} cannot be used ({error}): doing that unit of work again")
         return None
-    return Unit(attack, label, run, **tensors, seconds=about["seconds"], notes=about["notes"])
+    return Unit(wanted.attack, wanted.label, wanted.run, **tensors, seconds=about["seconds"], notes=about["notes"])
 
 
 def _read(path: Path, index: Tensor, shape: tuple[int, int, int]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -85,7 +99,7 @@ def _read(path: Path, index: Tensor, shape: tuple[int, int, int]) -> tuple[dict[
     tensors, about = read_tensors(path)
     if (version := about.get("schema_version")) != SCHEMA:
         raise BadInput(f"it has schema version {version!r}, this release reads {SCHEMA}")
-    kinds = {"label": str, "run": str, "notes": list, "seconds": float, "sha256": str}
+    kinds = {"label": str, "run": str, "notes": list, "seconds": float, "sha256": str, "key": str}
     whole = all(isinstance(about.get(key), kind) for key, kind in kinds.items())
     if not whole or not 0 <= about["seconds"] < math.inf or not all(isinstance(note, str) for note in about["notes"]):
         raise BadInput("its header is damaged")

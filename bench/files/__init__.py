@@ -3,6 +3,6 @@
 May import bench.errors.
 """
 
-from bench.files.atomic import atomic, below, opened, read_text, regular, sha256, write_text
+from bench.files.atomic import ASIDE, atomic, below, opened, read_text, regular, set_aside, sha256, write_text
 from bench.files.lock import LOCK, alone, bury
 from bench.files.progress import Reporter

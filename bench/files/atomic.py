@@ -10,11 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader, FileIO
+from itertools import count
 from pathlib import Path
 
 from bench.errors import BadInput
 from bench.files.lock import bury, take, there
 
+ASIDE = ".aside"
+"""How the folders end that were made anew, and are kept."""
 _KINDS = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
@@ -84,9 +87,24 @@ def regular(path: Path, most: int) -> int:
 
 
 def below(folder: Path, name: str) -> list[Path]:
-    """Every file of this name, or with this ending for "*ending", in order; folders that vanish meanwhile hold none."""
-    found = (Path(home, file) for home, _, files in os.walk(folder) for file in files)
+    """Every file of this name, or with this ending for "*ending", in order; folders that vanish meanwhile hold none, and those
+    that were set aside are passed over."""
+    found = []
+    for home, folders, files in os.walk(folder):
+        folders[:] = [inside for inside in folders if not inside.endswith(ASIDE)]
+        found += [Path(home, file) for file in files]
     return sorted(path for path in found if path.match(name))
+
+
+def set_aside(folder: Path) -> Path:
+    """Move a folder beside itself, where nothing that looks for results finds it; returns where it is now."""
+    names = (folder.with_name(f"{folder.name}.{number}{ASIDE}") for number in count(1))
+    aside = next(path for path in names if not os.path.lexists(path))
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        raise BadInput(f"cannot move {folder} to {aside.name}: {error.strerror}; nothing was changed") from None
+    return aside
 
 
 def sha256(path: Path) -> str:

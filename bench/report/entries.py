@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from bench.compare import known_outcomes
 from bench.errors import BadInput, GauntletError
 from bench.files import below
 from bench.results import Card, Outcomes, read_card
-from bench.verify import contradictions
+from bench.statistics import wilson
+from bench.verify import Proven, contradictions, lowest_of, proved, read_lowest
+
+Backing = Literal["audited", "proved", "stated"]
+BACKINGS: tuple[Backing, ...] = ("audited", "proved", "stated")
+"""What stands behind a number, the strongest first: attacks that were run again, examples that lie there, or words."""
 
 
 class Entry(NamedTuple):
@@ -20,15 +25,19 @@ class Entry(NamedTuple):
     path: Path
     outcomes: Outcomes | None
     """None where its records are not here, or not its own: then the number is the card's word alone."""
+    backing: Backing = "stated"
+    lowered: str = ""
+    """A sentence where a lower number was proved for its model, which stands in its card's place."""
 
 
 def read_entries(places: Sequence[Path]) -> tuple[list[Entry], list[str]]:
     """Every card in these files and folders that can be read and does not contradict itself, in the order of their paths, and a
-    sentence for each other."""
+    sentence for each other; none above the lowest number that a folder remembers for its model."""
     entries, refused = [], []
     for place in places:
         if not place.exists():
             raise BadInput(f"no results folder at {place}; `gauntlet run` makes one")
+        known = read_lowest(place) if place.is_dir() else []
         for path in below(place, "card.json") if place.is_dir() else [place]:
             try:
                 card = read_card(path)
@@ -38,5 +47,22 @@ def read_entries(places: Sequence[Path]) -> tuple[list[Entry], list[str]]:
             if told := contradictions(card, path.parent):
                 refused.append(f"{path} contradicts itself: {told[0]}; `gauntlet verify {path}` has the rest")
                 continue
-            entries.append(Entry(card, path, known_outcomes(card, path)))
+            entries.append(_lowered(entry_of(card, path), known))
     return entries, refused
+
+
+def entry_of(card: Card, path: Path) -> Entry:
+    """A card with what stands beside it."""
+    outcomes = known_outcomes(card, path)
+    return Entry(card, path, outcomes, "proved" if outcomes and proved(outcomes) else "stated")
+
+
+def _lowered(entry: Entry, known: Sequence[Proven]) -> Entry:
+    """The same, with the lowest number that was proved for its model where its own is higher."""
+    card, lowest = entry.card, lowest_of(entry.card, known)
+    if lowest is None or lowest.standing >= round(card.robust_accuracy * card.n):
+        return entry
+    share = lowest.standing / card.n
+    down = card.model_copy(update={"robust_accuracy": share, "interval": wilson(lowest.standing, card.n)})
+    told = f"{card.name}: its card says {card.robust_accuracy:.2%}; lowered to {lowest.told}"
+    return Entry(down, entry.path, None, lowered=told)

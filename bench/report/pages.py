@@ -11,17 +11,17 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench import escape
-from bench.compare import best_of_each_model, known_outcomes, methods, remarks, sections
+from bench.compare import best_of_each_model, methods, remarks, sections
 from bench.errors import BadInput, UnknownName
 from bench.files import below, read_text, regular, write_text
-from bench.report.entries import Entry, read_entries
-from bench.report.tables import CONSTANT, NOT_COMPARABLE, PROOF, leaderboard
+from bench.report.entries import Entry, entry_of, read_entries
+from bench.report.tables import CONSTANT, NOT_COMPARABLE, leaderboard
 from bench.results import Card
 
 FORMATS = ("md", "csv", "tex", "html")
 STATED = (
-    "proof: here, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them); stated, "
-    "where the number is the card's word alone"
+    "proof: proved, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them by the "
+    "model); stated, where the number is the card's word alone"
 )
 OURS = (STATED,)
 """Notes that are Markdown already; every other may hold a name."""
@@ -75,21 +75,26 @@ def render(
             notes = [
                 f"{skip['name']} skipped: {skip['reason']}" for skip in skips if (skip["dataset"], skip["threat"]) == place[:2]
             ]
-            shown = _shown(part, ranked=bool(told))
+            shown = _shown(part, ranked=bool(told), proof=ranked)
             notes += [told] if told else []
             notes += _doubts(here) if ranked else []
             parts.append(Section(f"{dataset} · {threat} · plan {plan}", shown, [*notes, *_remarks(shown, here)]))
             if "sd" in shown.columns and len(seeds):
                 alike = ["dataset", "threat", "plan", "defense", "model", "differs in"]
                 own = seeds.merge(part.loc[part["seeds"] > 1, alike], on=alike)
-                parts.append(Section(f"{dataset} · {threat} · plan {plan} · each seed", _shown(own, ranked=False), []))
+                parts.append(
+                    Section(f"{dataset} · {threat} · plan {plan} · each seed", _shown(own, ranked=False, proof=True), [])
+                )
     return {"md": _markdown, "tex": _latex, "html": _html, "text": _text}[form](parts)
 
 
-def _shown(part: pd.DataFrame, *, ranked: bool) -> pd.DataFrame:
-    """The columns of a section that say something: none that is empty, nor a plan of one attack beside robust."""
+def _shown(part: pd.DataFrame, *, ranked: bool, proof: bool) -> pd.DataFrame:
+    """The columns of a section that say something: none that is empty, nor a plan of one attack beside robust.
+
+    proof: whether to say what stands behind rows that are all proved, too.
+    """
     hidden = {"dataset", "threat", "plan", *(() if ranked else ("rank",))}
-    if (part["proof"] == PROOF[True]).all():
+    if not proof and (part["proof"] != "stated").all():
         hidden.add("proof")
     shown = part[[name for name in part.columns if name not in hidden]].dropna(axis="columns", how="all")
     if "seeds" in shown.columns and (shown["seeds"] == 1).all():
@@ -125,6 +130,7 @@ def _remarks(shown: pd.DataFrame, entries: Sequence[Entry]) -> list[str]:
     told += dict.fromkeys(f"{entry.card.name}: warning: {warning}" for entry in entries for warning in entry.card.warnings)
     if "certified" in shown.columns:
         told.append("certified: right and proven so, which no attack can go below (smoothing proves up to its alpha)")
+    told += [entry.lowered for entry in entries if entry.lowered]
     for card in (entry.card for entry in entries):
         if card.certified and card.certified.contradicted:
             count = card.certified.contradicted
@@ -146,12 +152,16 @@ class Section(NamedTuple):
 EIGHT_BIT = "8-bit: robust where an adversarial example has to survive rounding to 256 levels, which no attack here aims at"
 LEGEND = (
     "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
-    "per sample; the interval is Wilson's. train passes: backward passes per training sample."
+    "per sample; the interval is Wilson's. train passes: backward passes per training sample. "
+    "collapse, certified, verdict and train passes are stated by the card; no example proves them."
 )
 
 
-def summary(rows: Sequence[tuple[Card, Path]]) -> str:
-    """What an evaluation prints: the rows, what the reader must know about them, and where the cards are."""
+def summary(rows: Sequence[tuple[Card, Path]], told: Sequence[str] = ()) -> str:
+    """What an evaluation prints: the rows, what the reader must know about them, and where the cards are.
+
+    told: what of each row is not the work of this run.
+    """
     lines = []
     for card, _ in rows:
         if card.curve:
@@ -163,8 +173,9 @@ def summary(rows: Sequence[tuple[Card, Path]]) -> str:
         lines += [f"note: {note}" for note in dict.fromkeys(card.notes)]
         if card.eot > 1:
             lines.append(f"note: a randomised model; attacks saw the mean of {card.eot} answers, fresh draws judged them")
+    lines += [f"note: {sentence}" for sentence in dict.fromkeys(told) if sentence]
     lines += [f"card: {path}" for _, path in rows]
-    entries = [Entry(card, path, known_outcomes(card, path)) for card, path in rows]
+    entries = [entry_of(card, path) for card, path in rows]
     return "\n".join([render(entries, "text", by="seed", ranked=False), *map(escape.line, lines)])
 
 
@@ -235,14 +246,21 @@ tbody tr:hover {{ background: #f5f5f7; }}
 """
 
 
-def write_leaderboard(results: Path, forms: Sequence[str], *, every: bool = False) -> tuple[list[Path], list[str]]:
+def write_leaderboard(
+    results: Path, forms: Sequence[str], *, every: bool = False, verified: bool = False
+) -> tuple[list[Path], list[str]]:
     """Write leaderboard.md, .csv, .tex or .html into the results folder; returns the files, and what was left out and why.
 
-    every: all evaluations of a model in a section, not only the one with most samples.
+    every: all evaluations of a model in a section, not only the one with most samples. verified: none whose number is stated.
     """
     entries, refused = read_entries([results])
     if not entries and not refused:
         raise BadInput(f"no cards below {results}; `gauntlet run` or `gauntlet evaluate` writes them")
+    if verified:
+        refused += [
+            f"{entry.path}: its number is stated, nothing here proves it" for entry in entries if entry.backing == "stated"
+        ]
+        entries = [entry for entry in entries if entry.backing != "stated"]
     if not every:
         kept = best_of_each_model([entry.card for entry in entries])
         if len(kept) < len(entries):

@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 
 from bench.compare import differences, methods, ranks, sections
-from bench.report.entries import Entry, read_entries
+from bench.report.entries import BACKINGS, Entry, read_entries
 from bench.results import GAP, Card
 from bench.statistics import hierarchical_bootstrap
 
 NOT_COMPARABLE, CONSTANT = "not comparable", "constant"
-DOUBT = {"ok": 0, "": 0, "suspicious": 1, "broken": 2, NOT_COMPARABLE: 3, CONSTANT: 4}
-"""Verdicts; a row that nobody doubted stands among the sound ones, and one that classifies above one that does not."""
-PROOF = {True: "here", False: "stated"}
+DOUBT = {"ok": 0, "": 1, "suspicious": 2, "broken": 3, NOT_COMPARABLE: 4, CONSTANT: 5}
+"""Verdicts; a row that nobody looked at stands below the sound ones, and one that classifies above one that does not."""
 
 
 def leaderboard(entries: Sequence[Entry] | Path | str, *, by: Literal["method", "seed"] = "method") -> pd.DataFrame:
@@ -108,7 +107,7 @@ def _row(
         "verdict": max((_verdict(card) for card in cards), key=DOUBT.__getitem__),
         "train passes": "" if len(passes) < len(cards) else f"{np.mean(passes):.0f}",
         "notes": sum(len(card.notes) for card in cards) or "",
-        "proof": PROOF[all(entry.outcomes for entry in entries)],
+        "proof": max((entry.backing for entry in entries), key=BACKINGS.index),
         "_key": first.model.digest,
         "_doubt": max(_doubt(card) for card in cards),
     }

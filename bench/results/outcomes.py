@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import BadInput
-from bench.files import below, sha256
+from bench.files import ASIDE, below, sha256
 from bench.results.archive import read_archive, read_records
 from bench.results.card import Card, FileInfo, read_card
 from bench.results.replay import clean_rows
@@ -74,7 +74,9 @@ def find_cards(place: str | Path) -> list[Path]:
         found = below(path, "card.json")
     elif "*" in str(path):
         start = Path(path.anchor)
-        matches = list(start.glob(str(path.relative_to(start))))
+        matches = [
+            match for match in start.glob(str(path.relative_to(start))) if not any(p.endswith(ASIDE) for p in match.parts)
+        ]
         found = sorted({card for match in matches for card in (below(match, "card.json") if match.is_dir() else [match])})
     if not found:
         raise BadInput(f"no card at {place}; `gauntlet evaluate` and `gauntlet run` write card.json and say where")

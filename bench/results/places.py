@@ -1,10 +1,14 @@
-"""Where a row lies below the folder of results: DATASET/THREAT/."""
+"""Where a row lies below the folder of results: DATASET/THREAT/; what lies beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from bench.core.threat import ThreatModel
+from bench.results.card import Card
+
+ADDED = "added-"
+"""How the names of files begin that hold examples handed in later."""
 
 
 def section(results: Path, dataset: str, threat: ThreatModel) -> Path:
@@ -15,3 +19,9 @@ def section(results: Path, dataset: str, threat: ThreatModel) -> Path:
 def folder_name(threat: ThreatModel) -> str:
     """A threat model as a folder's name: "linf-8_255"."""
     return f"{threat.norm}-{threat.eps_text.replace('/', '_')}"
+
+
+def unlisted(card: Card | None, folder: Path) -> list[str]:
+    """Files of examples handed in later that lie beside a card which does not list them, in order."""
+    known = {addition.archive.file for addition in card.additions} if card else set()
+    return sorted(path.name for path in folder.glob(f"{ADDED}*") if path.name not in known)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench import data
 from bench.core import device
-from bench.evaluation import EvaluationRequest, Execution, choose_threat, evaluated
+from bench.evaluation import Answer, EvaluationRequest, Execution, choose_threat, evaluated
 from bench.files import LOCK, Reporter, alone, bury, write_text
 from bench.plans import Plan
 from bench.plans import load as load_plan
@@ -62,15 +62,19 @@ def run(  # noqa: PLR0913
     device_name: str = "auto",
     batch_size: int | None = None,
     quiet: bool = False,
+    fresh: bool = False,
     **hyper_parameters: object,
 ) -> list[tuple[Card, Path]]:
-    """Train with seeds seed, seed + 1, ... and evaluate each, as `train` and `evaluate` do; the cards and where they are."""
+    """Train with seeds seed, seed + 1, ... and evaluate each, as `train` and `evaluate` do; the cards and where they are.
+
+    fresh: attack anew where cards are there already, which are set aside; a finished training is left alone.
+    """
     request = TrainingRequest.of(
         defense=defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, name=name,
         settings={**(settings or {}), **hyper_parameters},
     )  # fmt: skip
-    execution = Execution(Path(results), device_name, batch_size, quiet)
-    return trained_and_evaluated(request, seeds, load_plan(plan_name), n, execution)
+    execution = Execution(Path(results), device_name, batch_size, quiet, fresh)
+    return [answer[:2] for answer in trained_and_evaluated(request, seeds, load_plan(plan_name), n, execution)]
 
 
 def trained(request: TrainingRequest, execution: Execution) -> Path:
@@ -91,7 +95,7 @@ def trained(request: TrainingRequest, execution: Execution) -> Path:
 
 def trained_and_evaluated(
     request: TrainingRequest, seeds: int, plan: Plan, n: int | None, execution: Execution
-) -> list[tuple[Card, Path]]:
+) -> list[Answer]:
     """The cards of a training with so many seeds, from its own on, and where they are."""
     # A mistake must not wait for the end of a long training.
     plan.resolved(request.job().threat)

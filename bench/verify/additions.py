@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +15,11 @@ from bench.core import check_name, device
 from bench.errors import BadInput
 from bench.escape import line
 from bench.files import Reporter, alone
-from bench.results import MOST, SCHEMA, Addition, Card, read_card, read_examples, write_archive
+from bench.results import ADDED, MOST, SCHEMA, Addition, Card, read_card, read_examples, write_archive
 from bench.statistics import wilson
 from bench.verify.cards import FIRST, Case, Verified, cards_of, judged, to_json
 from bench.verify.cards import render as show
-from bench.verify.consistency import Proof
+from bench.verify.consistency import UNLISTED, Proof
 from bench.verify.loading import Given
 from bench.verify.recheck import Examined
 
@@ -48,7 +50,8 @@ def add(place: Path, file: Path, by: str, given: Given, *, quiet: bool = False) 
     with Reporter("verify", 1, quiet=quiet) as report, alone(path.parent, report.say), device.exact_float32():
         card = read_card(path)
         before, case = judged(card, path, given)
-        if case is None or before.verdict != "holds":
+        # What the card does not list is no hindrance: handing it in is how that is put right.
+        if case is None or not all(found.ok or found.name == UNLISTED for found in before.checks):
             return Added(before, None, ["the card has to hold before anything is added to it"])
         shape = case.jury.data.shape
         proof = Proof(str(file), *read_examples(file, shape, min(max(FEWEST, card.n), MOST)))
@@ -67,19 +70,18 @@ def _lowered(case: Case, path: Path, proof: Proof, found: Examined, by: str) -> 
     told = _reasons({**found.problems, **idle})
     if not bool(new.any()):
         return None, [f"none of {len(proof.ids)} examples lowers the row; nothing was written", *told]
-    number = len(card.additions) + 1
     about = {
         "dataset": card.dataset, "split": card.data.split, "data_digest": card.data.digest, "model_digest": card.model.digest,
         "norm": card.threat.norm, "eps": card.threat.eps, "by": by,
     }  # fmt: skip
-    kept = write_archive(path.parent / f"added-{number:03d}.safetensors", proof.ids[new], proof.z[new], about)
-    count, broken = round(card.robust_accuracy * card.n), int(new.sum())
+    kept = write_archive(_place(case, path.parent, torch.cat([fallen, proof.ids[new]])), proof.ids[new], proof.z[new], about)
+    stood, broken = round(card.robust_accuracy * card.n), int(new.sum())
     eight = card.eight_bit_accuracy
     lowered = card.model_copy(
         update={
             "schema_version": SCHEMA,
-            "robust_accuracy": (count - broken) / card.n,
-            "interval": wilson(count - broken, card.n),
+            "robust_accuracy": (stood - broken) / card.n,
+            "interval": wilson(stood - broken, card.n),
             "eight_bit_accuracy": eight and (round(eight * card.n) - int(found.survives[new].sum())) / card.n,
             **_by_class(card, samples.ids, samples.labels, proof.ids[new]),
             "additions": (*card.additions, Addition(by=by, broken=broken, archive=kept)),
@@ -88,6 +90,13 @@ def _lowered(case: Case, path: Path, proof: Proof, found: Examined, by: str) -> 
     lowered.save(path)
     now = f"{card.robust_accuracy:.2%} -> {lowered.robust_accuracy:.2%}"
     return lowered, [f"robust accuracy {now}: {broken} more broken, by {by}, in {kept.file}", *told]
+
+
+def _place(case: Case, folder: Path, fallen: Tensor) -> Path:
+    """The first name that is free, or whose examples are all of samples that have fallen otherwise."""
+    idle = {old.file for old in case.evidence.unlisted if bool(torch.isin(old.ids, fallen).all())}
+    names = (f"{ADDED}{number:03d}.safetensors" for number in count(len(case.card.additions) + 1))
+    return folder / next(name for name in names if name in idle or not os.path.lexists(folder / name))
 
 
 def _by_class(card: Card, ids: Tensor, labels: Tensor, broken: Tensor) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from bench.core import ThreatModel, device
 from bench.errors import BadInput, out_of_memory
 from bench.files import Reporter, below
 from bench.results import Card, read_card
-from bench.verify.consistency import Check, Evidence, check, plan_note, read_evidence
+from bench.verify.consistency import UNLISTED, Check, Evidence, check, plan_note, read_evidence
 from bench.verify.loading import Given, NotHere, load_data, load_model
 from bench.verify.recheck import Examined, Jury
 
@@ -153,9 +153,25 @@ def _examples(case: Case, checks: list[Check]) -> tuple[float, list[Examined]]:
     told = f"the card says {card.robust_accuracy:.2%}, the examples that hold prove {robust:.2%}"
     wrong = int(standing.sum()) != round(card.robust_accuracy * card.n)
     checks.append(check("robust accuracy", [told] if wrong else [], f"{robust:.2%}, as the examples prove it"))
+    if evidence.unlisted:
+        robust = _lowered(case, standing, checks)
     if card.eight_bit_accuracy is not None and not jury.noisy:
         checks.append(_eight_bits(card, card.eight_bit_accuracy, clean.right, found))
     return robust, found
+
+
+def _lowered(case: Case, standing: torch.Tensor, checks: list[Check]) -> float:
+    """Robust accuracy once the examples count that the card does not list."""
+    samples, shape = case.evidence.samples, case.jury.data.shape
+    assert samples is not None
+    before = int(standing.sum())
+    for proof in (proof for proof in case.evidence.unlisted if tuple(proof.z.shape[1:]) == tuple(shape)):
+        holds = case.jury.examine(proof, strict=True).holds
+        standing = standing & ~torch.isin(samples.ids, proof.ids[holds])
+    count, now = before - int(standing.sum()), int(standing.sum()) / case.card.n
+    told = f"examples that the card does not list break {count} samples that it counts as standing: {now:.2%} at most"
+    checks.append(Check(UNLISTED, False, (told if count else "what the card does not list breaks nothing that stands",)))
+    return now
 
 
 def _eight_bits(card: Card, said: float, right: torch.Tensor, found: Sequence[Examined]) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,26 @@ from torch import Tensor
 from bench.errors import BadInput
 from bench.files import regular, sha256
 from bench.plans import PLANS, Plan
-from bench.results import LARGEST, Card, FileInfo, check_outcomes, check_samples, clean_rows, read_archive, read_records, suffix
+from bench.results import (
+    LARGEST,
+    Card,
+    FileInfo,
+    Outcomes,
+    check_outcomes,
+    check_samples,
+    clean_rows,
+    read_archive,
+    read_records,
+    suffix,
+    unlisted,
+)
 from bench.statistics import wilson
 from bench.verify import by_class, carried_out
+
+UNLISTED = "unlisted"
+"""The check of files that were handed in and that the card does not list."""
+JUDGED = 16
+"""How many of them are judged at most; one makes a row fail."""
 
 
 class Check(NamedTuple):
@@ -59,6 +77,8 @@ class Evidence(NamedTuple):
     samples: Samples | None
     proofs: list[Proof]
     """The archive, then the additions."""
+    unlisted: list[Proof]
+    """What was handed in, lies beside the card and is not listed by it, as far as it can be read."""
 
 
 def read_evidence(card: Card, folder: Path) -> Evidence:
@@ -91,13 +111,23 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
         stands = samples.clean & ~torch.from_numpy(fallen) & ~lost
         problems = by_class.problems(card, samples.labels.numpy(), samples.clean.numpy(), stands.numpy())
         checks.append(check("classes", problems, "accuracies per class follow from the records"))
-    return Evidence(checks, samples, proofs)
+    undone, sentence = _undone(card, folder)
+    checks += [Check(UNLISTED, False, (sentence,))] if sentence else []
+    return Evidence(checks, samples, proofs, undone)
+
+
+def proved(outcomes: Outcomes) -> bool:
+    """Whether the examples beside a card are its own, and one for each sample that its records count as broken; whether they
+    fool the model, only the model can say."""
+    broken = torch.from_numpy(outcomes.ids[outcomes.clean & ~outcomes.planned])
+    return all(found.ok for found in _archives(outcomes.card, outcomes.path.parent, broken)[1])
 
 
 def contradictions(card: Card, folder: Path) -> list[str]:
-    """Where a card contradicts itself, or the records beside it that are its own; archives are not opened."""
-    told = [*_arithmetic(card)]
-    if not told and not _whole(folder, card.records):
+    """Where a card contradicts itself, or the files beside it that are its own; archives are not opened."""
+    if told := [*_arithmetic(card), *_present(card, folder)]:
+        return told
+    if not _whole(folder, card.records):
         try:
             rows = read_records(folder / card.records.file)
             told += check_samples(card, rows)
@@ -216,6 +246,26 @@ def _header(card: Card, about: dict[str, Any], file: str) -> list[str]:
         for key, value in says.items()
         if about.get(key) != value
     ]
+
+
+def _present(card: Card, folder: Path) -> list[str]:
+    """A sentence where examples were handed in and the card does not list them, as one that was put back would not."""
+    if not (found := unlisted(card, folder)):
+        return []
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return [
+        f"{found[0]}{more} lies beside the card, which does not list it: either the card was put back from before these "
+        "examples lowered it, or they were never added; hand them in with --add, or remove what breaks nothing that stands"
+    ]
+
+
+def _undone(card: Card, folder: Path) -> tuple[list[Proof], str]:
+    """The examples that a card does not list, and a sentence about them."""
+    proofs = []
+    for name in unlisted(card, folder)[:JUDGED]:
+        with suppress(BadInput):
+            proofs.append(Proof(name, *read_archive(folder / name, None, card.n)[:2]))
+    return proofs, "".join(_present(card, folder))
 
 
 def _additions(card: Card, proofs: Sequence[Proof], standing: Tensor) -> Check:

@@ -205,6 +205,13 @@ def _check_opened(trained: dict[str, Any], named: str) -> None:
     raise NotHere(f"its model was trained on {dataset[:200]!r}, which is opened only when you name it, with --dataset")
 
 
+def weights_of(card: Card) -> list[str]:
+    """The files of a run folder that its weights may be in, the one that counts first."""
+    query = card.model.reference.partition("?")[2]
+    named = dict(part.partition("=")[::2] for part in query.split("&")).get("weights")
+    return [f"{named}.safetensors"] if named else ["ensemble.safetensors", "best.safetensors"]
+
+
 def _reference(card: Card, path: Path) -> str:
     """Where the model of a card is: a run is the folder that the card lies below, and code runs only when it is named."""
     kind, _, rest = card.model.reference.partition(":")
@@ -221,9 +228,7 @@ def _reference(card: Card, path: Path) -> str:
             )
         return f"ckpt:{file}{mark}{query}"
     folder = path.resolve().parent.parent
-    query = rest.partition("?")[2]
-    named = dict(part.partition("=")[::2] for part in query.split("&")).get("weights")
-    wanted = [f"{named}.safetensors"] if named else ["ensemble.safetensors", "best.safetensors"]
+    query, wanted = rest.partition("?")[2], weights_of(card)
     if not (folder / "train.json").is_file() or not any((folder / file).is_file() for file in wanted):
         raise NotHere(
             f"its weights are not here: no train.json with {wanted[-1]} in {folder}; train it, or name it with --model"

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, sentences instead of tracebacks, nothing half-written."""
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -192,7 +193,9 @@ def test_run_is_idempotent_and_lists_seeds(
     command = ["run", "standard", "--epochs", "1", "--plan", "smoke", "--n", "40", "--seeds", "2", "--quiet"]
     first = call(capsys, monkeypatch, *command)
     files = {path: path.stat().st_mtime_ns for path in (there / "results").rglob("*") if path.is_file()}
-    assert call(capsys, monkeypatch, *command) == first
+    code, shown, told = call(capsys, monkeypatch, *command)
+    assert re.sub("note: a card was there already.*\n", "", shown) == first[1]
+    assert (code, told, "nothing was attacked" in shown) == (0, "", True)
     assert {path: path.stat().st_mtime_ns for path in (there / "results").rglob("*") if path.is_file()} == files
     assert len([path for path in files if path.name == "card.json"]) == 2
 

@@ -551,12 +551,12 @@ def test_without_a_difference_the_bands_are_open() -> None:
 def test_the_leaderboard_has_bands(tmp_path: Path) -> None:
     """From the records where they are there; rows that a diagnosis doubts have none, and the bytes are always the same."""
     index = np.arange(200)
-    doubt = {"verdict": "suspicious", "n": 10, "findings": [], "seconds": 1.0}
+    doubt, sound = ({"verdict": verdict, "n": 10, "findings": [], "seconds": 1.0} for verdict in ("suspicious", "ok"))
     for name, flags, more in (
-        ("first", index < 100, {}), ("second", (index < 96) | (index > 196), {}), ("third", index < 60, {}),
-        ("doubted", index < 180, {"diagnosis": doubt}),
+        ("first", index < 100, sound), ("second", (index < 96) | (index > 196), sound), ("third", index < 60, sound),
+        ("doubted", index < 180, doubt),
     ):  # fmt: skip
-        evaluated(tmp_path / name, flags, name=name, digest=name.ljust(64, "0"), **more)
+        evaluated(tmp_path / name, flags, name=name, digest=name.ljust(64, "0"), diagnosis=more)
     write_leaderboard(tmp_path, ["csv", "md"])
     table = pd.read_csv(tmp_path / "leaderboard.csv").set_index("defense")["rank"].to_dict()
     assert table == {"first": "1-2", "second": "1-2", "third": "3", "doubted": "-"}

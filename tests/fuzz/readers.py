@@ -15,7 +15,7 @@ from bench import data, train
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput, GauntletError
 from bench.evaluation.evaluation import evaluate
-from bench.evaluation.units import Unit, load_unit
+from bench.evaluation.units import Unit, Wanted, load_unit
 from bench.files.progress import Reporter
 from bench.models.checkpoint import load_weights
 from bench.models.subject import training_record
@@ -81,7 +81,7 @@ class Valid:
         self.unit = home / "unit.safetensors"
         margin, distance = z.new_zeros(7), z.new_ones(7)
         unit = Unit(0, "pgd", "restart 0", self.index, flags, margin, distance, counts, 2 * counts, kept, z)
-        unit.save(self.unit)
+        unit.save(self.unit, "key")
 
     def state(self, path: Path) -> None:
         t = self.trainer
@@ -89,7 +89,7 @@ class Valid:
 
     def read_unit(self, path: Path) -> None:
         told: list[str] = []
-        if load_unit(path, 0, "pgd", "restart 0", self.index, (1, 8, 8), told.append) is None:
+        if load_unit(path, Wanted("key", 0, "pgd", "restart 0", self.index, (1, 8, 8)), told.append) is None:
             raise BadInput(told[0])
 
     def plan(self, path: Path) -> None:

@@ -105,11 +105,12 @@ def test_golden_markdown() -> None:
         "rank: the places that the samples leave open; exact McNemar for every pair, 5 % for all pairs together (Holm); "
         "2 of 2 rows lack records on the samples of the others, so they count as independent samples there\n"
         "\n"
-        "proof: here, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them); stated, "
-        "where the number is the card's word alone\n"
+        "proof: proved, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them by the "
+        "model); stated, where the number is the card's word alone\n"
         "\n"
         "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
-        "per sample; the interval is Wilson's. train passes: backward passes per training sample.\n"
+        "per sample; the interval is Wilson's. train passes: backward passes per training sample. "
+        "collapse, certified, verdict and train passes are stated by the card; no example proves them.\n"
     )
 
 
@@ -283,16 +284,19 @@ def answering(share: float) -> dict[str, Any]:
 
 def test_a_constant_network_never_stands_above_one_that_classifies() -> None:
     """Not even above one that is broken: it has robust accuracy of a kind, and the other recognises images."""
-    broken = {"diagnosis": {"verdict": "broken", "n": 100, "findings": [], "seconds": 1.0}}
+    broken, sound = (
+        {"diagnosis": {"verdict": verdict, "n": 100, "findings": [], "seconds": 1.0}} for verdict in ("broken", "ok")
+    )
     cards = [
-        card("constant", 0.11, **answering(1.0)), card("almost", 0.2, **answering(0.93)), card("weak", 0.003, **answering(0.3)),
+        card("constant", 0.11, **answering(1.0)), card("almost", 0.2, **answering(0.93)),
+        card("weak", 0.003, **answering(0.3), **sound),
         card("told", 0.9, **answering(1.0), **broken), card("broken", 0.001, **broken),
         card("tied", 0.01, batch_dependent=True),
     ]  # fmt: skip
     table = leaderboard(entries(*cards))
     assert list(table["defense"]) == ["weak", "broken", "tied", "told", "almost", "constant"]
     assert list(table["rank"]) == ["1", "-", "-", "-", "-", "-"]
-    assert list(table["verdict"]) == ["", "broken", "not comparable", "broken", "constant", "constant"]
+    assert list(table["verdict"]) == ["ok", "broken", "not comparable", "broken", "constant", "constant"]
     assert "constant: one class is answered to (almost) every image, whatever it shows; no rank" in render(
         entries(*cards), "md"
     )
@@ -321,9 +325,21 @@ def test_a_doubtful_row_never_stands_above_a_sound_one() -> None:
         card("sound", 0.3, **diagnosed("ok")), card("undiagnosed", 0.5),
     ]  # fmt: skip
     table = leaderboard(entries(*cards))
-    assert list(table["defense"]) == ["undiagnosed", "sound", "suspicious", "broken"]
-    assert list(table["verdict"]) == ["", "ok", "suspicious", "broken"]
-    assert list(table["rank"]) == ["1", "2", "-", "-"]
+    assert list(table["defense"]) == ["sound", "undiagnosed", "suspicious", "broken"]
+    assert list(table["verdict"]) == ["ok", "", "suspicious", "broken"]
+    assert list(table["rank"]) == ["1", "-", "-", "-"]
+    assert "rank: 1 without a verdict have none beside rows that have one; gauntlet diagnose" in render(entries(*cards), "md")
+    # Where nobody has looked at any, they rank among themselves.
+    assert list(leaderboard(entries(card("a", 0.5), card("b", 0.3)))["rank"]) == ["1", "2"]
+
+
+def test_a_method_with_a_seed_that_nobody_looked_at_has_no_verdict() -> None:
+    sound = {"verdict": "ok", "n": 100, "findings": [], "seconds": 1.0}
+    looked = Card.model_validate(trained(0, 0.7).model_dump() | {"diagnosis": sound})
+    other = Card.model_validate(card("other", 0.3).model_dump() | {"diagnosis": sound})
+    table = leaderboard(entries(looked, trained(1, 0.8), other)).set_index("defense")
+    assert table["rank"].to_dict() == {"fast_at": "-", "other": "1"}
+    assert table["verdict"].to_dict() == {"fast_at": "", "other": "ok"}
 
 
 def trained(seed: int, robust: float, name: str = "fast_at", **settings: Any) -> Card:

@@ -27,10 +27,12 @@ from bench.errors import BadInput, GauntletError
 from bench.files.atomic import sha256
 from bench.models import resolve
 from bench.plans import PLANS, Plan
+from bench.report import read_entries
 from bench.results.archive import read_archive, read_examples, read_records, read_tensors, write_archive, write_records
 from bench.results.card import Card, read_card
 from bench.results.eight_bit import rounded
 from bench.statistics.proportions import wilson
+from bench.verify import contradictions
 from bench.verify.additions import add
 from bench.verify.cards import Verified, exit_code, render, verify_cards
 from bench.verify.loading import Given
@@ -576,6 +578,71 @@ def test_better_examples_lower_a_row_again_and_again(standing: Path, better: tup
     assert "sha256" in failing(checked(standing))["archive of addition 1"]
     with pytest.raises(BadInput, match="would lose the examples that Ada added"):
         evaluate(run, plan_name=str(plan), n=N, quiet=True, device_name="cpu")
+
+
+def test_an_addition_that_is_undone_is_caught(standing: Path, better: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    """An old card put back while the examples that lowered it still lie there; handing them in again puts it right."""
+    old, (ids, z) = standing.read_bytes(), better
+    save_file({"ids": ids, "z": z}, tmp_path / "mine.safetensors")
+    add(standing, tmp_path / "mine.safetensors", "Ada", HERE, quiet=True)
+    lowered, file = read_card(standing), standing.parent / "added-001.safetensors"
+    standing.write_bytes(old)
+    found = checked(standing)
+    assert set(failing(found)) == {"unlisted"}
+    assert "break 5 samples that it counts as standing" in failing(found)["unlisted"]
+    assert found.robust == lowered.robust_accuracy
+    assert "added-001.safetensors lies beside the card" in contradictions(read_card(standing), standing.parent)[0]
+    assert read_entries([standing])[0] == []
+    # Further examples take no place of one that still counts, and neither does a part of them.
+    save_file({"ids": ids[:2], "z": z[:2]}, tmp_path / "part.safetensors")
+    digest = sha256(file)
+    add(standing, tmp_path / "part.safetensors", "Ada", HERE, quiet=True)
+    assert sha256(file) == digest
+    assert read_card(standing).additions[0].archive.file == "added-002.safetensors"
+    assert "break 3 samples" in failing(checked(standing))["unlisted"]
+    (standing.parent / "added-002.safetensors").unlink()
+    standing.write_bytes(old)
+    assert add(standing, file, "Ada", HERE, quiet=True).card == lowered
+    assert checked(standing).verdict == "holds"
+
+
+def test_an_addition_that_was_interrupted_is_made_whole_by_the_same_command(
+    standing: Path, better: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, z = better
+    save_file({"ids": ids, "z": z}, tmp_path / "mine.safetensors")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Card, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            add(standing, tmp_path / "mine.safetensors", "Ada", HERE, quiet=True)
+    assert set(failing(checked(standing))) == {"unlisted"}
+    add(standing, tmp_path / "mine.safetensors", "Ada", HERE, quiet=True)
+    assert [path.name for path in standing.parent.glob("added-*")] == ["added-001.safetensors"]
+    assert checked(standing).verdict == "holds"
+
+
+@pytest.mark.parametrize("kind", ["idle", "shape", "text", "pipe", "folder", "link"])
+def test_whatever_is_called_like_an_addition_is_seen(standing: Path, better: tuple[Tensor, Tensor], kind: str) -> None:
+    place, (ids, z) = standing.parent / "added-", better
+    if kind == "idle":
+        write_archive(place, ids, load("digits", "test").batch(ids)[0], {})
+    elif kind == "shape":
+        write_archive(place, ids, z[:, :, :4, :4], {})
+    elif kind == "text":
+        place.write_text("nothing")
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to("/dev/zero")
+    found = checked(standing)
+    assert set(failing(found)) == {"unlisted"}
+    assert found.robust == read_card(standing).robust_accuracy
 
 
 def test_an_addition_that_does_not_hold_later_is_caught(standing: Path, better: tuple[Tensor, Tensor], tmp_path: Path) -> None:

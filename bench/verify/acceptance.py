@@ -1,0 +1,194 @@
+"""Taking a stranger's row into a board: it is copied, judged as it lies there, and never above what was proved before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.core import ThreatModel, check_name, device
+from bench.errors import BadInput
+from bench.escape import line
+from bench.files import ASIDE, LOCK, Reporter, alone, bury, opened, regular, set_aside, sha256
+from bench.results import Card, read_card, section, unlisted
+from bench.verify.cards import Verified, cards_of, to_json, verify_card
+from bench.verify.cards import render as show
+from bench.verify.loading import Given, weights_of
+from bench.verify.lowest import LOWEST, lowest_of, proven, read_lowest, remember
+
+LARGEST_ROW = 2**34
+"""Bytes of a row with its weights at most."""
+MOST_FILES = 1000
+"""Files of a row at most."""
+STAGE = ".accept-"
+"""How the folders begin that rows are judged in before they have a place."""
+
+
+class Accepted(NamedTuple):
+    """What came of a row that was handed in."""
+
+    found: Verified
+    """As it was judged."""
+    path: Path | None
+    """Its card on the board; None where it was refused."""
+    told: str
+
+
+class Signed(NamedTuple):
+    """Who hands a row in, and when, as they say it; no clock is asked, so that the same rows make the same bytes."""
+
+    by: str
+    on: str = ""
+
+
+def accept(place: Path, board: Path, signed: Signed, given: Given, *, quiet: bool = False) -> Accepted:
+    """Take a row into a board where it holds and is not above the lowest number that was proved for its model."""
+    _check(signed)
+    paths = cards_of([place])
+    if len(paths) > 1:
+        raise BadInput(f"there are {len(paths)} cards below {place}; one is accepted at a time, such as {paths[0]}")
+    source = paths[0].parent.resolve() / paths[0].name
+    with Reporter("accept", 1, quiet=quiet) as report, alone(board, report.tell), device.exact_float32():
+        home = _home(read_card(source), source, board.resolve())
+        if home == source.parent:
+            return _judged(source, source.parent, board, signed, given)
+        with _staged(source, home, board) as staged:
+            return _as_from(source, staged, _judged(staged, home, board, signed, given))
+
+
+def _check(signed: Signed) -> None:
+    try:
+        check_name(signed.by)
+    except ValueError as error:
+        raise BadInput(f"--by {signed.by!r}: {error}") from None
+    if not signed.on.isprintable() or len(signed.on) > 40:
+        raise BadInput(f"--on {signed.on[:40]!r}: give a date, such as 2026-11-28")
+
+
+def _judged(staged: Path, home: Path, board: Path, signed: Signed, given: Given) -> Accepted:
+    """Verify a card where it lies, and give it its place unless that raises something."""
+    found = verify_card(staged, given)
+    card = found.card
+    if card is None or found.verdict != "holds":
+        why = "it does not hold" if found.verdict == "fails" else "it could not be checked here"
+        return Accepted(found, None, f"refused: {why}, and a board takes nothing on its word")
+    number = proven(card, staged, signed.by, signed.on)
+    lowest = lowest_of(card, read_lowest(board))
+    if lowest and number.standing > lowest.standing:
+        return Accepted(
+            found, None, f"refused: it says {card.robust_accuracy:.2%} of {card.n}, and its model is down to {lowest.told}; "
+            "a row can only go down"
+        )  # fmt: skip
+    if staged.parent != home:
+        _placed(staged, home, number.standing)
+    remember(board, number, card)
+    return Accepted(found, home / "card.json", f"accepted: {card.robust_accuracy:.2%}, remembered in {board / LOWEST}")
+
+
+def _as_from(source: Path, staged: Path, accepted: Accepted) -> Accepted:
+    """The same, with what was judged called by the place that it came from."""
+    was, now = str(staged.parent.parent), str(source.parent.parent)
+    checks = [one._replace(told=tuple(line.replace(was, now) for line in one.told)) for one in accepted.found.checks]
+    return accepted._replace(found=accepted.found._replace(path=source, checks=checks))
+
+
+def _home(card: Card, source: Path, board: Path) -> Path:
+    """The folder on the board that a row belongs into."""
+    threat = ThreatModel.parse(card.threat.norm, card.threat.eps)
+    names = [source.parent.parent.name, source.parent.name]
+    try:
+        for name in (Path(card.dataset).stem, *names):
+            check_name(name)
+    except ValueError as error:
+        raise BadInput(f"the row at {source} cannot have a place on the board: {error}") from None
+    return section(board, card.dataset, threat).joinpath(*names)
+
+
+def _files(card: Card, source: Path) -> Iterator[Path]:
+    """The files of a row, from the folder of its run or model."""
+    own = source.parent.name
+    yield Path(own, "card.json")
+    for file in (card.records, card.archive, *(addition.archive for addition in card.additions)):
+        yield Path(own, file.file)
+    # What the card leaves out has to be judged with it.
+    yield from (Path(own, name) for name in unlisted(card, source.parent))
+    if card.model.reference.startswith("run:"):
+        yield Path("train.json")
+        there = [name for name in weights_of(card) if (source.parent.parent / name).is_file()]
+        yield from (Path(name) for name in there[:1] if Path(name).name == name)
+
+
+@contextmanager
+def _staged(source: Path, home: Path, board: Path) -> Iterator[Path]:
+    """A copy of a row's own regular files on the board's disk: what is judged is what is placed. Gone afterwards, as are those
+    that a kill has left."""
+    for old in board.glob(f"{STAGE}*"):
+        shutil.rmtree(old, ignore_errors=True)
+    stage = Path(tempfile.mkdtemp(prefix=STAGE, suffix=ASIDE, dir=board.resolve()))
+    try:
+        files = list(dict.fromkeys(_files(read_card(source), source)))
+        if len(files) > MOST_FILES:
+            raise BadInput(f"{source} names {len(files)} files; a row has {MOST_FILES} at most")
+        left = LARGEST_ROW
+        for file in files:
+            target = stage / home.parent.name / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            left -= _copy(source.parent.parent / file, target, left)
+        yield stage / home.parent.name / home.name / "card.json"
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path, most: int) -> int:
+    """Copy a regular file, no link; returns its size."""
+    size = regular(source, most)
+    with opened(source) as file, target.open("xb") as copy:
+        shutil.copyfileobj(file, copy)
+    return size
+
+
+def _placed(staged: Path, home: Path, standing: int) -> None:
+    """Move a row that was judged to its place, in one step; a run that is there already must be the same."""
+    run = staged.parent.parent
+    if not home.parent.exists():
+        home.parent.parent.mkdir(parents=True, exist_ok=True)
+        run.rename(home.parent)
+        return
+    for file in (path for path in run.iterdir() if path.is_file()):
+        there = home.parent / file.name
+        if there.exists() and sha256(there) != sha256(file):
+            raise BadInput(f"{there} is another file than the one handed in under that name; rename the folder {run.name}")
+    files = [path for path in staged.parent.iterdir() if path.is_file()]
+    if all((home / file.name).exists() and sha256(home / file.name) == sha256(file) for file in files):
+        return
+    if home.exists():
+        _replaced(home, standing)
+    for file in (path for path in run.iterdir() if path.is_file()):
+        file.replace(home.parent / file.name)
+    staged.parent.rename(home)
+
+
+def _replaced(home: Path, standing: int) -> None:
+    """Set aside what lies in the place of a row, where that is not lower than the new one."""
+    bury(home / LOCK)
+    try:
+        card = read_card(home / "card.json")
+    except BadInput:
+        card = None
+    if card and round(card.robust_accuracy * card.n) < standing:
+        raise BadInput(f"{home} holds a row at {card.robust_accuracy:.2%}, which is lower; look at it with `gauntlet verify`")
+    set_aside(home)
+
+
+def render(accepted: Accepted, *, as_json: bool = False) -> str:
+    """What came of a row; where it was refused because it does not hold, why."""
+    path = str(accepted.path) if accepted.path else None
+    if as_json:
+        row = json.loads(to_json([accepted.found]))[0]
+        return json.dumps({**row, "accepted": path, "told": accepted.told}, indent=2)
+    lines = [] if accepted.found.verdict == "holds" else [show([accepted.found]), ""]
+    return "\n".join([*lines, line(accepted.told), *([f"card: {path}"] if path else [])])
