@@ -39,11 +39,17 @@ def verify(
         Path | None, typer.Option("--add", help="Examples (ids, z; .safetensors or .npz) that lower one card's row.")
     ] = None,
     by: Annotated[str, typer.Option("--by", help="Whose examples these are.")] = "",
+    again: Annotated[
+        int | None,
+        typer.Option("--rerun", min=1, help="Attack so many samples of each row again, as its records tell."),
+    ] = None,
+    again_seed: Annotated[int | None, typer.Option("--rerun-seed", help="Which samples [default: nobody knows].")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where anything could not be checked.")] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Check cards against their files, the data and the model; runs no attack. Exit code 1 where anything does not hold."""
+    """Check cards against their files, the data and the model; --rerun attacks some samples again. Exit code 1 where anything
+    does not hold."""
     from bench.verify.cards import exit_code, render, to_json, verify_cards
     from bench.verify.loading import Given
 
@@ -52,6 +58,10 @@ def verify(
     quiet = opt.quiet_for(quiet, as_json)
     if add is None:
         rows = verify_cards(places, given, quiet=quiet)
+        if again:
+            from bench.audit import audited
+
+            rows = audited(rows, again, again_seed, given, quiet=quiet)
         opt.tell(to_json(rows) if as_json else render(rows))
         raise typer.Exit(exit_code(rows, strict=strict))
     from bench.verify.additions import add as run_add
@@ -70,6 +80,10 @@ def accept(
     into: Annotated[Path, typer.Option("--into", help="The board: a folder of results that is committed.")],
     by: Annotated[str, typer.Option("--by", help="Who proved the number.")],
     on: Annotated[str, typer.Option("--on", help="When, to be remembered with it, such as 2026-11-28.")] = "",
+    again: Annotated[
+        int, typer.Option("--rerun", min=0, help="How many of its samples to attack again; 0 leaves it out.")
+    ] = 50,
+    again_seed: Annotated[int | None, typer.Option("--rerun-seed", help="Which samples [default: nobody knows].")] = None,
     model: Annotated[str | None, typer.Option("--model", help="The model, if the card's reference leads nowhere.")] = None,
     dataset: opt.Dataset = None,
     plugin: opt.Plugin = None,
@@ -78,14 +92,16 @@ def accept(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Take a row into a board: verify it, copy it, remember its number. Exit code 1 where it is refused."""
-    from bench.verify.acceptance import Signed, render
+    """Take a row into a board: verify it, audit it, copy it, remember its number. Exit code 1 where it is refused."""
+    from bench.audit import audited
+    from bench.verify.acceptance import Audit, Signed, render
     from bench.verify.acceptance import accept as run_accept
     from bench.verify.loading import Given
 
     opt.load(plugin)
-    given = Given(model, dataset, device, batch_size)
-    accepted = run_accept(card, into, Signed(by, on), given, quiet=opt.quiet_for(quiet, as_json))
+    given, quiet = Given(model, dataset, device, batch_size), opt.quiet_for(quiet, as_json)
+    audit = Audit(again, lambda row: audited([row], again, again_seed, given, quiet=True)[0]) if again else None
+    accepted = run_accept(card, into, Signed(by, on), given, audit=audit, quiet=quiet)
     opt.tell(render(accepted, as_json=as_json))
     if accepted.path is None:
         raise typer.Exit(1)

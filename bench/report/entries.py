@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from bench.compare import known_outcomes
 from bench.errors import BadInput, GauntletError
-from bench.files import below
+from bench.files import below, sha256
 from bench.results import Card, Outcomes, read_card
 from bench.statistics import wilson
 from bench.verify import Proven, contradictions, lowest_of, proved, read_lowest
@@ -47,14 +47,18 @@ def read_entries(places: Sequence[Path]) -> tuple[list[Entry], list[str]]:
             if told := contradictions(card, path.parent):
                 refused.append(f"{path} contradicts itself: {told[0]}; `gauntlet verify {path}` has the rest")
                 continue
-            entries.append(_lowered(entry_of(card, path), known))
+            entries.append(_lowered(entry_of(card, path, known), known))
     return entries, refused
 
 
-def entry_of(card: Card, path: Path) -> Entry:
-    """A card with what stands beside it."""
+def entry_of(card: Card, path: Path, known: Sequence[Proven] = ()) -> Entry:
+    """A card with what stands beside it; known: what its board remembers, audits too."""
     outcomes = known_outcomes(card, path)
-    return Entry(card, path, outcomes, "proved" if outcomes and proved(outcomes) else "stated")
+    if not (outcomes and proved(outcomes)):
+        return Entry(card, path, outcomes, "stated")
+    lowest = lowest_of(card, known)
+    audited = lowest is not None and lowest.audited > 0 and lowest.card == sha256(path)
+    return Entry(card, path, outcomes, "audited" if audited else "proved")
 
 
 def _lowered(entry: Entry, known: Sequence[Proven]) -> Entry:

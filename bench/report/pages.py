@@ -20,8 +20,9 @@ from bench.results import Card
 
 FORMATS = ("md", "csv", "tex", "html")
 STATED = (
-    "proof: proved, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them by the "
-    "model); stated, where the number is the card's word alone"
+    "proof: audited, where the board's maintainer also attacked some samples again; proved, where records and examples lie "
+    "beside the card and agree with it (`gauntlet verify` judges them by the model); stated, where the number is the card's "
+    "word alone"
 )
 OURS = (STATED,)
 """Notes that are Markdown already; every other may hold a name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -45,8 +45,18 @@ class Signed(NamedTuple):
     on: str = ""
 
 
-def accept(place: Path, board: Path, signed: Signed, given: Given, *, quiet: bool = False) -> Accepted:
-    """Take a row into a board where it holds and is not above the lowest number that was proved for its model."""
+class Audit(NamedTuple):
+    """What makes some samples of a row fall again, or not; it is given, because verifying a row runs no attack."""
+
+    samples: int
+    of: Callable[[Verified], Verified]
+    """The same row with a check more."""
+
+
+def accept(
+    place: Path, board: Path, signed: Signed, given: Given, *, audit: Audit | None = None, quiet: bool = False
+) -> Accepted:
+    """Take a row into a board where it holds, stands an audit and is not above the lowest number proved for its model."""
     _check(signed)
     paths = cards_of([place])
     if len(paths) > 1:
@@ -55,9 +65,9 @@ def accept(place: Path, board: Path, signed: Signed, given: Given, *, quiet: boo
     with Reporter("accept", 1, quiet=quiet) as report, alone(board, report.tell), device.exact_float32():
         home = _home(read_card(source), source, board.resolve())
         if home == source.parent:
-            return _judged(source, source.parent, board, signed, given)
+            return _judged(source, source.parent, board, signed, given, audit)
         with _staged(source, home, board) as staged:
-            return _as_from(source, staged, _judged(staged, home, board, signed, given))
+            return _as_from(source, staged, _judged(staged, home, board, signed, given, audit))
 
 
 def _check(signed: Signed) -> None:
@@ -69,7 +79,7 @@ def _check(signed: Signed) -> None:
         raise BadInput(f"--on {signed.on[:40]!r}: give a date, such as 2026-11-28")
 
 
-def _judged(staged: Path, home: Path, board: Path, signed: Signed, given: Given) -> Accepted:
+def _judged(staged: Path, home: Path, board: Path, signed: Signed, given: Given, audit: Audit | None) -> Accepted:
     """Verify a card where it lies, and give it its place unless that raises something."""
     found = verify_card(staged, given)
     card = found.card
@@ -77,6 +87,11 @@ def _judged(staged: Path, home: Path, board: Path, signed: Signed, given: Given)
         why = "it does not hold" if found.verdict == "fails" else "it could not be checked here"
         return Accepted(found, None, f"refused: {why}, and a board takes nothing on its word")
     number = proven(card, staged, signed.by, signed.on)
+    if audit:
+        found = audit.of(found)
+        if found.verdict == "fails":
+            return Accepted(found, None, "refused: attacked again, some of its samples do not do as its records say")
+        number = number.model_copy(update={"audited": audit.samples if found.verdict == "holds" else 0})
     lowest = lowest_of(card, read_lowest(board))
     if lowest and number.standing > lowest.standing:
         return Accepted(
@@ -86,7 +101,8 @@ def _judged(staged: Path, home: Path, board: Path, signed: Signed, given: Given)
     if staged.parent != home:
         _placed(staged, home, number.standing)
     remember(board, number, card)
-    return Accepted(found, home / "card.json", f"accepted: {card.robust_accuracy:.2%}, remembered in {board / LOWEST}")
+    how = f"{number.audited} of its samples attacked again" if number.audited else "not audited"
+    return Accepted(found, home / "card.json", f"accepted: {card.robust_accuracy:.2%}, {how}, remembered in {board / LOWEST}")
 
 
 def _as_from(source: Path, staged: Path, accepted: Accepted) -> Accepted:
@@ -190,5 +206,5 @@ def render(accepted: Accepted, *, as_json: bool = False) -> str:
     if as_json:
         row = json.loads(to_json([accepted.found]))[0]
         return json.dumps({**row, "accepted": path, "told": accepted.told}, indent=2)
-    lines = [] if accepted.found.verdict == "holds" else [show([accepted.found]), ""]
+    lines = [] if accepted.path else [show([accepted.found]), ""]
     return "\n".join([*lines, line(accepted.told), *([f"card: {path}"] if path else [])])

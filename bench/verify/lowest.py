@@ -46,6 +46,8 @@ class Proven(Record):
     by: Name
     on: Sentence = ""
     """When, as it was given."""
+    audited: Count = 0
+    """Samples of the card that were attacked again when it was accepted."""
 
     def is_about(self, card: Card) -> bool:
         """Whether it limits the number of this card, whatever its plan."""
@@ -99,7 +101,8 @@ def remember(board: Path, found: Proven, card: Card) -> None:
     """Record a number in place of higher ones; the same numbers give the same bytes."""
     known = read_lowest(board)
     lowest = lowest_of(card, known)
-    if lowest and lowest.standing <= found.standing:
+    better = lowest is None or (found.standing, -found.audited) < (lowest.standing, -lowest.audited)
+    if not better:
         return
     entries = [entry for entry in known if not entry.is_about(card)] + [found]
     lines = sorted(json.dumps(entry.model_dump(mode="json", exclude_defaults=True)) for entry in entries)

@@ -1,0 +1,133 @@
+"""Some samples of a row put through everything that its records say was done to them.
+
+An attempt on a sample is a function of model, plan, seed, sample and what earlier attempts found on it: noise is keyed by the
+sample's id, and starts come from the sample's own history. So a handful of samples goes the whole way by itself, at the share
+of the cost that it is of the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bench.core import ThreatModel
+from bench.data import Dataset
+from bench.evaluation import Evaluation, Run, Unit, to_low_precision
+from bench.files import Reporter
+from bench.models import Subject
+from bench.plans import AttackSpec, Portfolio
+from bench.plugins import get_attack
+from bench.results import AttackResult, Card, suffix
+
+
+class Step(NamedTuple):
+    """One run of an attack as the records have it."""
+
+    run: Run
+    together: bool
+    """Whether it belongs to a pilot, whose arms all begin where the opening ended."""
+
+
+class Attempts(NamedTuple):
+    """What came of every attempt that was made again, beside what the records say of it."""
+
+    rows: pd.DataFrame
+    """id, attack, run; broken, margin, forwards and backwards as they are here, and with said_ before them as recorded."""
+    whole: tuple[str, ...]
+    """Attacks that take all samples at once, and were not run again."""
+
+
+def rerun(card: Card, rows: pd.DataFrame, under: Subject, samples: Dataset, batch_size: int, report: Reporter) -> Attempts:
+    """Every attempt on these samples again. rows: the records, of which those of other samples are passed over."""
+    mine = rows[rows["id"].isin(samples.ids.tolist())]
+    search = to_low_precision(under.model.net, *(part.to(samples.x.device) for part in under.first))[0]
+    balls = [ThreatModel.parse(card.threat.norm, point.eps) for point in card.curve]
+    balls = balls or [ThreatModel.parse(card.threat.norm, card.threat.eps)]
+    each = len(card.plan.attacks)
+    found: list[pd.DataFrame] = []
+    whole: list[str] = []
+    with TemporaryDirectory() as home:
+        evaluation = Evaluation(
+            net=under.model.net.to(samples.x.device), data=samples, threat=balls[0], plan=card.plan, seed=card.seed,
+            batch_size=batch_size, folder=Path(home), report=report, low_precision=search, eot=card.eot,
+        )  # fmt: skip
+        for number, result in enumerate(card.attacks):
+            ball = number // each
+            if len(balls) > 1 and number % each == 0:
+                evaluation.widen(balls[ball], Path(home) / str(ball), suffix(card, ball))
+            spec = card.plan.attacks[number % each]
+            if isinstance(spec, AttackSpec) and get_attack(spec.attack).whole:
+                whole.append(result.name)
+                continue
+            steps = _of_plan(number % each, spec, result, rows[rows["attack"] == result.name])
+            found += _again(evaluation, mine[mine["attack"] == result.name], steps)
+            report.advance(1, f"{result.name} again on {len(samples)} samples")
+    columns = ["id", "attack", "run", *(f"{who}{key}" for who in ("said_", "") for key in _COMPARED)]
+    return Attempts(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns), tuple(whole))
+
+
+_COMPARED = ("broken", "margin", "forwards", "backwards")
+
+
+def _of_plan(number: int, spec: AttackSpec | Portfolio, result: AttackResult, rows: pd.DataFrame) -> Iterator[Step]:
+    """The runs of one attack, in order."""
+    if isinstance(spec, Portfolio):
+        yield from _rounds(number, spec, result, rows)
+        return
+    attack, points = get_attack(spec.attack), list(spec.combinations())
+    for place, point in enumerate(points if len(points) > 1 else []):
+        told = f"grid {place}: " + ", ".join(f"{key}={value}" for key, value in point.items())
+        yield Step(Run(number, spec.label, attack, {**spec.parameters, **point}, told, ("grid",)), False)
+    for restart in range(spec.restarts):
+        stream = ("restart", str(restart))
+        yield Step(Run(number, spec.label, attack, result.parameters, f"restart {restart}", stream), False)
+
+
+def _rounds(number: int, spec: Portfolio, result: AttackResult, rows: pd.DataFrame) -> Iterator[Step]:
+    """Rounds in order; a round's place among all runs of its evaluation, which its noise is named by, is in the records."""
+    arms = {arm.label: arm for arm in (*spec.opening, *spec.arms, *spec.blind)}
+    places = [int(name.split(":")[0].split()[1]) for name in rows["run"].unique()]
+    held = [place for place, round in enumerate(result.rounds) if round.samples]
+    first = min(places) - held[0] if places else 0
+    for place, round in enumerate(result.rounds, first):
+        arm = arms[round.arm]
+        parameters, name = arm.stronger(round.effort), f"round {place}: {arm.label}"
+        run = Run(number, spec.label, get_attack(arm.attack), parameters, name, ("round", place), round.rough, keep=True)
+        yield Step(run, round.stage == "pilot")
+
+
+def _again(evaluation: Evaluation, rows: pd.DataFrame, steps: Iterator[Step]) -> Iterator[pd.DataFrame]:
+    """Every run on those of the samples that the records have in it."""
+    where, waiting = dict(tuple(rows.groupby("run", sort=False))), list[Unit]()
+    for step in steps:
+        if not step.together:
+            evaluation.absorb(waiting)
+            waiting = []
+        said = where.get(step.run.name)
+        if said is None:
+            continue
+        said = said.set_index("id")
+        index = torch.isin(evaluation.data.ids.cpu(), torch.tensor(said.index.to_numpy())).nonzero().squeeze(1)
+        units = evaluation.launch(step.run, index, absorb=not step.together)
+        waiting += units if step.together else []
+        yield _beside(said, evaluation.data.ids.cpu()[index], units, step.run)
+    evaluation.absorb(waiting)
+
+
+def _beside(said: pd.DataFrame, ids: Tensor, units: list[Unit], run: Run) -> pd.DataFrame:
+    here = {
+        "broken": torch.cat([unit.fooled for unit in units]),
+        **{key: torch.cat([getattr(unit, key) for unit in units]) for key in _COMPARED[1:]},
+    }
+    claimed = said.loc[ids.tolist()]
+    return pd.DataFrame(
+        {"id": ids, "attack": claimed["attack"].to_numpy(), "run": run.name}
+        | {f"said_{key}": claimed[key].to_numpy() for key in _COMPARED}
+        | {key: value.numpy() for key, value in here.items()}
+    )

@@ -1,0 +1,230 @@
+"""The audit: honest rows repeat themselves whatever the batch; rows of weaker attacks and edited records do not pass."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bench import evaluate
+from bench.audit import audited, judge
+from bench.cli.commands import main
+from bench.evaluation.engine import Evaluation, Run
+from bench.plans import PLANS, Plan
+from bench.report import read_entries
+from bench.results import read_card
+from bench.results.archive import write_records
+from bench.verify import Check, Given, Verified, verify_card
+from bench.verify.acceptance import Audit, Signed, accept
+
+HERE = Given(device="cpu")
+N = 120
+PGD = {"attack": "pgd", "name": "searched", "parameters": {"steps": 10}, "grid": {"step": [0.05, 0.25]}, "restarts": 3}
+
+
+@pytest.fixture(scope="module")
+def run(fast_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("audit") / fast_run.name
+    shutil.copytree(fast_run, home, ignore=lambda folder, names: [name for name in names if (Path(folder) / name).is_dir()])
+    return home
+
+
+def made(run: Path, *attacks: Any, **more: Any) -> Path:
+    plan = Plan.model_validate({"name": "own", "attacks": attacks})
+    return evaluate(str(run), plan_name=plan, n=more.pop("n", N), quiet=True, device_name="cpu", **more)[1]
+
+
+def again(path: Path, count: int = 50, given: Given = HERE) -> Check:
+    row = verify_card(path, given)
+    assert row.verdict == "holds", row.checks
+    return audited([row], count, 7, given, quiet=True)[0].checks[-1]
+
+
+@pytest.fixture(scope="module")
+def honest(run: Path) -> Path:
+    """A card of a grid with restarts and of a portfolio."""
+    return made(run, PGD, PLANS["fast"].attacks[0].model_dump())
+
+
+@pytest.mark.parametrize(("batch_size", "threads"), [(None, 1), (32, 1), (7, 2)])
+def test_an_honest_row_repeats_itself_to_the_last_bit(honest: Path, batch_size: int | None, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = again(honest, 20, HERE._replace(batch_size=batch_size))
+    finally:
+        torch.set_num_threads(before)
+    assert found.ok
+    assert "20 of 20 samples repeat theirs to the last bit" in found.told[0]
+    assert found.told[-1] == "samples chosen by --rerun-seed 7"
+
+
+def test_a_sweep_and_a_test_time_defense_repeat_themselves(run: Path) -> None:
+    swept = made(run, {"attack": "pgd", "parameters": {"steps": 5}, "restarts": 2}, eps_sweep=["0.05", "0.1"])
+    assert "50 of 50 samples repeat" in again(swept).told[0]
+    added = made(run, {"attack": "apgd", "parameters": {"steps": 10}}, test_time="rfi")
+    assert "50 of 50 samples repeat" in again(added).told[0]
+
+
+NOISY = """
+import torch
+
+
+class Noisy(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(-1, 1, 640).sin().reshape(10, 64))
+
+    def forward(self, x):
+        return (x + 0.1 * torch.randn_like(x)).flatten(1) @ self.weight.T
+
+
+def net():
+    return Noisy()
+"""
+
+
+def test_what_cannot_repeat_itself_is_stated(run: Path, tmp_path: Path) -> None:
+    whole = made(run, {"attack": "autoattack"}, n=16)
+    found = again(whole, 5)
+    assert found.ok is None
+    assert "takes all samples at once and was not run again: stated" in found.told[0]
+    file = tmp_path / "noisy.py"
+    file.write_text(NOISY)
+    reference = f"py:{file}:net"
+    noisy = evaluate(
+        reference, dataset="digits", plan_name="smoke", n=16, eot=1, results=tmp_path, quiet=True, device_name="cpu"
+    )[1]  # fmt: skip
+    found = again(noisy, 5, HERE._replace(model=reference))
+    assert found.ok is None
+    assert "depend on chance" in found.told[0]
+
+
+def weakened(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Run], Run], *attacks: Any) -> Path:
+    """A card whose attacks did something else than its plan says."""
+    plain = Evaluation._batch
+    monkeypatch.setattr(Evaluation, "_batch", lambda self, run, index: plain(self, change(run), index))
+    home = tmp_path / run.name
+    shutil.copytree(run, home, ignore=lambda folder, names: [name for name in names if (Path(folder) / name).is_dir()])
+    path = made(home, *attacks)
+    monkeypatch.undo()
+    return path
+
+
+def _with(**changes: Any) -> Callable[[Run], Run]:
+    return lambda run: run._replace(parameters={**run.parameters, **{k: v for k, v in changes.items() if k in run.parameters}})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_with(steps=2), "cost another number of passes than the records say"),
+        (_with(step=1e-9), "the same attacks come closer here than the records say"),
+        (lambda run: run._replace(parameters={**run.parameters, "step": run.parameters["step"] / 20}), "come closer here"),
+    ],
+)
+def test_weaker_attacks_are_caught(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Run], Run], told: str
+) -> None:
+    path = weakened(run, tmp_path, monkeypatch, change, {"attack": "pgd", "parameters": {"steps": 20}, "restarts": 2})
+    found = again(path)
+    assert found.ok is False
+    assert any(told in problem for problem in found.told)
+
+
+def test_one_restart_passed_off_as_three_is_caught_on_this_kind_of_processor(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"attack": "pgd", "parameters": {"steps": 3, "step": 0.3}, "restarts": 3}
+    path = weakened(run, tmp_path, monkeypatch, lambda run: run._replace(stream=("restart", "0")), spec)
+    assert again(path).ok is False
+
+
+def _dropped(path: Path, share: float) -> None:
+    """Records in which samples that fell are said to have stood, with all numbers of the card to match."""
+    rows = pd.read_parquet(path.parent / "samples.parquet")
+    tried = rows["run"] != ""
+    lost = rows.loc[rows["broken"] & tried, "id"].unique()
+    saved = rows["id"].isin(lost[: int(share * len(lost))]) & tried
+    rows.loc[saved & rows["broken"], "margin"] = -0.01
+    rows.loc[saved, "broken"] = False
+    write_records(path.parent / "samples.parquet", rows)
+
+
+def test_samples_said_to_have_stood_that_fall_are_named(honest: Path, tmp_path: Path) -> None:
+    shutil.copytree(honest.parents[1], tmp_path / "sent")
+    path = tmp_path / "sent" / honest.parent.name / "card.json"
+    row = verify_card(path, HERE)
+    _dropped(path, 0.5)
+    # Whoever edits records edits the card with them; what judges the rest of it is not asked here.
+    card = read_card(path)
+    records = card.records.model_copy(update={"sha256": "0" * 64})
+    row = row._replace(card=card.model_copy(update={"records": records}))
+    found = audited([row], 50, 7, HERE, quiet=True)[0].checks[-1]
+    assert found.ok is False
+    assert "samples fall here that the records say stood, and all others repeat theirs to the last bit" in found.told[0]
+
+
+def rows_of(gaps: np.ndarray, fell: int = 0) -> pd.DataFrame:
+    """Attempts of one restart on as many samples, whose margins here differ by so much from those recorded."""
+    size = len(gaps)
+    said = np.linspace(-3, -1, size)
+    return pd.DataFrame({
+        "id": range(size), "attack": "pgd", "run": "restart 0", "broken": np.arange(size) < fell, "margin": said + gaps,
+        "forwards": 20, "backwards": 20, "said_broken": False, "said_margin": said, "said_forwards": 20, "said_backwards": 20,
+    })  # fmt: skip
+
+
+def test_rounding_is_no_forgery_and_its_tests_have_their_level() -> None:
+    """Elsewhere two of fifty survivors may fall by rounding, and margins may differ either way; honest rows fail 1 in 1000."""
+    rng = np.random.default_rng(0)
+    everyone, failed = frozenset(range(50)), 0
+    for _ in range(2000):
+        gaps = rng.normal(0, 0.1, 50)
+        failed += bool(judge(rows_of(gaps, rng.binomial(50, 0.02)), everyone).problems)
+    assert failed <= 6
+    assert not judge(rows_of(np.full(50, 0.01)), everyone).problems
+    assert judge(rows_of(np.full(50, 0.1)), everyone).problems
+    assert not judge(rows_of(np.full(50, -0.1)), everyone).problems
+    assert judge(rows_of(rng.normal(0, 0.1, 50), 8), everyone).problems
+    assert judge(rows_of(np.zeros(50), 1), everyone).problems
+    assert not judge(rows_of(np.zeros(50), 1), frozenset()).problems
+
+
+def test_a_board_takes_no_row_that_does_not_stand_an_audit(
+    honest: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"attack": "pgd", "parameters": {"steps": 20}, "restarts": 2}
+    forged = weakened(run, tmp_path, monkeypatch, _with(step=1e-9), spec)
+    board = tmp_path / "board"
+    board.mkdir()
+    audit = Audit(30, lambda row: audited([row], 30, None, HERE, quiet=True)[0])
+    refused = accept(forged, board, Signed("Eve"), HERE, audit=audit, quiet=True)
+    assert refused.path is None
+    assert "attacked again" in refused.told
+    taken = accept(honest, board, Signed("Ada"), HERE, audit=audit, quiet=True)
+    assert taken.path is not None
+    assert "30 of its samples attacked again" in taken.told
+    assert [entry.backing for entry in read_entries([board])[0]] == ["audited"]
+
+
+def test_the_command_says_what_it_did(
+    honest: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gauntlet", "verify", str(honest), "--rerun", "5", "--rerun-seed", "3", "--json"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["verdict"], row["checks"][-1]["name"], row["checks"][-1]["ok"]) == ("holds", "audit", True)
+
+
+def test_a_row_that_does_not_hold_is_not_audited(honest: Path) -> None:
+    failing = Verified(honest, read_card(honest), [Check("card", False, ("no",))])
+    assert audited([failing], 5, 1, HERE, quiet=True) == [failing]
