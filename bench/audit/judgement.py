@@ -21,8 +21,8 @@ FLIPS = 0.02
 """Share of survivors that rounding alone may let fall."""
 CLOSER = 0.05
 """A difference of margins that rounding does not explain, in standard deviations of the margins in the records."""
-ALIKE = 0.9
-"""Share of the samples that repeat themselves to the last bit where the processor is of the same kind."""
+SAME_COST = 0.9
+"""Share of the attempts, at least, that cost what the records say; the end of a search may depend on rounding."""
 
 
 class Audit(NamedTuple):
@@ -40,7 +40,7 @@ def judge(rows: pd.DataFrame, survivors: frozenset[int]) -> Audit:
         return Audit([], "no attempt was made on these samples", False)
     each = _of_each(rows, survivors)
     stood = each[~each["fell"]]
-    exact = len(stood) > 0 and float(stood["same"].mean()) >= ALIKE
+    exact = len(stood) > 0 and bool(stood["same"].all())
     problems = [
         *_falls(rows, each, exact),
         *_passes(rows[rows["id"].isin(stood.index.tolist())]),
@@ -79,7 +79,7 @@ def _falls(rows: pd.DataFrame, each: pd.DataFrame, exact: bool) -> Iterator[str]
 def _passes(rows: pd.DataFrame) -> Iterator[str]:
     """Whether attempts cost what the records say."""
     other = (rows["forwards"] != rows["said_forwards"]) | (rows["backwards"] != rows["said_backwards"])
-    if len(rows) and float(other.mean()) > 1 - ALIKE:
+    if len(rows) and float(other.mean()) > 1 - SAME_COST:
         first = rows[other].iloc[0]
         yield (
             f"{int(other.sum())} of {len(rows)} attempts cost another number of passes than the records say: "
