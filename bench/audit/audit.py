@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.audit.judgement import judge
 from bench.audit.rerun import rerun
+from bench.audit.schedule import schedule_problems
 from bench.core import device, shuffled
 from bench.errors import GauntletError
 from bench.files import Reporter
@@ -49,6 +50,7 @@ def _check(row: Verified, count: int, seed: int, given: Given, report: Reporter)
         chosen = samples.select(_chosen(samples.ids.cpu(), survivors, count, seed))
         report.say(f"{row.path}: {len(chosen)} of {card.n} samples again")
         batch_size = given.batch_size or (256 if samples.x.device.type == "cpu" else 1024)
+        otherwise = schedule_problems(card, records, under, samples, batch_size, report)
         attempts = rerun(card, records, under, chosen, batch_size, report)
     except NotHere as error:
         return Check(NAME, None, (str(error),))
@@ -56,10 +58,11 @@ def _check(row: Verified, count: int, seed: int, given: Given, report: Reporter)
         return Check(NAME, None, (f"an attack of its plan does not run here: {error}",))
     found = judge(attempts.rows, survivors)
     stated = [f"{name} takes all samples at once and was not run again: stated" for name in attempts.whole]
+    problems = [*otherwise, *found.problems]
     if not len(attempts.rows):
         return Check(NAME, None, tuple(stated) or (found.seen,))
-    told = (*(found.problems or [found.seen]), *stated, f"samples chosen by --rerun-seed {seed}")
-    return Check(NAME, not found.problems, told)
+    told = (*(problems or [found.seen]), *stated, f"samples chosen by --rerun-seed {seed}")
+    return Check(NAME, not problems, told)
 
 
 def _chosen(ids: Tensor, survivors: frozenset[int], count: int, seed: int) -> Tensor:
