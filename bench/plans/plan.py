@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 
 from bench.core import Name, ThreatModel, check_name
 from bench.errors import BadInput
-from bench.plugins import Attack, get_attack
+from bench.plugins import Attack, attack_names, get_attack
 
 MOST_POINTS = 10_000
 """Of a grid: each is run on the probe."""
@@ -148,6 +148,10 @@ def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | 
         arms = {key: _fitting(getattr(spec, key), threat, needed=key != "blind") for key in ("opening", "arms", "blind")}
         return spec.model_copy(update={"name": spec.label, **arms})
     attack = _attack(spec, threat)
+    if spec.name != spec.attack and spec.name in attack_names():
+        raise BadInput(
+            f"attack {spec.attack!r} fills a column called {spec.name!r}, which is another attack; rename the column"
+        )
     _check_numbers(spec.label, spec.grid)
     if empty := [key for key, values in spec.grid.items() if not values]:
         raise BadInput(f"attack {spec.label!r}: the grid of {empty[0]!r} has no values")

@@ -17,6 +17,7 @@ from bench.files import ASIDE, LOCK, Reporter, alone, bury, opened, regular, set
 from bench.results import Card, read_card, section, unlisted
 from bench.verify.cards import Verified, cards_of, to_json, verify_card
 from bench.verify.cards import render as show
+from bench.verify.consistency import ATTEMPTS
 from bench.verify.loading import Given, weights_of
 from bench.verify.lowest import LOWEST, lowest_of, proven, read_lowest, remember
 
@@ -83,13 +84,15 @@ def _judged(staged: Path, home: Path, board: Path, signed: Signed, given: Given,
     """Verify a card where it lies, and give it its place unless that raises something."""
     found = verify_card(staged, given)
     card = found.card
-    if card is None or found.verdict != "holds":
+    # That nothing fell is no reason to refuse a row that will be attacked again.
+    sure = all(one.ok or (audit and one.name == ATTEMPTS) for one in found.checks)
+    if card is None or not sure:
         why = "it does not hold" if found.verdict == "fails" else "it could not be checked here"
         return Accepted(found, None, f"refused: {why}, and a board takes nothing on its word")
     number = proven(card, staged, signed.by, signed.on)
     if audit:
         found = audit.of(found)
-        if found.verdict == "fails":
+        if found.verdict == "fails" or any(one.name == ATTEMPTS for one in found.checks):
             return Accepted(found, None, "refused: attacked again, some of its samples do not do as its records say")
         number = number.model_copy(update={"audited": audit.samples if found.verdict == "holds" else 0})
     lowest = lowest_of(card, read_lowest(board))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
@@ -67,6 +70,8 @@ class _Runs:
 
 def _one(spec: AttackSpec | Portfolio, result: AttackResult, runs: _Runs, targets: Flags) -> Iterator[str]:
     refused = any(note.startswith("left out") for note in result.notes)
+    if spec.label != spec.attack and spec.label in _attacks():
+        yield f"its column is called as another attack, and it is {spec.attack}"
     for key, value in (("attack", spec.attack), ("on", getattr(spec, "on", "survivors"))):
         if (said := getattr(result, key)) != value:
             yield f"{key} is {said!r}, and its plan has {value!r}"
@@ -84,6 +89,13 @@ def _one(spec: AttackSpec | Portfolio, result: AttackResult, runs: _Runs, target
             yield f"it ran with {key[:40]} = {str(ran)[:40]}, and its plan has {str(wanted)[:40]}"
     yield from _grid(spec, result, runs)
     yield from _restarts(spec, result, runs, targets & (np.arange(len(targets)) < result.n))
+
+
+@cache
+def _attacks() -> frozenset[str]:
+    """The names of our attacks, none of which is loaded for that."""
+    found = find_spec("bench.attacks")
+    return frozenset(module.name for module in iter_modules(found.submodule_search_locations if found else None))
 
 
 def _grid(spec: AttackSpec, result: AttackResult, runs: _Runs) -> Iterator[str]:

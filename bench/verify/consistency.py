@@ -38,6 +38,11 @@ JUDGED = 16
 """How many of them are judged at most; one makes a row fail."""
 
 
+ATTEMPTS = "attempts"
+"""The check of a row in which nothing fell."""
+_UNTOUCHED = "no attack broke a single sample, so nothing here proves that one was run; attack some again with --rerun"
+
+
 class Check(NamedTuple):
     """One thing that was checked."""
 
@@ -96,6 +101,8 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
             checks.append(check("outcomes", told, "every number of the card follows from the records"))
             planned = [*carried_out.problems(card, rows, ids, ~wrong)]
             checks.append(check("attacks", planned, "every run that the plan asks for is in the records"))
+            if not card.archive.rows and not card.additions and bool((~wrong).any()):
+                checks.append(Check(ATTEMPTS, None, (_UNTOUCHED,)))
             samples = Samples(*(torch.tensor(part) for part in (ids, labels, ~wrong)))
     except BadInput as error:
         problems.append(str(error))

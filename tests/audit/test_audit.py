@@ -101,11 +101,19 @@ def test_what_cannot_repeat_itself_is_stated(run: Path, tmp_path: Path) -> None:
     file.write_text(NOISY)
     reference = f"py:{file}:net"
     noisy = evaluate(
-        reference, dataset="digits", plan_name="smoke", n=16, eot=1, results=tmp_path, quiet=True, device_name="cpu"
+        reference, dataset="digits", plan_name="smoke", n=200, eot=1, results=tmp_path, quiet=True, device_name="cpu"
     )[1]  # fmt: skip
     found = again(noisy, 5, HERE._replace(model=reference))
     assert found.ok is None
     assert "depend on chance" in found.told[0]
+
+
+def test_a_row_in_which_nothing_fell_is_proved_by_an_audit_alone(run: Path) -> None:
+    spared = made(run, {"attack": "pgd", "parameters": {"steps": 1, "step": 1e-6, "start": "clean"}})
+    row = verify_card(spared, HERE)
+    assert (row.verdict, read_card(spared).archive.rows) == ("not checked", 0)
+    assert "nothing here proves that one was run" in next(one.told[0] for one in row.checks if one.ok is None)
+    assert audited([row], 20, 7, HERE, quiet=True)[0].verdict == "holds"
 
 
 def weakened(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Run], Run], *attacks: Any) -> Path:
@@ -223,11 +231,13 @@ def test_rounds_on_other_samples_or_with_less_effort_are_caught(honest: Path) ->
     assert "rough is True on the card, and its records lead to False" in weaker
 
 
-def test_the_search_of_a_masked_network_and_of_a_sweep_is_followed(tmp_path: Path) -> None:
+def test_the_search_of_a_masked_network_and_of_a_sweep_is_followed(run: Path, tmp_path: Path) -> None:
     masked = train("broken_gradient_kill", settings={"epochs": 2}, results=tmp_path, quiet=True)
-    path = evaluate(str(masked), n=16, eps_sweep=["0.1", "0.2"], quiet=True, device_name="cpu")[1]
-    assert read_card(path).attacks[-1].masked
+    path = evaluate(str(masked), n=12, quiet=True, device_name="cpu")[1]
+    assert read_card(path).attacks[0].masked
     assert scheduled(path, lambda rows: rows, lambda rounds: rounds) == ""
+    swept = evaluate(str(run), n=40, eps_sweep=["0.1", "0.2"], quiet=True, device_name="cpu")[1]
+    assert scheduled(swept, lambda rows: rows, lambda rounds: rounds) == ""
 
 
 def rows_of(gaps: np.ndarray, fell: int = 0) -> pd.DataFrame:

@@ -55,3 +55,9 @@ def test_every_built_in_plan_passes_and_so_does_what_it_resolves_to(name: str, n
     threat = ThreatModel.parse(norm, "0.1")
     resolved = load(name).resolved(threat)
     assert resolved.resolved(threat) == resolved
+
+
+def test_no_column_is_called_as_another_attack() -> None:
+    plan = Plan(name="mine", attacks=(AttackSpec(attack="pgd", name="autoattack"),))
+    with pytest.raises(BadInput, match="attack 'pgd' fills a column called 'autoattack', which is another attack"):
+        plan.resolved(THREAT)

@@ -219,6 +219,12 @@ def _weaker(path: Path) -> None:
     edit(path, lambda content: content["attacks"][0]["parameters"].update(step=1e-9))
 
 
+def _autoattack(path: Path) -> None:
+    edit(path, lambda content: content["plan"]["attacks"][0].update(name="autoattack"))
+    edit(path, lambda content: content["attacks"][0].update(name="autoattack"))
+    replace_records(path, lambda rows: rows.assign(attack=rows["attack"].replace("pgd-20", "autoattack")))
+
+
 def _left_out(path: Path) -> None:
     replace_records(path, lambda rows: rows[rows["attack"] != "pgd-20"])
     rows = pd.read_parquet(path.parent / "samples.parquet")
@@ -308,6 +314,8 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
         _weaker, "attacks", "pgd-20: it ran with step = 1e-09, and its plan has 0.25"),
     "a column that another attack fills": (
         _set("attacks", 1, attack="pgd"), "attacks", "square: attack is 'pgd', and its plan has 'square'"),
+    "a column called as another attack": (
+        _autoattack, "attacks", "autoattack: its column is called as another attack, and it is pgd"),
     "an attack left out that is not optional": (
         _left_out, "attacks", "pgd-20: it was left out, which its plan does not allow"),
     "a certificate above what stands": (
