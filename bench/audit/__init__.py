@@ -3,6 +3,7 @@
 May import verify, evaluation and what lies below.
 """
 
-from bench.audit.audit import audited
+from bench.audit.audit import Asked, audited
 from bench.audit.judgement import Audit, judge
 from bench.audit.rerun import Attempts, rerun
+from bench.audit.row import Row

@@ -1,15 +1,18 @@
-"""The audit of a card: which samples are attacked again, and what is said of it among the checks of `verify`."""
+"""The audit of a card: what is done again, and what is said of it among the checks of `verify`."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bench.audit.again import certificate, diagnosis
 from bench.audit.judgement import judge
 from bench.audit.rerun import rerun
+from bench.audit.row import Row
 from bench.audit.schedule import schedule_problems
 from bench.core import device, shuffled
 from bench.errors import GauntletError
@@ -21,54 +24,81 @@ NAME = "audit"
 """Of the check."""
 
 
-def audited(rows: Sequence[Verified], count: int, seed: int | None, given: Given, *, quiet: bool = False) -> list[Verified]:
-    """The rows with one check more: whether so many samples of each, attacked again, do as its records say.
+@dataclass(frozen=True)
+class Asked:
+    """What is to be done again."""
 
-    seed: chooses the samples; one that nobody knows beforehand unless given. A row that does not hold is not audited.
-    """
-    seed = secrets.randbits(32) if seed is None else seed
+    samples: int = 0
+    """How many of a row's samples are attacked again, and how many proved again."""
+    seed: int | None = None
+    """Chooses them; one that nobody knows beforehand unless given."""
+    diagnosis: bool = False
+    """Whether the diagnosis is made again."""
+
+
+def audited(rows: Sequence[Verified], asked: Asked, given: Given, *, quiet: bool = False) -> list[Verified]:
+    """The rows with further checks: whether what is done again comes out as their cards say. What fails is left alone."""
+    seed = secrets.randbits(32) if asked.seed is None else asked.seed
     with Reporter("audit", len(rows), quiet=quiet) as report, device.exact_float32():
-        return [_audited(row, count, seed, given, report) for row in rows]
+        return [_audited(row, asked, seed, given, report) for row in rows]
 
 
-def _audited(row: Verified, count: int, seed: int, given: Given, report: Reporter) -> Verified:
+def _audited(found: Verified, asked: Asked, seed: int, given: Given, report: Reporter) -> Verified:
     # That attacks were run is what an audit shows of a row in which nothing fell.
-    others = [one for one in row.checks if one.name != ATTEMPTS]
+    others = [one for one in found.checks if one.name != ATTEMPTS]
     if not all(one.ok for one in others):
-        return row
-    found = _check(row, count, seed, given, report)
-    return row._replace(checks=[*(others if found.ok else row.checks), found])
-
-
-def _check(row: Verified, count: int, seed: int, given: Given, report: Reporter) -> Check:
-    card = row.card
-    assert card is not None
-    evidence = read_evidence(card, row.path.parent)
+        return found
     try:
-        samples = load_data(card, row.path, evidence, given, [])
-        under = load_model(card, row.path, samples, given, []) if samples else None
-        if samples is None or under is None or evidence.samples is None:
-            return Check(NAME, None, ("its data or its model are not here",))
-        if under.noisy or under.batch_dependent:
-            return Check(NAME, None, ("its answers depend on chance or on the batch, so no attempt repeats itself: stated",))
-        records = read_records(row.path.parent / card.records.file, card.records.rows)
-        survivors = frozenset(evidence.samples.ids.tolist()) - frozenset(records["id"][records["broken"]].tolist())
-        chosen = samples.select(_chosen(samples.ids.cpu(), survivors, count, seed))
-        report.say(f"{row.path}: {len(chosen)} of {card.n} samples again")
-        batch_size = given.batch_size or (256 if samples.x.device.type == "cpu" else 1024)
-        otherwise = schedule_problems(card, records, under, samples, batch_size, report)
-        attempts = rerun(card, records, under, chosen, batch_size, report)
+        checks = [*_checks(_loaded(found, given, report), asked, seed)]
     except NotHere as error:
-        return Check(NAME, None, (str(error),))
+        checks = [Check(NAME, None, (str(error),))]
+    shown = any(one.name == NAME and one.ok for one in checks)
+    return found._replace(checks=[*(others if shown else found.checks), *checks])
+
+
+def _loaded(found: Verified, given: Given, report: Reporter) -> Row:
+    """The row with its model and its data; NotHere where one of them is missing."""
+    card = found.card
+    assert card is not None
+    evidence = read_evidence(card, found.path.parent)
+    samples = load_data(card, found.path, evidence, given, [])
+    under = load_model(card, found.path, samples, given, []) if samples else None
+    if samples is None or under is None:
+        raise NotHere("its data or its model are not here")
+    records = read_records(found.path.parent / card.records.file, card.records.rows)
+    size = given.batch_size or (256 if samples.x.device.type == "cpu" else 1024)
+    broken = torch.zeros(len(samples), dtype=torch.bool)
+    for proof in evidence.proofs:
+        broken |= torch.isin(samples.ids.cpu(), proof.ids)
+    return Row(card, under, samples, records, broken, size, report)
+
+
+def _checks(row: Row, asked: Asked, seed: int) -> Iterator[Check]:
+    if asked.samples:
+        yield _attempts(row, asked.samples, seed)
+        if row.card.certified:
+            yield certificate(row, asked.samples, seed)
+    if asked.diagnosis:
+        yield diagnosis(row)
+
+
+def _attempts(row: Row, count: int, seed: int) -> Check:
+    if row.under.noisy or row.under.batch_dependent:
+        return Check(NAME, None, ("its answers depend on chance or on the batch, so no attempt repeats itself: stated",))
+    survivors = row.survivors()
+    chosen = row.samples.select(_chosen(row.samples.ids.cpu(), survivors, count, seed))
+    row.report.say(f"{row.card.name}: {len(chosen)} of {row.card.n} samples again")
+    try:
+        otherwise = schedule_problems(row)
+        attempts = rerun(row, chosen)
     except GauntletError as error:
         return Check(NAME, None, (f"an attack of its plan does not run here: {error}",))
-    found = judge(attempts.rows, survivors)
     stated = [f"{name} takes all samples at once and was not run again: stated" for name in attempts.whole]
+    found = judge(attempts.rows, survivors)
     problems = [*otherwise, *found.problems]
-    if not len(attempts.rows):
+    if not len(attempts.rows) and not problems:
         return Check(NAME, None, tuple(stated) or (found.seen,))
-    told = (*(problems or [found.seen]), *stated, f"samples chosen by --rerun-seed {seed}")
-    return Check(NAME, not problems, told)
+    return Check(NAME, not problems, (*(problems or [found.seen]), *stated, f"samples chosen by --rerun-seed {seed}"))
 
 
 def _chosen(ids: Tensor, survivors: frozenset[int], count: int, seed: int) -> Tensor:

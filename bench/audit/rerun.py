@@ -16,14 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.core import ThreatModel
+from bench.audit.row import Row
 from bench.data import Dataset
 from bench.evaluation import Evaluation, Run, Unit, to_low_precision
-from bench.files import Reporter
-from bench.models import Subject
 from bench.plans import AttackSpec, Portfolio
 from bench.plugins import get_attack
-from bench.results import AttackResult, Card, suffix
+from bench.results import AttackResult, suffix
 
 
 class Step(NamedTuple):
@@ -43,31 +41,30 @@ class Attempts(NamedTuple):
     """Attacks that take all samples at once, and were not run again."""
 
 
-def rerun(card: Card, rows: pd.DataFrame, under: Subject, samples: Dataset, batch_size: int, report: Reporter) -> Attempts:
-    """Every attempt on these samples again. rows: the records, of which those of other samples are passed over."""
-    mine = rows[rows["id"].isin(samples.ids.tolist())]
-    search = to_low_precision(under.model.net, *(part.to(samples.x.device) for part in under.first))[0]
-    balls = [ThreatModel.parse(card.threat.norm, point.eps) for point in card.curve]
-    balls = balls or [ThreatModel.parse(card.threat.norm, card.threat.eps)]
-    each = len(card.plan.attacks)
+def rerun(row: Row, chosen: Dataset) -> Attempts:
+    """Every attempt on these of the row's samples again."""
+    card, records, under = row.card, row.records, row.under
+    mine = records[records["id"].isin(chosen.ids.tolist())]
+    search = to_low_precision(under.model.net, *(part.to(chosen.x.device) for part in under.first))[0]
+    balls, each = row.balls(), len(card.plan.attacks)
     found: list[pd.DataFrame] = []
     whole: list[str] = []
     with TemporaryDirectory() as home:
         evaluation = Evaluation(
-            net=under.model.net.to(samples.x.device), data=samples, threat=balls[0], plan=card.plan, seed=card.seed,
-            batch_size=batch_size, folder=Path(home), report=report, low_precision=search, eot=card.eot,
+            net=under.model.net.to(chosen.x.device), data=chosen, threat=balls[0], plan=card.plan, seed=card.seed,
+            batch_size=row.batch_size, folder=Path(home), report=row.report, low_precision=search, eot=card.eot,
         )  # fmt: skip
-        for number, result in enumerate(card.attacks):
-            ball = number // each
-            if len(balls) > 1 and number % each == 0:
+        for place, result in enumerate(card.attacks):
+            ball, number = divmod(place, each)
+            if len(balls) > 1 and number == 0:
                 evaluation.widen(balls[ball], Path(home) / str(ball), suffix(card, ball))
-            spec = card.plan.attacks[number % each]
+            spec = card.plan.attacks[number]
             if isinstance(spec, AttackSpec) and get_attack(spec.attack).whole:
                 whole.append(result.name)
                 continue
-            steps = _of_plan(number % each, spec, result, rows[rows["attack"] == result.name])
+            steps = _of_plan(number, spec, result, records[records["attack"] == result.name])
             found += _again(evaluation, mine[mine["attack"] == result.name], steps)
-            report.advance(1, f"{result.name} again on {len(samples)} samples")
+            row.report.advance(1 / len(card.attacks), f"{result.name} again on {len(chosen)} samples")
     columns = ["id", "attack", "run", *(f"{who}{key}" for who in ("said_", "") for key in _COMPARED)]
     return Attempts(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns), tuple(whole))
 

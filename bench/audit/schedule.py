@@ -15,14 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.core import ThreatModel
+from bench.audit.row import Row
 from bench.data import Dataset
 from bench.errors import GauntletError
 from bench.evaluation import Evaluation, Run, Unit, run_portfolio
-from bench.files import Reporter
-from bench.models import Subject
 from bench.plans import Portfolio
-from bench.results import AttackResult, Card, suffix
+from bench.results import AttackResult, suffix
 
 TIE = 1e-3
 """Of the spread of margins: how near to the last one taken on a sample may lie that another processor takes in its place."""
@@ -32,18 +30,16 @@ class Otherwise(GauntletError):
     """The search would have gone on otherwise than the records say."""
 
 
-def schedule_problems(
-    card: Card, rows: pd.DataFrame, under: Subject, samples: Dataset, batch_size: int, report: Reporter
-) -> list[str]:
-    """Where the rounds of a card's portfolios are not those that its records lead to; rows: the records."""
-    plan, balls = card.plan.attacks, [ThreatModel.parse(card.threat.norm, point.eps) for point in card.curve]
+def schedule_problems(row: Row) -> list[str]:
+    """Where the rounds of a card's portfolios are not those that its records lead to."""
+    card, samples, plan, balls = row.card, row.samples, row.card.plan.attacks, row.balls()
     if not any(isinstance(spec, Portfolio) for spec in plan):
         return []
-    balls = balls or [ThreatModel.parse(card.threat.norm, card.threat.eps)]
-    net = under.model.net.to(samples.x.device)
+    net = row.under.model.net.to(samples.x.device)
     evaluation = _Recorded(
-        net=net, data=samples, threat=balls[0], plan=card.plan, seed=card.seed, batch_size=batch_size, folder=Path(),
-        report=report, low_precision=net if card.search == "bfloat16" else None, eot=card.eot, held=_held(rows, samples),
+        net=net, data=samples, threat=balls[0], plan=card.plan, seed=card.seed, batch_size=row.batch_size, folder=Path(),
+        report=row.report, low_precision=net if card.search == "bfloat16" else None, eot=card.eot,
+        held=_held(row.records, samples),
     )  # fmt: skip
     for number, result in enumerate(card.attacks):
         ball, place = divmod(number, len(plan))

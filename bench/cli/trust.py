@@ -44,6 +44,9 @@ def verify(
         typer.Option("--rerun", min=1, help="Attack so many samples of each row again, as its records tell."),
     ] = None,
     again_seed: Annotated[int | None, typer.Option("--rerun-seed", help="Which samples [default: nobody knows].")] = None,
+    rediagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Make the diagnosis again, and fail where it is worse.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where anything could not be checked.")] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -58,10 +61,10 @@ def verify(
     quiet = opt.quiet_for(quiet, as_json)
     if add is None:
         rows = verify_cards(places, given, quiet=quiet)
-        if again:
-            from bench.audit import audited
+        if again or rediagnose:
+            from bench.audit import Asked, audited
 
-            rows = audited(rows, again, again_seed, given, quiet=quiet)
+            rows = audited(rows, Asked(again or 0, again_seed, rediagnose), given, quiet=quiet)
         opt.tell(to_json(rows) if as_json else render(rows))
         raise typer.Exit(exit_code(rows, strict=strict))
     from bench.verify.additions import add as run_add
@@ -93,14 +96,14 @@ def accept(
     quiet: opt.Quiet = False,
 ) -> None:
     """Take a row into a board: verify it, audit it, copy it, remember its number. Exit code 1 where it is refused."""
-    from bench.audit import audited
+    from bench.audit import Asked, audited
     from bench.verify.acceptance import Audit, Signed, render
     from bench.verify.acceptance import accept as run_accept
     from bench.verify.loading import Given
 
     opt.load(plugin)
     given, quiet = Given(model, dataset, device, batch_size), opt.quiet_for(quiet, as_json)
-    audit = Audit(again, lambda row: audited([row], again, again_seed, given, quiet=True)[0]) if again else None
+    audit = Audit(again, lambda row: audited([row], Asked(again, again_seed), given, quiet=True)[0]) if again else None
     accepted = run_accept(card, into, Signed(by, on), given, audit=audit, quiet=quiet)
     opt.tell(render(accepted, as_json=as_json))
     if accepted.path is None:

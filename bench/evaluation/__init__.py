@@ -5,7 +5,7 @@ May import diagnose and what lies below.
 
 from bench.evaluation.certificates import proved
 from bench.evaluation.engine import Evaluation, Run
-from bench.evaluation.evaluation import Answer, evaluate, evaluated
+from bench.evaluation.evaluation import Answer, evaluate, evaluated, probe_of
 from bench.evaluation.low_precision import to_low_precision
 from bench.evaluation.portfolio import run_portfolio
 from bench.evaluation.request import EvaluationRequest, Execution, Radius, Request, Source, choose_threat, radii

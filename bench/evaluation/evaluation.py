@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.core import VOTES, Judge, Rng, ThreatModel, device, shuffled
 from bench.data import Dataset, has_own_split, load
@@ -24,6 +24,7 @@ from bench.evaluation.request import EvaluationRequest, Execution, radii, refuse
 from bench.evaluation.restarts import run_attack
 from bench.evaluation.task import Task, resolve
 from bench.files import Reporter, alone
+from bench.models import Subject
 from bench.plans import Plan, Portfolio
 from bench.results import AttackResult, Card, CurvePoint, folder_name, read_card
 from bench.statistics import wilson
@@ -144,22 +145,25 @@ def _diagnosed(task: Task, card: Card, active: bool) -> Card:
     """The card with its diagnosis, which is made where it is not there yet."""
     if card.diagnosis and (not active or any(finding.check == ACTIVE for finding in card.diagnosis.findings)):
         return card
-    threat = ThreatModel.parse(card.threat.norm, card.threat.eps)
     broken = torch.isin(task.data.ids.cpu(), broken_ids(card, task.folder))
     with Reporter(f"diagnose {card.name}", len(CHECKS), quiet=task.quiet) as report, device.exact_float32():
-        net, noisy = task.subject.model.net.to(task.where), task.subject.noisy
-        judge = Judge(net, threat, VOTES if noisy else 1, card.seed)
-        faster = None if noisy else to_low_precision(net, *(part.to(task.where) for part in task.subject.first))[0]
-        probe = choose(
-            task.data, judge, broken, batch_size=task.batch_size, pool=_pool(task), low_precision=faster, own=card.attacks,
-            plan=card.plan,
-        )  # fmt: skip
+        probe = probe_of(card, task.subject, task.data, broken, _pool(task), task.batch_size)
         diagnosis = diagnose(probe, report, active=active)
         with alone(task.folder, report.tell):
             # Somebody may have added examples in the meantime.
             card = read_card(task.folder / "card.json").model_copy(update={"diagnosis": diagnosis})
             card.save(task.folder / "card.json")
     return card
+
+
+def probe_of(card: Card, subject: Subject, data: Dataset, broken: Tensor, pool: Dataset, batch_size: int) -> Probe:
+    """What the diagnosis of a card looks at; broken: which of its samples have fallen, bool [n]."""
+    where = data.x.device
+    net = subject.model.net.to(where)
+    threat = ThreatModel.parse(card.threat.norm, card.threat.eps)
+    judge = Judge(net, threat, VOTES if subject.noisy else 1, card.seed)
+    faster = None if subject.noisy else to_low_precision(net, *(part.to(where) for part in subject.first))[0]
+    return choose(data, judge, broken, batch_size=batch_size, pool=pool, low_precision=faster, own=card.attacks, plan=card.plan)
 
 
 def _right(run: Evaluation) -> Probe:

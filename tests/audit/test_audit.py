@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench import evaluate, train
-from bench.audit import audited, judge
+from bench.audit import Asked, Row, audited, judge
 from bench.audit.schedule import schedule_problems
 from bench.cli.commands import main
 from bench.evaluation.engine import Evaluation, Run
@@ -22,6 +22,7 @@ from bench.plans import PLANS, Plan
 from bench.report import read_entries
 from bench.results import Round, read_card, read_records
 from bench.results.archive import write_records
+from bench.statistics import wilson
 from bench.verify import Check, Given, Verified, load_data, load_model, read_evidence, verify_card
 from bench.verify.acceptance import Audit, Signed, accept
 
@@ -45,7 +46,7 @@ def made(run: Path, *attacks: Any, **more: Any) -> Path:
 def again(path: Path, count: int = 50, given: Given = HERE) -> Check:
     row = verify_card(path, given)
     assert row.verdict != "fails", row.checks
-    return audited([row], count, 7, given, quiet=True)[0].checks[-1]
+    return audited([row], Asked(count, 7), given, quiet=True)[0].checks[-1]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_a_row_in_which_nothing_fell_is_proved_by_an_audit_alone(run: Path) -> N
     row = verify_card(spared, HERE)
     assert (row.verdict, read_card(spared).archive.rows) == ("not checked", 0)
     assert "nothing here proves that one was run" in next(one.told[0] for one in row.checks if one.ok is None)
-    assert audited([row], 20, 7, HERE, quiet=True)[0].verdict == "holds"
+    assert audited([row], Asked(20, 7), HERE, quiet=True)[0].verdict == "holds"
 
 
 def weakened(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Run], Run], *attacks: Any) -> Path:
@@ -176,7 +177,7 @@ def test_samples_said_to_have_stood_that_fall_are_named(honest: Path, tmp_path: 
     card = read_card(path)
     records = card.records.model_copy(update={"sha256": "0" * 64})
     row = row._replace(card=card.model_copy(update={"records": records}))
-    found = audited([row], 50, 7, HERE, quiet=True)[0].checks[-1]
+    found = audited([row], Asked(50, 7), HERE, quiet=True)[0].checks[-1]
     assert found.ok is False
     told = "samples fall here that the records say stood, and all others repeat theirs to the last bit"
     assert any(told in problem for problem in found.told)
@@ -194,10 +195,10 @@ def scheduled(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], rounds
         result.model_copy(update={"rounds": tuple(rounds(list(result.rounds)))}) if result.rounds else result
         for result in card.attacks
     ]
-    rows = change(read_records(path.parent / card.records.file))
+    rows, card = change(read_records(path.parent / card.records.file)), card.model_copy(update={"attacks": tuple(attacks)})
     with Reporter("audit", 1, quiet=True) as report:
-        card = card.model_copy(update={"attacks": tuple(attacks)})
-        return "; ".join(schedule_problems(card, rows, under, samples, 64, report))
+        nothing = torch.zeros(len(samples), dtype=torch.bool)
+        return "; ".join(schedule_problems(Row(card, under, samples, rows, nothing, 64, report)))
 
 
 def _last(rows: pd.DataFrame) -> str:
@@ -266,6 +267,45 @@ def test_rounding_is_no_forgery_and_its_tests_have_their_level() -> None:
     assert not judge(rows_of(np.zeros(50), 1), frozenset()).problems
 
 
+def _claims(path: Path, tmp_path: Path, **changes: Any) -> Path:
+    """A copy of a row whose card says something else."""
+    shutil.copytree(path.parents[1], tmp_path / path.parents[1].name)
+    copied = tmp_path / path.parents[1].name / path.parent.name / "card.json"
+    read_card(copied).model_copy(update=changes).save(copied)
+    return copied
+
+
+def test_a_certificate_is_made_again_on_some_samples(tmp_path: Path) -> None:
+    proved = train("ibp", settings={"epochs": 12}, eps="0.05", results=tmp_path / "made", quiet=True)
+    path = evaluate(str(proved), plan_name="smoke", n=N, quiet=True, device_name="cpu")[1]
+    said = read_card(path).certified
+    assert said is not None
+    (found,) = audited([verify_card(path, HERE)], Asked(60, 7), HERE, quiet=True)
+    assert (found.verdict, found.checks[-1].name) == ("holds", "certificate")
+    stands = read_card(path).robust_accuracy
+    # As much as can be said without a contradiction to the attacks.
+    forged = said.model_copy(update={"accuracy": stands, "interval": wilson(round(stands * N), N)})
+    if said.accuracy < stands - 0.2:
+        (found,) = audited([verify_card(_claims(path, tmp_path, certified=forged), HERE)], Asked(60, 7), HERE, quiet=True)
+        assert "samples proved again, and the card says" in found.checks[-1].told[0]
+    none = said.model_copy(update={"defense": "smoothing"})
+    (found,) = audited([verify_card(_claims(path, tmp_path / "none", certified=none), HERE)], Asked(60, 7), HERE, quiet=True)
+    assert "has no part in this model" in found.checks[-1].told[0]
+
+
+def test_a_verdict_that_is_better_than_it_is_here_fails(tmp_path: Path) -> None:
+    masked = train("broken_gradient_kill", settings={"epochs": 2}, results=tmp_path / "made", quiet=True)
+    card, path = evaluate(str(masked), plan_name="smoke", n=60, quiet=True, device_name="cpu", diagnosed=True)
+    assert card.diagnosis is not None
+    assert card.diagnosis.verdict == "broken"
+    (found,) = audited([verify_card(path, HERE)], Asked(diagnosis=True), HERE, quiet=True)
+    assert (found.verdict, found.checks[-1].told) == ("holds", ("broken, as the card says",))
+    forged = _claims(path, tmp_path, diagnosis=card.diagnosis.model_copy(update={"verdict": "ok"}))
+    (found,) = audited([verify_card(forged, HERE)], Asked(diagnosis=True), HERE, quiet=True)
+    assert found.verdict == "fails"
+    assert "broken here, and the card says ok" in found.checks[-1].told[0]
+
+
 def test_a_board_takes_no_row_that_does_not_stand_an_audit(
     honest: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +313,7 @@ def test_a_board_takes_no_row_that_does_not_stand_an_audit(
     forged = weakened(run, tmp_path, monkeypatch, _with(step=1e-9), spec)
     board = tmp_path / "board"
     board.mkdir()
-    audit = Audit(30, lambda row: audited([row], 30, None, HERE, quiet=True)[0])
+    audit = Audit(30, lambda row: audited([row], Asked(30, None), HERE, quiet=True)[0])
     refused = accept(forged, board, Signed("Eve"), HERE, audit=audit, quiet=True)
     assert refused.path is None
     assert "attacked again" in refused.told
@@ -296,4 +336,4 @@ def test_the_command_says_what_it_did(
 
 def test_a_row_that_does_not_hold_is_not_audited(honest: Path) -> None:
     failing = Verified(honest, read_card(honest), [Check("card", False, ("no",))])
-    assert audited([failing], 5, 1, HERE, quiet=True) == [failing]
+    assert audited([failing], Asked(5, 1), HERE, quiet=True) == [failing]

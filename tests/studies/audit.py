@@ -76,7 +76,7 @@ def worker(options: argparse.Namespace) -> None:
     import pandas as pd
     import torch
 
-    from bench.audit import judge, rerun
+    from bench.audit import Row, judge, rerun
     from bench.core import device
     from bench.files import Reporter
     from bench.results import read_card
@@ -93,7 +93,8 @@ def worker(options: argparse.Namespace) -> None:
     survivors = sorted({*samples.ids.tolist()} - {*records["id"][records["broken"]].tolist()})
     places = torch.isin(samples.ids, torch.tensor(survivors)).nonzero().squeeze(1)
     with device.exact_float32(), Reporter("audit", 1, quiet=True) as report:
-        rows = rerun(card, records, under, samples.select(places), 100, report).rows
+        row = Row(card, under, samples, records, torch.zeros(len(samples), dtype=torch.bool), 100, report)
+        rows = rerun(row, samples.select(places)).rows
     rng, failed, exact, fell = np.random.default_rng(1), 0, 0, 0
     for _ in range(options.audits):
         chosen = rng.choice(survivors, min(options.rerun, len(survivors)), replace=False)
