@@ -153,9 +153,10 @@ class Section(NamedTuple):
 EIGHT_BIT = "8-bit: robust where an adversarial example has to survive rounding to 256 levels, which no attack here aims at"
 LEGEND = (
     "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
-    "per sample; the interval is Wilson's. train passes: backward passes per training sample. "
-    "collapse, certified, verdict and train passes are stated by the card; no example proves them."
+    "per sample; the interval is Wilson's. train passes: backward passes per training sample."
 )
+UNPROVED = ("collapse", "certified", "verdict", "train passes")
+"""Columns that are the card's word, whatever stands behind the robust accuracy."""
 
 
 def summary(rows: Sequence[tuple[Card, Path]], told: Sequence[str] = ()) -> str:
@@ -192,12 +193,21 @@ def _cells(frame: pd.DataFrame, escaped: Callable[[object], str]) -> pd.DataFram
     return frame.rename(columns=escaped).map(lambda value: escaped(value) if isinstance(value, str) else value)
 
 
+def _legend(sections: Sequence[Section]) -> str:
+    """What the columns are, and which of those shown no example proves."""
+    *others, last = [name for name in UNPROVED if any(name in section.frame.columns for section in sections)] or [""]
+    if not last:
+        return LEGEND
+    named = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+    return f"{LEGEND} {named} stated by the card; no example proves {'them' if others else 'it'}."
+
+
 def _markdown(sections: Sequence[Section]) -> str:
     body = ""
     for title, frame, notes in sections:
         told = "".join(f"{note if note in OURS else escape.markdown(note)}\n\n" for note in notes)
         body += f"## {escape.markdown(title)}\n\n{_table(frame, 'github')}\n\n{told}"
-    return f"# Leaderboard\n\n{body}{LEGEND}\n"
+    return f"# Leaderboard\n\n{body}{_legend(sections)}\n"
 
 
 def _text(sections: Sequence[Section]) -> str:
@@ -205,7 +215,7 @@ def _text(sections: Sequence[Section]) -> str:
     for title, frame, notes in sections:
         told = "".join(f"{escape.line(note)}\n" for note in notes)
         body += f"{escape.line(title)}\n{_table(frame, 'simple')}\n{told}\n"
-    return body + LEGEND
+    return body + _legend(sections)
 
 
 def _latex(sections: Sequence[Section]) -> str:
@@ -222,7 +232,7 @@ def _html(sections: Sequence[Section]) -> str:
     for title, frame, notes in sections:
         told = "".join(f"<p>{escape.html(note)}</p>\n" for note in notes)
         body += f"<h2>{escape.html(title)}</h2>\n{_table(frame, 'html')}\n{told}"
-    return _PAGE.format(body=body, legend=escape.html(LEGEND))
+    return _PAGE.format(body=body, legend=escape.html(_legend(sections)))
 
 
 _PAGE = """<!doctype html>

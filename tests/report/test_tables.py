@@ -105,12 +105,13 @@ def test_golden_markdown() -> None:
         "rank: the places that the samples leave open; exact McNemar for every pair, 5 % for all pairs together (Holm); "
         "2 of 2 rows lack records on the samples of the others, so they count as independent samples there\n"
         "\n"
-        "proof: proved, where records and examples lie beside the card and agree with it (`gauntlet verify` judges them by the "
-        "model); stated, where the number is the card's word alone\n"
+        "proof: audited, where the board's maintainer also attacked some samples again; proved, where records and examples lie "
+        "beside the card and agree with it (`gauntlet verify` judges them by the model); stated, where the number is the card's "
+        "word alone\n"
         "\n"
         "Accuracies in percent over n test samples. robust: right on the clean image and against every attack of the plan, "
         "per sample; the interval is Wilson's. train passes: backward passes per training sample. "
-        "collapse, certified, verdict and train passes are stated by the card; no example proves them.\n"
+        "collapse and train passes are stated by the card; no example proves them.\n"
     )
 
 
