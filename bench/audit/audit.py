@@ -23,6 +23,9 @@ from bench.verify import ATTEMPTS, Check, Given, NotHere, Verified, load_data, l
 NAME = "audit"
 """Of the check."""
 
+COLUMNS = 5
+"""For so many samples one more is attacked that fell to one attack and stood another."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -85,8 +88,7 @@ def _checks(row: Row, asked: Asked, seed: int) -> Iterator[Check]:
 def _attempts(row: Row, count: int, seed: int) -> Check:
     if row.under.noisy or row.under.batch_dependent:
         return Check(NAME, None, ("its answers depend on chance or on the batch, so no attempt repeats itself: stated",))
-    survivors = row.survivors()
-    chosen = row.samples.select(_chosen(row.samples.ids.cpu(), survivors, count, seed))
+    chosen = row.samples.select(_chosen(row, count, seed))
     row.report.say(f"{row.card.name}: {len(chosen)} of {row.card.n} samples again")
     try:
         otherwise = schedule_problems(row)
@@ -94,15 +96,21 @@ def _attempts(row: Row, count: int, seed: int) -> Check:
     except GauntletError as error:
         return Check(NAME, None, (f"an attack of its plan does not run here: {error}",))
     stated = [f"{name} takes all samples at once and was not run again: stated" for name in attempts.whole]
-    found = judge(attempts.rows, survivors)
+    found = judge(attempts.rows)
     problems = [*otherwise, *found.problems]
     if not len(attempts.rows) and not problems:
         return Check(NAME, None, tuple(stated) or (found.seen,))
     return Check(NAME, not problems, (*(problems or [found.seen]), *stated, f"samples chosen by --rerun-seed {seed}"))
 
 
-def _chosen(ids: Tensor, survivors: frozenset[int], count: int, seed: int) -> Tensor:
-    """Positions of so many samples, in order: survivors, whose number is what a row claims, and others where they are few."""
+def _chosen(row: Row, count: int, seed: int) -> Tensor:
+    """Positions of so many samples, in order: survivors, whose number is what a row claims, and others where they are few.
+
+    And of a few more that fell to one attack and stood another, whose column claims that.
+    """
+    ids = row.samples.ids.cpu()
     order = shuffled(len(ids), seed, "audit")
-    stood = torch.tensor([int(ids[place]) in survivors for place in order])
-    return torch.cat([order[stood], order[~stood]])[:count].sort().values
+    stood, torn = (torch.isin(ids[order], torch.tensor(sorted(some))) for some in (row.survivors(), row.torn()))
+    chosen = torch.cat([order[stood], order[~stood]])[:count]
+    more = order[torn & ~torch.isin(order, chosen)][: count // COLUMNS]
+    return torch.cat([chosen, more]).sort().values

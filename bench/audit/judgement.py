@@ -34,11 +34,11 @@ class Audit(NamedTuple):
     """Whether this machine repeats the row to the last bit."""
 
 
-def judge(rows: pd.DataFrame, survivors: frozenset[int]) -> Audit:
-    """rows: as `rerun` gives them; survivors: the samples that the records say nothing broke."""
+def judge(rows: pd.DataFrame) -> Audit:
+    """rows: as `rerun` gives them. What the records claim is that a sample stood an attack, whatever became of it later."""
     if not len(rows):
         return Audit([], "no attempt was made on these samples", False)
-    each = _of_each(rows, survivors)
+    each = _of_each(rows)
     stood = each[~each["fell"]]
     exact = len(stood) > 0 and bool(stood["same"].all())
     problems = [
@@ -51,24 +51,27 @@ def judge(rows: pd.DataFrame, survivors: frozenset[int]) -> Audit:
     return Audit(problems, f"{len(rows)} attempts on {len(each)} samples agree, {how}", exact)
 
 
-def _of_each(rows: pd.DataFrame, survivors: frozenset[int]) -> pd.DataFrame:
-    """Of every sample: fell here though the records say that it stood; same in every attempt; the best margins."""
+def _of_each(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of every sample: fell here to an attack that the records say it stood; same in every attempt; the best margins."""
     same = np.ones(len(rows), dtype=bool)
     for key in ("broken", "margin", "forwards", "backwards"):
         said, found = (rows[name].to_numpy(dtype=float) for name in (f"said_{key}", key))
         same &= (said == found) | (np.isnan(said) & np.isnan(found))
-    table = rows.assign(same=same).groupby("id", sort=True).agg(
-        fell=("broken", "any"), same=("same", "all"), best=("margin", "max"), said_best=("said_margin", "max")
+    return rows.assign(same=same, fell=_fell(rows)).groupby("id", sort=True).agg(
+        fell=("fell", "any"), same=("same", "all"), best=("margin", "max"), said_best=("said_margin", "max")
     )  # fmt: skip
-    table["fell"] &= table.index.isin(list(survivors))
-    return table
+
+
+def _fell(rows: pd.DataFrame) -> pd.Series:
+    """Which attempts broke a sample that no attempt of their attack broke by the records, bool."""
+    return rows["broken"].astype(bool) & ~rows.groupby(["id", "attack"])["said_broken"].transform("any").astype(bool)
 
 
 def _falls(rows: pd.DataFrame, each: pd.DataFrame, exact: bool) -> Iterator[str]:
     count, size = int(each["fell"].sum()), len(each)
     if not count or (not exact and binom.sf(count - 1, size, FLIPS) >= ALPHA):
         return
-    first = rows[rows["broken"] & rows["id"].isin(each.index[each["fell"]].tolist())].iloc[0]
+    first = rows[_fell(rows)].iloc[0]
     others = "all others repeat theirs to the last bit" if exact else f"rounding lets {FLIPS:.0%} fall at most"
     yield (
         f"{count} of {size} samples fall here that the records say stood, and {others}; sample {first['id']} to "

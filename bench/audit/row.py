@@ -35,3 +35,9 @@ class Row(NamedTuple):
         """Ids of the samples that its records say no attack broke."""
         fallen = self.records["id"][self.records["broken"]].tolist()
         return frozenset(self.samples.ids.tolist()) - frozenset(fallen)
+
+    def torn(self) -> frozenset[int]:
+        """Ids of those that one attack broke and another, which was run on them, did not."""
+        tried = self.records[self.records["run"] != ""]
+        fell = tried.groupby(["id", "attack"])["broken"].any().groupby("id")
+        return frozenset(fell.any().index[fell.any() & ~fell.all()].tolist())
