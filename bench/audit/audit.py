@@ -95,11 +95,11 @@ def _attempts(row: Row, count: int, seed: int) -> Check:
         attempts = rerun(row, chosen)
     except GauntletError as error:
         return Check(NAME, None, (f"an attack of its plan does not run here: {error}",))
-    stated = [f"{name} takes all samples at once and was not run again: stated" for name in attempts.whole]
+    stated = attempts.stated
     found = judge(attempts.rows)
     problems = [*otherwise, *found.problems]
     if not len(attempts.rows) and not problems:
-        return Check(NAME, None, tuple(stated) or (found.seen,))
+        return Check(NAME, None, stated or (found.seen,))
     return Check(NAME, not problems, (*(problems or [found.seen]), *stated, f"samples chosen by --rerun-seed {seed}"))
 
 

@@ -37,8 +37,8 @@ class Attempts(NamedTuple):
 
     rows: pd.DataFrame
     """id, attack, run; broken, margin, forwards and backwards as they are here, and with said_ before them as recorded."""
-    whole: tuple[str, ...]
-    """Attacks that take all samples at once, and were not run again."""
+    stated: tuple[str, ...]
+    """Attacks that were not run again, and why."""
 
 
 def rerun(row: Row, chosen: Dataset) -> Attempts:
@@ -48,7 +48,7 @@ def rerun(row: Row, chosen: Dataset) -> Attempts:
     search = to_low_precision(under.model.net, *(part.to(chosen.x.device) for part in under.first))[0]
     balls, each = row.balls(), len(card.plan.attacks)
     found: list[pd.DataFrame] = []
-    whole: list[str] = []
+    stated: list[str] = []
     with TemporaryDirectory() as home:
         evaluation = Evaluation(
             net=under.model.net.to(chosen.x.device), data=chosen, threat=balls[0], plan=card.plan, seed=card.seed,
@@ -59,14 +59,24 @@ def rerun(row: Row, chosen: Dataset) -> Attempts:
             if len(balls) > 1 and number == 0:
                 evaluation.widen(balls[ball], Path(home) / str(ball), suffix(card, ball))
             spec = card.plan.attacks[number]
-            if isinstance(spec, AttackSpec) and get_attack(spec.attack).whole:
-                whole.append(result.name)
+            if why := _not_again(spec):
+                stated.append(f"{result.name} {why} and was not run again: stated")
                 continue
             steps = _of_plan(number, spec, result, records[records["attack"] == result.name])
             found += _again(evaluation, mine[mine["attack"] == result.name], steps)
             row.report.advance(1 / len(card.attacks), f"{result.name} again on {len(chosen)} samples")
     columns = ["id", "attack", "run", *(f"{who}{key}" for who in ("said_", "") for key in _COMPARED)]
-    return Attempts(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns), tuple(whole))
+    return Attempts(pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns), tuple(stated))
+
+
+def _not_again(spec: AttackSpec | Portfolio) -> str:
+    """Why an attack of somebody's plan cannot be run on a few samples here; empty where it can."""
+    if isinstance(spec, Portfolio):
+        return ""
+    if get_attack(spec.attack).whole:
+        return "takes all samples at once"
+    # An audit opens and downloads nothing that only a card names.
+    return "takes examples or models that its plan names elsewhere" if spec.parameters.get("sources") else ""
 
 
 _COMPARED = ("broken", "margin", "forwards", "backwards")

@@ -14,4 +14,4 @@ from bench.core.rng import Rng, isolated, shuffled
 from bench.core.surrogate import TRANSFER_PGD, Surrogate
 from bench.core.targets import Order, wrong_classes
 from bench.core.threat import LONGEST, TOLERANCE, Norm, ThreatModel
-from bench.core.views import VIEWS, Ascent, Decision, Gradient, Meter, Module, Score, answer, dead, forward, slopes
+from bench.core.views import SMALLEST, VIEWS, Ascent, Decision, Gradient, Meter, Module, Score, answer, dead, forward, slopes

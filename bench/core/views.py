@@ -16,7 +16,7 @@ from bench.core.losses import Loss
 from bench.core.rng import isolated
 from bench.errors import AccessError, AttackWarning, out_of_memory
 
-_SMALLEST, _MULTIPLE = 16, 8
+SMALLEST, _MULTIPLE = 16, 8
 """CPU kernels sum in another order in batches of fewer rows, or of a number that does not split evenly over the threads;
 such batches are padded, so that a sample's bits never change."""
 _BLIND = "the network gives no gradient; attacks see one of 0"
@@ -24,7 +24,7 @@ _BLIND = "the network gives no gradient; attacks see one of 0"
 
 def forward(net: nn.Module, x: Tensor) -> Tensor:
     """Logits [N, K] of x, the same bits for a sample whatever batch it stands in."""
-    missing = max(_SMALLEST, -(-len(x) // _MULTIPLE) * _MULTIPLE) - len(x)
+    missing = max(SMALLEST, -(-len(x) // _MULTIPLE) * _MULTIPLE) - len(x)
     if len(x) == 0 or missing == 0:
         return ask(net, x)
     return ask(net, torch.cat([x, x[:1].expand(missing, *x.shape[1:])]))[: len(x)]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import data, models
-from bench.core import Classifier, batch_dependence, isolated, randomised
+from bench.core import SMALLEST, Classifier, batch_dependence, isolated, randomised
 from bench.data import Dataset
-from bench.errors import BadInput
+from bench.errors import BadInput, out_of_memory
 from bench.files import read_text
 from bench.models import Model, batchnorm
 from bench.models.architectures import parse_query
@@ -82,13 +84,31 @@ def load_subject(
     net.eval()
     net.requires_grad_(False)
     first, labels = samples.batch(torch.arange(min(len(samples), 64)))
-    with isolated(seed):
-        models.check_outputs(net, first, samples.classes, reference, at_least=open_ended)
+    check = partial(models.check_outputs, net, classes=samples.classes, origin=reference, at_least=open_ended)
+    noisy, dependent, answers = _tried(net, first, seed, check, known=not model.elsewhere)
     label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
-    noisy = randomised(net, first, seed)
-    dependent = not noisy and batch_dependence(net, first[:32], 1 - first[:32]) > DEPENDENT
-    answers = answers_of(net, first) if model.elsewhere and not noisy else Answers()
     return Subject(replace(model, net=net), label, trained, found, noisy, dependent, (first, labels), answers, files_of(found))
+
+
+def _tried(net: nn.Module, first: Tensor, seed: int, check: Callable[..., None], *, known: bool) -> tuple[bool, bool, Answers]:
+    """Whether the answers to these images depend on chance and on the batch, and which they are; in parts that memory holds.
+
+    known: the weights settle what it answers.
+    """
+    size = len(first)
+    while True:
+        try:
+            part = first[:size]
+            with isolated(seed):
+                check(x=part)
+            noisy, some = randomised(net, part, seed), part[: max(size // 2, 1)]
+            dependent = not noisy and batch_dependence(net, some, 1 - some) > DEPENDENT
+            return noisy, dependent, Answers() if known or noisy else answers_of(net, first, size)
+        except (RuntimeError, MemoryError) as error:
+            # Fewer are answered as a batch of 16 all the same.
+            if size <= SMALLEST or not out_of_memory(error):
+                raise
+            size = max(size // 2, SMALLEST)
 
 
 def training_record(reference: str) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from bench.core import ThreatModel, device
 from bench.errors import BadInput, out_of_memory
 from bench.files import Reporter, below
 from bench.results import Card, read_card
-from bench.verify.consistency import UNLISTED, Check, Evidence, check, plan_note, read_evidence
+from bench.verify.consistency import UNLISTED, Check, Evidence, check, read_evidence
 from bench.verify.loading import Given, NotHere, load_data, load_model
+from bench.verify.plan_names import plan_note
 from bench.verify.recheck import Examined, Jury
 
 FIRST = 5

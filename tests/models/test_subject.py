@@ -131,3 +131,40 @@ def test_samples_and_record_of_a_run(fast_run: Path) -> None:
     assert len(samples_of("digits", [record], None)) == 360
     assert len(samples_of("digits", [record], 7)) == 7
     assert training_record("nowhere") == {}
+
+
+GREEDY = """
+import torch
+
+
+class Greedy(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.linspace(-1, 1, 640).sin().reshape(10, 64))
+
+    def forward(self, x):
+        if len(x) > LIMIT:
+            raise MemoryError
+        return x.flatten(1) @ self.weight.T
+
+
+def net():
+    return Greedy()
+"""
+
+
+def test_where_memory_runs_out_while_loading_fewer_images_are_looked_at(tmp_path: Path) -> None:
+    """And the model is the same one: its answers to the first samples are a part of what it is."""
+    samples, found = load("digits", "test").first(64), []
+    for limit in (1000, 20, 15):
+        file = tmp_path / f"{limit}" / "greedy.py"
+        file.parent.mkdir()
+        file.write_text(
+            GREEDY.replace("LIMIT", "self.limit").replace("super().__init__()", f"super().__init__(); self.limit = {limit}")
+        )
+        if limit < 16:
+            with pytest.raises(MemoryError):
+                load_subject(f"py:{file}:net", samples, "digits", 0)
+            continue
+        found.append(load_subject(f"py:{file}:net", samples, "digits", 0).answers)
+    assert found[0] == found[1]
