@@ -21,7 +21,7 @@ from bench.data import Dataset
 from bench.evaluation import Evaluation, Run, Unit, to_low_precision
 from bench.plans import AttackSpec, Portfolio
 from bench.plugins import get_attack
-from bench.results import AttackResult, suffix
+from bench.results import TOGETHER, AttackResult, suffix
 
 
 class Step(NamedTuple):
@@ -53,6 +53,7 @@ def rerun(row: Row, chosen: Dataset) -> Attempts:
         evaluation = Evaluation(
             net=under.model.net.to(chosen.x.device), data=chosen, threat=balls[0], plan=card.plan, seed=card.seed,
             batch_size=row.batch_size, folder=Path(home), report=row.report, low_precision=search, eot=card.eot,
+            first=under.first,
         )  # fmt: skip
         for place, result in enumerate(card.attacks):
             ball, number = divmod(place, each)
@@ -98,7 +99,7 @@ def _of_plan(number: int, spec: AttackSpec | Portfolio, result: AttackResult, ro
 
 def _rounds(number: int, spec: Portfolio, result: AttackResult, rows: pd.DataFrame) -> Iterator[Step]:
     """Rounds in order; a round's place among all runs of its evaluation, which its noise is named by, is in the records."""
-    arms = {arm.label: arm for arm in (*spec.opening, *spec.arms, *spec.blind)}
+    arms = {arm.label: arm for arm in spec.every}
     places = [int(name.split(":")[0].split()[1]) for name in rows["run"].unique()]
     held = [place for place, round in enumerate(result.rounds) if round.samples]
     first = min(places) - held[0] if places else 0
@@ -106,7 +107,7 @@ def _rounds(number: int, spec: Portfolio, result: AttackResult, rows: pd.DataFra
         arm = arms[round.arm]
         parameters, name = arm.stronger(round.effort), f"round {place}: {arm.label}"
         run = Run(number, spec.label, get_attack(arm.attack), parameters, name, ("round", place), round.rough, keep=True)
-        yield Step(run, round.stage == "pilot")
+        yield Step(run, round.stage in TOGETHER)
 
 
 def _again(evaluation: Evaluation, rows: pd.DataFrame, steps: Iterator[Step]) -> Iterator[pd.DataFrame]:

@@ -39,7 +39,7 @@ def schedule_problems(row: Row) -> list[str]:
     evaluation = _Recorded(
         net=net, data=samples, threat=balls[0], plan=card.plan, seed=card.seed, batch_size=row.batch_size, folder=Path(),
         report=row.report, low_precision=net if card.search == "bfloat16" else None, eot=card.eot,
-        held=_held(row.records, samples),
+        first=row.under.first, held=_held(row.records, samples),
     )  # fmt: skip
     for number, result in enumerate(card.attacks):
         ball, place = divmod(number, len(plan))

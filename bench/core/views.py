@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -169,10 +169,24 @@ class Gradient(Score):
     grants = "gradients"
 
     _faster: nn.Module | None = None
+    _other: nn.Module | None = None
+    readings: Callable[[], Mapping[str, nn.Module]] = dict
+    """What an adaptive attacker would attack in the network's place, by name (bench/core/adapted.py)."""
 
     def use_low_precision(self, net: nn.Module | None) -> None:
         """From now on gradients come from this network."""
         self._faster = net
+
+    def read(self, name: str) -> Self | None:
+        """A view whose losses and gradients are those of such a reading, and whose logits are the network's wherever the
+        reading is fooled; None where the network has none of this name.
+        """
+        other = self.readings().get(name)
+        if other is None:
+            return None
+        part = copy(self)
+        part._other, part._faster = other, None
+        return part
 
     def grad(self, z: Tensor, loss: Loss, y: Tensor) -> Ascent:
         """One forward and one backward pass at z; NaN gradients come back as 0."""
@@ -180,15 +194,16 @@ class Gradient(Score):
         self._meter.backwards[self._index] += self._meter.passes
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            logits = self._read(answer(partial(forward, self._faster or self._net), z))
+            logits = self._read(answer(partial(forward, self._other or self._faster or self._net), z))
             value = loss(logits, y)
             grad = slope(value.sum(), z)
         grad, value, logits = grad.nan_to_num(0.0), value.detach(), logits.detach()
-        if self._faster is not None:
+        if self._faster is not None or self._other is not None:
             claimed = (logits.argmax(1) != y).nonzero().squeeze(1)
             if len(claimed):
                 logits = logits.index_put((claimed,), self[claimed]._logits(z.detach()[claimed]))
-                value = loss(logits, y)
+                # Of a reading the climb goes on, which may be on another scale.
+                value = value if self._other is not None else loss(logits, y)
         return Ascent(grad, value, logits)
 
 

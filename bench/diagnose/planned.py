@@ -39,7 +39,7 @@ def _attacks(probe: Probe) -> Iterator[Planned]:
 
 
 def _arms(spec: Portfolio, result: AttackResult) -> Iterator[Planned]:
-    for arm in (*spec.opening, *spec.arms):
+    for arm in spec.every:
         efforts = [round.effort for round in result.rounds if round.arm == arm.label]
         if efforts:
             yield Planned(arm.label, arm.attack, arm.stronger(max(efforts)))

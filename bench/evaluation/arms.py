@@ -12,6 +12,9 @@ from bench.evaluation.units import Unit
 from bench.plans import Arm
 from bench.plugins import get_attack
 
+OUTDONE = 0.1
+"""Share of the pilot's samples that fall to one kind of attack alone, above which the others are called masked."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -38,6 +41,11 @@ def blind(arm: Arm) -> bool:
     return get_attack(arm.attack).access in ("score", "decision") and arm.parameters.get("start") != "known"
 
 
+def reading(arm: Arm) -> str:
+    """What it reads of a network; empty for an attack on the network as it is."""
+    return str(arm.parameters.get("past") or arm.parameters.get("reading") or "")
+
+
 def by_worth(trials: Sequence[Trial]) -> list[Arm]:
     """Greedily, the arm that adds most to what the chosen ones achieve, per forward-equivalent."""
     waiting, chosen = list(trials), []
@@ -59,8 +67,16 @@ def outdone(trials: Sequence[Trial], near: int) -> str:
     without, best = (torch.stack([t.progress for t in group]).amax(0) for group in (unseeing, seeing))
     alone = int(((without == 1) & (best < 1)).sum())
     ahead = int((without > best)[near:].sum())
-    if alone > 0.1 * len(best):
+    if alone > OUTDONE * len(best):
         return f"black-box search broke {alone} of {len(best)} pilot samples that no gradient attack broke"
     if ahead > 0.5 * (len(best) - near):
         return f"black-box search came closer than every gradient attack on {ahead} of {len(best) - near} samples"
     return ""
+
+
+def ahead(adaptive: Sequence[Trial], others: Sequence[Trial]) -> int:
+    """How many samples fell to attacks on a reading of the network alone."""
+    if not adaptive or not others:
+        return 0
+    found, plain = (torch.stack([trial.progress for trial in group]).amax(0) == 1 for group in (adaptive, others))
+    return int((found & ~plain).sum())

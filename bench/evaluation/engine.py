@@ -22,6 +22,7 @@ from bench.core import (
     Meter,
     Rng,
     ThreatModel,
+    adaptations,
     dead,
     forward,
     isolated,
@@ -85,6 +86,8 @@ class Evaluation:
     """Of the question that units are a part of the answer to."""
     reused: int = 0
     """Units that an earlier run left."""
+    first: tuple[Tensor, Tensor] | None = None
+    """Images and labels to see on how the network can be read; none of an evaluation that is not to."""
     probes: dict[int, Tensor] = field(default_factory=dict)
     """The samples that the step curves of each attack of the plan are about, whatever the ball."""
 
@@ -98,6 +101,7 @@ class Evaluation:
         self.closest = torch.zeros(size, *self.data.shape)
         """The candidate that reached it; the clean image before there is one."""
         self.clean = torch.zeros(size, dtype=torch.bool)
+        self._readings: dict[ThreatModel, dict[str, nn.Module]] = {}
         self._in_batches(torch.arange(size), self._look)
         self.broken = ~self.clean
         self.proven = torch.zeros(size, dtype=torch.bool)
@@ -150,6 +154,19 @@ class Evaluation:
             position += batch
             self.report.advance(0.0)
         return outcomes
+
+    def readings(self) -> dict[str, nn.Module]:
+        """What an adaptive attacker would attack in the network's place, by name."""
+        if self.first is None:
+            return {}
+        if self.threat not in self._readings:
+            x, y = (part.to(self.data.x.device) for part in self.first)
+            with isolated(self.seed, "readings") if self.randomised else nullcontext():
+                found = adaptations(self.net, x, y, self.threat, self.seed)
+            if self.eot > 1:
+                found = {name: Expectation(net, self.eot) for name, net in found.items()}
+            self._readings[self.threat] = found
+        return self._readings[self.threat]
 
     def widen(self, threat: ThreatModel, folder: Path, suffix: str) -> None:
         """Go on in a larger ball, which holds everything found so far; suffix tells its attacks from those before."""
@@ -216,8 +233,9 @@ class Evaluation:
         limit = parameters.get("queries") if attack.access in ("score", "decision") else None
         meter = Meter(len(index), x.device, limit, self.eot)
         view = VIEWS[attack.access](self.seen, meter, self.closest[index].to(x.device))
-        if run.low_precision and isinstance(view, Gradient):
-            view.use_low_precision(self.low_precision)
+        if isinstance(view, Gradient):
+            view.readings = self.readings
+            view.use_low_precision(self.low_precision if run.low_precision else None)
         rng = Rng(self.seed, self.data.ids[index.to(x.device)]).at(run.number, *run.stream)
         with isolated(self.seed, *run.stream, int(index[0])) if self.randomised else nullcontext():
             z = attack.run(view, x, y, self.threat, rng, **parameters).detach().float()

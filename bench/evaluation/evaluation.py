@@ -11,12 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.core import VOTES, Judge, Rng, ThreatModel, device, shuffled
+from bench.core import VOTES, Judge, ThreatModel, device
 from bench.data import Dataset, has_own_split, load
 from bench.diagnose import ACTIVE, CHECKS, Probe, choose, diagnose, noticed
 from bench.evaluation.certificates import certify
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.left import READ, begin_anew, finished, reused
+from bench.evaluation.look import right
 from bench.evaluation.low_precision import to_low_precision
 from bench.evaluation.portfolio import run_portfolio
 from bench.evaluation.record import About, broken_ids, make_card
@@ -28,9 +29,6 @@ from bench.models import Subject
 from bench.plans import Plan, Portfolio
 from bench.results import AttackResult, Card, CurvePoint, folder_name, read_card
 from bench.statistics import wilson
-
-LOOK = 64
-"""Samples at which every evaluation looks at the gradient."""
 
 
 def evaluate(  # noqa: PLR0913
@@ -118,13 +116,13 @@ def _attacked(task: Task) -> tuple[Card, str]:
         run = Evaluation(
             net=net, data=task.data, threat=task.balls[0], plan=task.plan, seed=task.request.seed, batch_size=task.batch_size,
             folder=folder / "units", report=report, low_precision=faster, randomised=subject.noisy, eot=task.draws,
-            key=task.key,
+            key=task.key, first=subject.first,
         )  # fmt: skip
         attacks, curve = carry_out(run, task.balls)
         # What the defense added last can prove, else what the one of the training can; nothing of an image in company.
         proving = () if subject.batch_dependent else reversed(subject.defenses)
         certified = next((proof for defense in proving if (proof := certify(run, defense))), None)
-        seen = noticed(_right(run))
+        seen = noticed(right(run))
         card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), search, certified, seen))
         card.save(folder / "card.json")
         shutil.rmtree(folder / "units", ignore_errors=True)
@@ -164,15 +162,6 @@ def probe_of(card: Card, subject: Subject, data: Dataset, broken: Tensor, pool: 
     judge = Judge(net, threat, VOTES if subject.noisy else 1, card.seed)
     faster = None if subject.noisy else to_low_precision(net, *(part.to(where) for part in subject.first))[0]
     return choose(data, judge, broken, batch_size=batch_size, pool=pool, low_precision=faster, own=card.attacks, plan=card.plan)
-
-
-def _right(run: Evaluation) -> Probe:
-    """A few of the samples that an evaluation found right, to look at the network's gradient on."""
-    order = shuffled(len(run.data), run.seed, "noticed")
-    index = order[run.clean[order]][:LOOK]
-    x, y = run.data.batch(index)
-    rng = Rng(run.seed, run.data.ids[index.to(run.data.ids.device)]).at("noticed")
-    return Probe(run.judge, x, y, run.broken[index].to(y.device), rng, batch_size=run.batch_size)
 
 
 def _pool(task: Task) -> Dataset:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from bench.core import shuffled
-from bench.evaluation.arms import Trial, blind, by_worth, outdone
+from bench.diagnose import noticed
+from bench.evaluation.arms import OUTDONE, Trial, ahead, blind, by_worth, outdone, reading
 from bench.evaluation.engine import Evaluation, Run
+from bench.evaluation.look import right
 from bench.evaluation.restarts import totals
 from bench.plans import Arm, Portfolio
 from bench.plugins import get_attack
@@ -51,6 +53,8 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
     search.ranked = search.pilot()
     search.sweep(search.ranked)
     if search.masked:
+        search.escalate()
+    if search.unseen:
         search.exhaust()
     # Worth more effort only as far as the sweeps still got somewhere.
     fell = sum(round.broken for round in search.rounds if round.stage == "sweep")
@@ -77,6 +81,8 @@ class _Search:
     rounds: list[Round] = field(default_factory=list)
     masked: str = ""
     """Why the gradient is believed to be masked; empty where it is not."""
+    unseen: bool = False
+    """Whether searches that see no gradient are ahead of it."""
 
     def __post_init__(self) -> None:
         self.low_precision = self.spec.rough and self.evaluation.low_precision is not None
@@ -119,14 +125,47 @@ class _Search:
         samples = torch.cat([near, others])
         trials = [self.launch(arm, samples) for arm in self.spec.arms]
         self.suspect(trials, samples, len(near))
+        adaptive = [self.launch(arm, samples) for arm in self.applicable()]
+        alone = ahead(adaptive, trials)
+        if alone > OUTDONE * len(samples):
+            told = f"attacks on a reading of the network broke {alone} of {len(samples)} pilot samples that no other broke"
+            self.doubt(self.masked or told)
         for trial in trials:
             self.absorb(trial, "pilot", samples)
-        if not any(bool(trial.fooled.any()) for trial in trials):
-            # Many attacks on the closest samples, and none fell: the frontier has been found.
-            self.reach = self.fewest
+        for trial in adaptive:
+            self.absorb(trial, "adaptive", samples)
+        trials += adaptive
+        if not any(bool(trial.fooled.any()) for trial in trials) and not self.masked:
+            self.reach = self.beyond(pool[~torch.isin(pool, samples) & ~self.evaluation.broken[pool]][: self.fewest])
+        elif alone:
+            # Where a reading breaks what the network itself stands, its margins do not say what falls next.
+            self.reach = len(self.evaluation.data)
         arms = by_worth(trials)
         idle = {trial.arm.label for trial in trials if float(trial.progress.sum()) < IDLE}
         return [*arms[:FINALISTS], *(arm for arm in arms[FINALISTS:] if self.masked or arm.label not in idle)]
+
+    def applicable(self) -> list[Arm]:
+        """The attacks on readings that this network has; around the image only where its gradient is in doubt."""
+        there = self.evaluation.readings() if self.spec.adaptive else {}
+        return [arm for arm in self.spec.adaptive if reading(arm) in there and (reading(arm) != "noise" or self.masked)]
+
+    def beyond(self, samples: Tensor) -> int:
+        """How far rounds reach after a pilot in which nothing fell, among the closest samples least of all.
+
+        That is a frontier where the same holds of samples at random and of losses of another kind; else margins do not say
+        what falls, and nothing is left out.
+        """
+        trials = [self.launch(arm, samples) for arm in self.spec.frontier] if len(samples) else []
+        for trial in trials:
+            self.absorb(trial, "frontier", samples)
+        fell = int(torch.stack([trial.fooled for trial in trials]).any(0).sum()) if trials else 0
+        return len(self.evaluation.data) if fell else self.fewest
+
+    def escalate(self) -> None:
+        """What the reference AutoAttack has and the arms have not, on everything that stands."""
+        for arm in self.spec.escalation:
+            if len(self.closest()):
+                self.round(arm, "escalation", self.closest())
 
     def sweep(self, arms: Sequence[Arm]) -> None:
         """Round after round over the arms; those that get nowhere any more are dropped."""
@@ -204,10 +243,19 @@ class _Search:
 
         Where labels alone are shown, random starts may break as much as they do; then there is no gradient to be seen.
         """
-        self.masked = outdone(trials, near)
-        flat = 0 if self.masked or not len(samples) else int(self.evaluation.flat(samples).sum())
+        told = outdone(trials, near)
+        flat = 0 if told or not len(samples) else int(self.evaluation.flat(samples).sum())
         if flat > len(samples) // 2:
-            self.masked = f"{flat} of {len(samples)} pilot samples have no gradient"
-        if self.masked:
+            told = f"{flat} of {len(samples)} pilot samples have no gradient"
+        self.unseen = bool(told)
+        if not told:
+            found = next((finding for finding in noticed(right(self.evaluation)) if finding.verdict != "ok"), None)
+            told = found.told if found else ""
+        if told:
+            self.doubt(told)
+
+    def doubt(self, told: str) -> None:
+        """Go on as where the gradient is masked: margins say little, and more is spent."""
+        if not self.masked:
             self.left += (MASKED - 1) * self.spec.budget * len(self.closest())
-            self.reach = len(self.evaluation.data)
+        self.masked, self.reach = told, len(self.evaluation.data)

@@ -116,4 +116,4 @@ def _files_of(plan: Plan) -> dict[str, str]:
 def _arms(plan: Plan) -> Iterator[Arm]:
     """Every attack that a plan may run."""
     for entry in plan.attacks:
-        yield from (*entry.opening, *entry.arms, *entry.blind) if isinstance(entry, Portfolio) else (entry,)
+        yield from entry.every if isinstance(entry, Portfolio) else (entry,)

@@ -59,7 +59,7 @@ def _read(path: Path) -> Plan:
 
 def _record(where: list[str]) -> type[BaseModel]:
     """What kind of table this place of a plan is in."""
-    if {"opening", "arms", "blind"} & {*where}:
+    if {"opening", "arms", "blind", "adaptive", "frontier", "escalation"} & {*where}:
         return Arm
     if "portfolio" in where:
         return Portfolio
@@ -94,6 +94,18 @@ _FAST = Portfolio(
         _arm("square-known", "square", queries=300, start="known", first=500),
     ),
     blind=(_arm("rays", "rays", queries=200), _arm("hop-skip-jump", "hop_skip_jump", queries=200)),
+    adaptive=(
+        *(_arm(f"inner-{which}", "inner", reading=f"inner {which}", steps=50) for which in ("all", 1, 2, 3, 4)),
+        _arm("inner-targeted", "inner", reading="inner all", steps=40, targets=3),
+        *(_arm(f"bpda-{past}", "bpda", past=past, steps=50) for past in ("images", "rounding", "loops", "noise")),
+    ),
+    frontier=(_arm("dlr-targeted", "apgd", steps=50, targets=3), _arm("rays-far", "rays", queries=300)),
+    escalation=(
+        _arm("apgd-100", "apgd", steps=100),
+        _arm("apgd-targeted-100", "apgd", steps=100, targets=9),
+        _arm("fab-targeted", "fab", steps=100, targets=9),
+        _arm("square-5000", "square", queries=5000),
+    ),
 )  # fmt: skip
 
 PLANS: dict[str, Plan] = {

@@ -89,6 +89,12 @@ class Portfolio(BaseModel):
     """Ranked by the pilot."""
     blind: tuple[Arm, ...] = ()
     """Searches without gradients that join those among the arms once the gradient is masked."""
+    adaptive: tuple[Arm, ...] = ()
+    """Attacks on a reading of the network (bench/core/adapted.py) that join the pilot where there is such a reading."""
+    frontier: tuple[Arm, ...] = ()
+    """Run on samples at random where nothing fell in the pilot, to tell a frontier from a mask."""
+    escalation: tuple[Arm, ...] = ()
+    """Run on all survivors once the number is in doubt."""
     pilot: Annotated[Many, Field(ge=2)] = 64
     """How many samples every arm is tried on, at most."""
     budget: Many = 1500
@@ -101,6 +107,11 @@ class Portfolio(BaseModel):
     def label(self) -> str:
         """The column's name."""
         return self.name or self.attack
+
+    @property
+    def every(self) -> tuple[Arm, ...]:
+        """All attacks that it may run."""
+        return (*self.opening, *self.arms, *self.blind, *self.adaptive, *self.frontier, *self.escalation)
 
 
 def _kind(value: Any) -> str:
@@ -145,7 +156,8 @@ def _absent(spec: AttackSpec, threat: ThreatModel) -> bool:
 
 def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | Portfolio:
     if isinstance(spec, Portfolio):
-        arms = {key: _fitting(getattr(spec, key), threat, needed=key != "blind") for key in ("opening", "arms", "blind")}
+        groups = ("opening", "arms", "blind", "adaptive", "frontier", "escalation")
+        arms = {key: _fitting(getattr(spec, key), threat, needed=key in groups[:2]) for key in groups}
         return spec.model_copy(update={"name": spec.label, **arms})
     attack = _attack(spec, threat)
     if spec.name != spec.attack and spec.name in attack_names():

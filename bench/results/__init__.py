@@ -14,6 +14,8 @@ from bench.results.schema import (
     CONSTANT,
     MOST,
     ORDER,
+    STAGES,
+    TOGETHER,
     Answers,
     AttackResult,
     Certified,

@@ -71,11 +71,17 @@ class RestartPoint(Record):
     robust_accuracy: float
 
 
+TOGETHER = ("pilot", "adaptive")
+"""Stages of a portfolio whose arms all begin where the opening ended."""
+STAGES = ("opening", *TOGETHER, "frontier", "escalation", "sweep")
+
+
 class Round(Record):
     """One round of a portfolio."""
 
     stage: str
-    """opening: on everything; pilot: every arm on the same few samples; sweep: the arms in the pilot's order."""
+    """opening: on everything; pilot and adaptive: every arm on the same few samples; frontier: on others at random, where none
+    of those fell; sweep: the arms in the pilot's order; escalation: on all that stands, where the number is in doubt."""
     arm: str
     effort: int
     """Times the arm's own steps, queries and targets."""

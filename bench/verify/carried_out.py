@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.plans import AttackSpec, Portfolio
-from bench.results import AttackResult, Card, Flags, suffix
+from bench.results import STAGES, AttackResult, Card, Flags, suffix
 
 
 def problems(card: Card, rows: pd.DataFrame, ids: NDArray[Any], clean: Flags) -> Iterator[str]:
@@ -149,9 +149,9 @@ def _rounds(spec: Portfolio, result: AttackResult, runs: _Runs, targets: Flags) 
         held.append((name.partition(": ")[2], int(part.sum()), int(fell.sum())))
     if runs and held != said:
         yield f"its {len(said)} rounds on the card are not the {len(held)} of the records"
-    stages = [round.stage for round in result.rounds]
     begun = [(stage, arm.label) for stage, arms in (("opening", spec.opening), ("pilot", spec.arms)) for arm in arms]
-    if [(round.stage, round.arm) for round in result.rounds[: len(begun)]] != begun or set(stages[len(begun) :]) - {"sweep"}:
+    made = [(round.stage, round.arm) for round in result.rounds]
+    if made[: len(begun)] != begun or {stage for stage, _ in made[len(begun) :]} - {*STAGES[2:]}:
         yield f"it does not begin with the opening and the pilot of its plan, {len(begun)} rounds"
         return
     standing = targets.copy()
@@ -162,7 +162,7 @@ def _rounds(spec: Portfolio, result: AttackResult, runs: _Runs, targets: Flags) 
             yield f"{round.arm} was not run on {int((standing & ~part).sum())} samples that stood in the opening"
             return
         standing &= ~fell
-    if unknown := {round.arm for round in result.rounds} - {arm.label for arm in (*spec.opening, *spec.arms, *spec.blind)}:
+    if unknown := {round.arm for round in result.rounds} - {arm.label for arm in spec.every}:
         yield f"{min(unknown)[:80]!r} is no arm of its plan"
 
 
