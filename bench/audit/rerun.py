@@ -63,7 +63,7 @@ def rerun(row: Row, chosen: Dataset) -> Attempts:
             if why := _not_again(spec):
                 stated.append(f"{result.name} {why} and was not run again: stated")
                 continue
-            steps = _of_plan(number, spec, result, records[records["attack"] == result.name])
+            steps = _of_plan(number, spec, result, records[records["attack"] == result.name], chosen.classes)
             found += _again(evaluation, mine[mine["attack"] == result.name], steps)
             row.report.advance(1 / len(card.attacks), f"{result.name} again on {len(chosen)} samples")
     columns = ["id", "attack", "run", *(f"{who}{key}" for who in ("said_", "") for key in _COMPARED)]
@@ -83,10 +83,12 @@ def _not_again(spec: AttackSpec | Portfolio) -> str:
 _COMPARED = ("broken", "margin", "forwards", "backwards")
 
 
-def _of_plan(number: int, spec: AttackSpec | Portfolio, result: AttackResult, rows: pd.DataFrame) -> Iterator[Step]:
+def _of_plan(
+    number: int, spec: AttackSpec | Portfolio, result: AttackResult, rows: pd.DataFrame, classes: int
+) -> Iterator[Step]:
     """The runs of one attack, in order."""
     if isinstance(spec, Portfolio):
-        yield from _rounds(number, spec, result, rows)
+        yield from _rounds(number, spec, result, rows, classes)
         return
     attack, points = get_attack(spec.attack), list(spec.combinations())
     for place, point in enumerate(points if len(points) > 1 else []):
@@ -97,7 +99,7 @@ def _of_plan(number: int, spec: AttackSpec | Portfolio, result: AttackResult, ro
         yield Step(Run(number, spec.label, attack, result.parameters, f"restart {restart}", stream), False)
 
 
-def _rounds(number: int, spec: Portfolio, result: AttackResult, rows: pd.DataFrame) -> Iterator[Step]:
+def _rounds(number: int, spec: Portfolio, result: AttackResult, rows: pd.DataFrame, classes: int) -> Iterator[Step]:
     """Rounds in order; a round's place among all runs of its evaluation, which its noise is named by, is in the records."""
     arms = {arm.label: arm for arm in spec.every}
     places = [int(name.split(":")[0].split()[1]) for name in rows["run"].unique()]
@@ -105,7 +107,7 @@ def _rounds(number: int, spec: Portfolio, result: AttackResult, rows: pd.DataFra
     first = min(places) - held[0] if places else 0
     for place, round in enumerate(result.rounds, first):
         arm = arms[round.arm]
-        parameters, name = arm.stronger(round.effort), f"round {place}: {arm.label}"
+        parameters, name = arm.stronger(round.effort, classes), f"round {place}: {arm.label}"
         run = Run(number, spec.label, get_attack(arm.attack), parameters, name, ("round", place), round.rough, keep=True)
         yield Step(run, round.stage in TOGETHER)
 

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from bench.core.boundary import ask
 from bench.core.losses import margin
 from bench.core.threat import ThreatModel
+from bench.core.views import slopes
 
 MOST = 4
 """Networks inside that are attacked one by one, at most: those that are right most often."""
@@ -47,25 +48,41 @@ class _Reading(TorchFunctionMode):
 
     def __init__(self, seen: Seen, *, gently: bool, second: bool = False) -> None:
         super().__init__()
-        self.seen, self.gently, self.second = seen, gently, second
+        self.gently, self.second = gently, second
+        self.took_gradients = False
+        """Whether the pass takes gradients itself."""
+        self._seen, self._known = seen, dict[int, tuple[Tensor, object]]()
+
+    def seen(self, value: Tensor) -> Tensor:
+        """What is to be used in place of a tensor, which is shown once, and again once it came of something else."""
+        if value.dim() not in (2, 4):
+            return value
+        if self._known.get(id(value), (None, None))[1] is not (value.grad_fn or value):
+            found = self._seen(value)
+            self._known |= {id(kept): (kept, kept.grad_fn or kept) for kept in (value, found)}
+            return found
+        return value
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.second and func is torch.autograd.grad:
-            kwargs = {**kwargs, "create_graph": True}
+        self.took_gradients |= func is torch.autograd.grad
+        if func is torch.autograd.grad and len(args) < 4:
+            # What was computed on the way is asked for a gradient once more.
+            kwargs = {**kwargs, "retain_graph": True, **({"create_graph": True} if self.second else {})}
         if self.gently and func is torch._C._set_grad_enabled:
             return func(True)
         if self.gently and func in _DETACHING:
             return args[0]
-        if self.gently and func in _LEAVING:
-            args = (args[0].detach(), *args[1:])
+        if args and isinstance(args[0], Tensor):
+            # Programs and functions that torch does not show appear by what is done with their results.
+            first = args[0].detach() if self.gently and func in _LEAVING else self.seen(args[0])
+            args = (first, *args[1:])
         found = func(*args, **kwargs)
         if not isinstance(found, Tensor):
             return found
         if self.gently and func in _ROUNDING and isinstance(args[0], Tensor):
             found = found.detach() + (args[0] - args[0].detach())
-        # What works in place has been used before it is returned.
-        return found if getattr(func, "__name__", "").endswith("_") else self.seen(found)
+        return self.seen(found)
 
 
 class Adapted(nn.Module):
@@ -177,18 +194,20 @@ def _found(net: nn.Module, x: Tensor, y: Tensor, gently: bool) -> Iterator[tuple
         return value
 
     z = x.detach().requires_grad_()
-    with torch.enable_grad(), _Reading(seen, gently=gently):
+    with torch.enable_grad(), _Reading(seen, gently=gently) as reading:
         whole = ask(net, z)
     whole = whole.detach()
     answers = [value if value.shape == whole.shape else torch.zeros_like(whole) for value in answers]
-    inner = _inner(answers, whole, y)
+    inner = _inner(answers, whole, y, lambda place: _gradient(Inner(net, {place: 1.0}, gently=gently), x, y))
     for number, place in enumerate(inner, 1):
         yield f"inner {number}", Inner(net, {place: 1.0}, gently=gently)
     if len(inner) > 1:
         yield "inner all", Inner(net, {place: float(answers[place].std()) for place in inner}, gently=gently)
     own = _gradient(net, x, y)
     changed = [place for place, value in enumerate(images) if not torch.equal(value, x)]
-    others: dict[str, nn.Module] = {"rounding": Adapted(net, gently=gently), "loops": Adapted(net, gently=gently, second=True)}
+    others: dict[str, nn.Module] = {"rounding": Adapted(net, gently=gently)}
+    if reading.took_gradients:
+        others["loops"] = Adapted(net, gently=gently, second=True)
     if changed:
         others["images"] = Passed(net, changed[-1], gently=gently)
     for name, other in others.items():
@@ -200,14 +219,18 @@ def _answers(value: Tensor, rows: int) -> bool:
     return value.dim() == 2 and len(value) == rows and value.is_floating_point()
 
 
-def _inner(answers: Sequence[Tensor], whole: Tensor, y: Tensor) -> list[int]:
-    """The places of answers that are about the labels, and neither the whole's nor one another's up to shift and scale."""
+def _inner(answers: Sequence[Tensor], whole: Tensor, y: Tensor, gradient: Callable[[int], Tensor]) -> list[int]:
+    """The places of answers that are about the labels, have a gradient, and are neither the whole's nor one another's up to
+    shift and scale.
+    """
     right = [float((answer.argmax(1) == y).double().mean()) for answer in answers]
     least = max(WORTH * float((whole.argmax(1) == y).double().mean()), 1.5 / whole.shape[1])
     kept: list[int] = []
     for place in sorted(range(len(answers)), key=lambda place: (-right[place], place)):
         others = [whole, *(answers[other] for other in kept)]
-        if len(kept) < MOST and right[place] > least and not any(_alike(answers[place], other) for other in others):
+        if len(kept) == MOST or right[place] <= least:
+            break
+        if not any(_alike(answers[place], other) for other in others) and _leads(gradient(place)):
             kept.append(place)
     return kept
 
@@ -224,16 +247,14 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 
 def _gradient(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Of the margin at the images, [N, C * H * W]; 0 where there is none."""
-    with torch.enable_grad():
-        z = x.detach().requires_grad_()
-        value = margin(ask(net, z), y).sum()
-        grad = torch.autograd.grad(value, z, allow_unused=True)[0] if value.requires_grad else None
-    return torch.zeros_like(x).flatten(1) if grad is None else grad.nan_to_num(0.0).flatten(1)
+    return slopes(net, x, y, margin).nan_to_num(0.0).flatten(1)
 
 
 def _turned(own: Tensor, other: Tensor) -> bool:
     """Whether another reading has a gradient, and leads elsewhere."""
-    there = other.abs().amax(1) > 0
-    if float(there.double().mean()) < WORTH:
-        return False
-    return float(torch.cosine_similarity(own, other)[there].median()) < TURNED
+    return _leads(other) and float(torch.cosine_similarity(own, other)[other.abs().amax(1) > 0].median()) < TURNED
+
+
+def _leads(grad: Tensor) -> bool:
+    """Whether most images have a gradient."""
+    return float((grad.abs().amax(1) > 0).double().mean()) >= WORTH

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from bench.core import forward
 from bench.diagnose.probe import Probe
 from bench.plans import Portfolio
 from bench.plugins import get_attack
@@ -30,7 +31,7 @@ def _attacks(probe: Probe) -> Iterator[Planned]:
     for result in probe.own:
         spec = specs.get(result.name)
         if isinstance(spec, Portfolio):
-            yield from _arms(spec, result)
+            yield from _arms(spec, result, forward(probe.net, probe.x[:1]).shape[1])
         elif spec is not None:
             yield Planned(result.name, result.attack, result.parameters, spec.restarts)
         elif not specs and result.attack != "portfolio":
@@ -38,8 +39,8 @@ def _attacks(probe: Probe) -> Iterator[Planned]:
             yield Planned(result.name, result.attack, result.parameters)
 
 
-def _arms(spec: Portfolio, result: AttackResult) -> Iterator[Planned]:
+def _arms(spec: Portfolio, result: AttackResult, classes: int) -> Iterator[Planned]:
     for arm in spec.every:
         efforts = [round.effort for round in result.rounds if round.arm == arm.label]
         if efforts:
-            yield Planned(arm.label, arm.attack, arm.stronger(max(efforts)))
+            yield Planned(arm.label, arm.attack, arm.stronger(max(efforts), classes))

@@ -81,6 +81,8 @@ class _Search:
     rounds: list[Round] = field(default_factory=list)
     masked: str = ""
     """Why the gradient is believed to be masked; empty where it is not."""
+    flat: bool = False
+    """Whether there is none."""
     unseen: bool = False
     """Whether searches that see no gradient are ahead of it."""
 
@@ -123,26 +125,33 @@ class _Search:
         near = ranked[: size - size // 4]
         others = pool[~torch.isin(pool, near) & ~self.evaluation.broken[pool]][: size // 4]
         samples = torch.cat([near, others])
-        trials = [self.launch(arm, samples) for arm in self.spec.arms]
-        self.suspect(trials, samples, len(near))
+        plain = [self.launch(arm, samples) for arm in self.spec.arms]
+        self.suspect(plain, samples, len(near))
         adaptive = [self.launch(arm, samples) for arm in self.applicable()]
-        alone = ahead(adaptive, trials)
-        if alone > OUTDONE * len(samples):
-            told = f"attacks on a reading of the network broke {alone} of {len(samples)} pilot samples that no other broke"
-            self.doubt(self.masked or told)
-        for trial in trials:
-            self.absorb(trial, "pilot", samples)
-        for trial in adaptive:
-            self.absorb(trial, "adaptive", samples)
-        trials += adaptive
-        if not any(bool(trial.fooled.any()) for trial in trials) and not self.masked:
+        self.compare(plain, adaptive, len(near))
+        for stage, trials in (("pilot", plain), ("adaptive", adaptive)):
+            for trial in trials:
+                self.absorb(trial, stage, samples)
+        trials = [*plain, *adaptive]
+        if not self.masked and not any(bool(trial.fooled.any()) for trial in trials):
             self.reach = self.beyond(pool[~torch.isin(pool, samples) & ~self.evaluation.broken[pool]][: self.fewest])
-        elif alone:
-            # Where a reading breaks what the network itself stands, its margins do not say what falls next.
-            self.reach = len(self.evaluation.data)
         arms = by_worth(trials)
         idle = {trial.arm.label for trial in trials if float(trial.progress.sum()) < IDLE}
         return [*arms[:FINALISTS], *(arm for arm in arms[FINALISTS:] if self.masked or arm.label not in idle)]
+
+    def compare(self, plain: Sequence[Trial], adaptive: Sequence[Trial], near: int) -> None:
+        """What it means where attacks on readings of the network break samples that no attack on itself does."""
+        alone = ahead(adaptive, plain)
+        if not alone:
+            return
+        # Its margins do not say then what falls next.
+        self.reach = len(self.evaluation.data)
+        if alone > OUTDONE * len(plain[0].progress):
+            of = len(plain[0].progress)
+            told = f"attacks on a reading of the network broke {alone} of {of} pilot samples that no other broke"
+            self.doubt(self.masked or told)
+        # What breaks all that blind search does has found a gradient after all.
+        self.unseen = self.unseen and bool(outdone([*plain, *adaptive], near))
 
     def applicable(self) -> list[Arm]:
         """The attacks on readings that this network has; around the image only where its gradient is in doubt."""
@@ -162,9 +171,11 @@ class _Search:
         return len(self.evaluation.data) if fell else self.fewest
 
     def escalate(self) -> None:
-        """What the reference AutoAttack has and the arms have not, on everything that stands."""
+        """What the reference AutoAttack has and the arms have not, on everything that stands; where there is no gradient,
+        nothing that asks for one, and no search that goes on for longer anyway.
+        """
         for arm in self.spec.escalation:
-            if len(self.closest()):
+            if len(self.closest()) and not (self.unseen if blind(arm) else self.flat):
                 self.round(arm, "escalation", self.closest())
 
     def sweep(self, arms: Sequence[Arm]) -> None:
@@ -203,7 +214,7 @@ class _Search:
     def launch(self, arm: Arm, samples: Tensor) -> Trial:
         name = f"round {self.evaluation.launched}: {arm.label}"
         stream = ("round", self.evaluation.launched)
-        parameters = arm.stronger(self.effort)
+        parameters = arm.stronger(self.effort, self.evaluation.data.classes)
         run = Run(self.number, self.spec.label, get_attack(arm.attack), parameters, name, stream, self.low_precision, keep=True)
         before = self.evaluation.margin[samples].clamp_max(-1e-9)
         units = self.evaluation.launch(run, samples, absorb=False)
@@ -245,7 +256,8 @@ class _Search:
         """
         told = outdone(trials, near)
         flat = 0 if told or not len(samples) else int(self.evaluation.flat(samples).sum())
-        if flat > len(samples) // 2:
+        self.flat = flat > len(samples) // 2
+        if self.flat:
             told = f"{flat} of {len(samples)} pilot samples have no gradient"
         self.unseen = bool(told)
         if not told:

@@ -48,10 +48,11 @@ class Arm(BaseModel):
         """The column's name."""
         return self.name or self.attack
 
-    def stronger(self, effort: int) -> dict[str, Any]:
-        """Its parameters with so many times the targets, else queries, else steps."""
+    def stronger(self, effort: int, classes: int) -> dict[str, Any]:
+        """Its parameters with so many times the targets, but no more than there are wrong classes, else queries, else steps."""
         grows = "targets" if self.parameters.get("targets") else "queries" if "queries" in self.parameters else "steps"
-        return {key: value * effort if key == grows else value for key, value in self.parameters.items()}
+        found = {key: value * effort if key == grows else value for key, value in self.parameters.items()}
+        return {**found, "targets": min(found["targets"], classes - 1)} if grows == "targets" else found
 
 
 class AttackSpec(Arm):
