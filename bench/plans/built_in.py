@@ -96,7 +96,8 @@ _FAST = Portfolio(
     blind=(_arm("rays", "rays", queries=200), _arm("hop-skip-jump", "hop_skip_jump", queries=200)),
     adaptive=(
         *(_arm(f"inner-{which}", "inner", reading=f"inner {which}", steps=50) for which in ("all", 1, 2, 3, 4)),
-        _arm("inner-targeted", "inner", reading="inner all", steps=40, targets=3),
+        *(_arm(f"inner-{which}-ce", "inner", reading=f"inner {which}", steps=40, step=2.0, loss="ce") for which in ("all", 1)),
+        *(_arm(f"inner-{which}-targeted", "inner", reading=f"inner {which}", steps=40, targets=3) for which in ("all", 1)),
         *(_arm(f"bpda-{past}", "bpda", past=past, steps=50) for past in ("images", "rounding", "loops", "noise")),
     ),
     frontier=(_arm("dlr-targeted", "apgd", steps=50, targets=3), _arm("rays-far", "rays", queries=300)),
