@@ -1,7 +1,8 @@
 """The referee: what a fair attacker who has read a defense leaves of its accuracy, an upper bound of the true one.
 
 `VIEWS` says how each defense is read: the functions of an image whose logits are worth climbing in the whole's place. All are
-climbed, by margins towards the likeliest classes; what counts is only ever judged on the whole, in float32, in the ball and in the box.
+climbed, by margins towards the likeliest classes; what counts is only ever judged on the whole, in float32, in ball
+and box.
 """
 
 from __future__ import annotations

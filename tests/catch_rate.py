@@ -3,7 +3,8 @@
     python tests/catch_rate.py --list
     python tests/catch_rate.py --only broken_jpeg pgd_at
 
-Beside the number of `fast` stands what an adaptive attack leaves (tests/adaptive.py), with --autoattack also what AutoAttack does.
+Beside the number of `fast` stands what an adaptive attack leaves (tests/adaptive.py), with --autoattack also
+what AutoAttack does.
 A broken defense is caught where the verdict warns, or where the number is that of the strongest of them, up to two points.
 
 Trainings and evaluations that are there already are read, so it can be interrupted. With GAUNTLET_DATA some sound defenses on
