@@ -1,8 +1,8 @@
 """A gate: where a second network disagrees, the image counts as adversarial, and the answer has no gradient.
 
 Disagreement of two networks as a detector is of Monteiro, Albuquerque, Akhtar, Falk 2019 ("bi-model decision mismatch"). As
-with the ten detectors of Carlini, Wagner 2017, an attack that knows of both loses nothing: the label is the robust network's, so
-that is the one to attack.
+with the ten detectors of Carlini, Wagner 2017, an attack that knows of both loses nothing: the label is the robust
+network's, so that is the one to attack.
 """
 
 import torch
