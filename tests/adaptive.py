@@ -30,7 +30,9 @@ FIRST, LAST = 0.6, 0.03
 """Step sizes at the beginning and at the end of a climb, as shares of eps."""
 
 
-def standing(name: str, net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, restarts: int = 2) -> Tensor:
+def standing(
+    name: str, net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, restarts: int = 2, targets: int = TARGETS
+) -> Tensor:
     """Which of the samples are right under everything that is tried, bool [N]."""
     views = VIEWS.get(name, inside)(net)
     draws = VOTES if randomised(net, x[:64], 0) else 1
@@ -44,7 +46,7 @@ def standing(name: str, net: nn.Module, x: Tensor, y: Tensor, threat: ThreatMode
     with isolated(0):
         for restart in range(restarts):
             for view in views:
-                for aim in (None, *likeliest(net, x, y)):
+                for aim in (None, *likeliest(net, x, y, targets)):
                     if len(rows := up.nonzero().squeeze(1)):
                         target = None if aim is None else aim[rows]
                         up[rows] = climbed(view, right, x[rows], y[rows], threat, target, start=restart > 0)
@@ -52,10 +54,10 @@ def standing(name: str, net: nn.Module, x: Tensor, y: Tensor, threat: ThreatMode
 
 
 @torch.no_grad()
-def likeliest(view: View, x: Tensor, y: Tensor) -> Sequence[Tensor]:
+def likeliest(view: View, x: Tensor, y: Tensor, count: int) -> Sequence[Tensor]:
     """The wrong classes that a network ranks first, each [N]."""
     wrong = view(x).scatter(1, y[:, None], -torch.inf)
-    return wrong.topk(min(TARGETS, wrong.shape[1] - 1)).indices.unbind(1)
+    return wrong.topk(min(count, wrong.shape[1] - 1)).indices.unbind(1)
 
 
 def climbed(
