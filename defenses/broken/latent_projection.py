@@ -58,9 +58,8 @@ class Projection(nn.Module):
         return image.view(-1, *self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What is drawn once the code has been improved."""
-        code: Tensor = self.encoder(x)
-        return self.draw(code + (self.improved(code.detach(), x.detach()) - code.detach()))
+        """What is drawn once the code has been improved; as in the source, no gradient passes the search for it."""
+        return self.draw(self.improved(self.encoder(x), x.detach()))
 
     @torch.enable_grad()
     def improved(self, code: Tensor, x: Tensor) -> Tensor:
