@@ -172,11 +172,15 @@ class _Search:
 
     def escalate(self) -> None:
         """What the reference AutoAttack has and the arms have not, on everything that stands; where there is no gradient,
-        nothing that asks for one, and no search that goes on for longer anyway.
+        nothing that asks for one, and no search that goes on for longer anyway. The last of the gradient's, which is the
+        dearest and the least fruitful, follows only where those before it broke something.
         """
+        fell = 0
+        seeing = [arm for arm in self.spec.escalation if not blind(arm)]
         for arm in self.spec.escalation:
-            if len(self.closest()) and not (self.unseen if blind(arm) else self.flat):
-                self.round(arm, "escalation", self.closest())
+            left_out = self.unseen if blind(arm) else self.flat or (arm is seeing[-1] and len(seeing) > 1 and not fell)
+            if len(self.closest()) and not left_out:
+                fell += int(self.round(arm, "escalation", self.closest()).fooled.sum())
 
     def sweep(self, arms: Sequence[Arm]) -> None:
         """Round after round over the arms; those that get nowhere any more are dropped."""
