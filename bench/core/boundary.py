@@ -1,9 +1,15 @@
-"""The one way a network is called: on a copy of the images, and its answer taken as float32 logits."""
+"""The one way a network is called: on a copy of the images, and its answer taken as float32 logits.
+
+Some networks take gradients in their forward: an anti-adversary, an energy that is walked down. Where they do not turn them
+on by themselves, a call that wants none from them raises; it is made again as they need it, and so is every later one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from copy import deepcopy
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +18,9 @@ from bench.errors import BadInput, out_of_memory
 
 Network = Callable[[Tensor], object]
 """Whatever answers images [N, C, H, W]."""
+_NEEDS: dict[int, int] = {}
+"""What networks, by their id, were found to need where nobody wants a gradient of them: 1, that gradients are on; 2, that the
+images require one as well."""
 
 
 def ask(net: Network, x: Tensor) -> Tensor:
@@ -23,17 +32,57 @@ def ask(net: Network, x: Tensor) -> Tensor:
     """
     if isinstance(net, Classifier | Double):
         return net(x)  # type: ignore[no-any-return]
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if len(x) != 1:
-        return logits_in(net(x.clone()), dtype)
+        return _asked(net, x)
     try:
-        logits = logits_in(net(x.clone()), dtype)
+        logits = _asked(net, x)
         if logits.dim() == 2 and len(logits) == 1:
             return logits
     except Exception as error:  # whatever the network raises; it says so again below, if company does not help
         if out_of_memory(error):
             raise
-    return logits_in(net(torch.cat([x, x])), dtype)[:1]
+    return _asked(net, torch.cat([x, x]))[:1]
+
+
+def _asked(net: Network, x: Tensor) -> Tensor:
+    """The logits of x, with a graph only where gradients are on."""
+    refused: RuntimeError | None = None
+    for need in range(_NEEDS.get(id(net), 0), 3):
+        try:
+            logits = _answer(net, x, need)
+        except RuntimeError as error:
+            if "grad" not in str(error) or (torch.is_grad_enabled() and x.requires_grad):
+                raise
+            # Of a network that runs into this with all that it could need, the first error is the one to tell.
+            refused = refused or error
+        else:
+            if need:
+                _remember(net, need)
+            return logits
+    assert refused is not None
+    raise refused
+
+
+def _answer(net: Network, x: Tensor, need: int) -> Tensor:
+    wanted = torch.is_grad_enabled()
+    with torch.enable_grad() if need else nullcontext():
+        given = x.clone()
+        if given.requires_grad:
+            # The network may call `backward` and read the gradient of what it is given, as it could of a leaf.
+            given.retain_grad()
+        logits = logits_in(net(given.requires_grad_() if need == 2 else given), _precision(x))
+    return logits if wanted else logits.detach()
+
+
+def _precision(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _remember(net: Network, need: int) -> None:
+    if id(net) not in _NEEDS:
+        with suppress(TypeError):  # of what cannot be referred to weakly, nothing is remembered
+            finalize(net, _NEEDS.pop, id(net), None)
+            _NEEDS[id(net)] = need
 
 
 class Classifier(nn.Module):

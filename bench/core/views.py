@@ -34,7 +34,7 @@ def answer(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Logits [N, K] that can be differentiated whatever the network does: where it cannot be, the gradient is 0."""
     try:
         logits = net(x)
-    except RuntimeError as error:
+    except Exception as error:  # whatever the network raises; it says so again below, if it does so without gradients too
         if out_of_memory(error):
             raise
         # Code that leaves torch, such as .numpy(), refuses what requires a gradient.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core import ask, margin
 from bench.core.device import native_bf16
+from bench.errors import AttackWarning, out_of_memory
 
 WORTHWHILE = 10_000_000
 """Floating-point operations per image below which converting costs more than it saves."""
@@ -18,15 +20,23 @@ ALIKE = 0.9
 
 
 class LowPrecision(nn.Module):
-    """A copy of a network in bfloat16, images with channels last; float32 in and out."""
+    """A copy of a network in bfloat16, images with channels last; float32 in and out. Where it raises, the network answers."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = deepcopy(net).to(torch.bfloat16).to(memory_format=torch.channels_last)
+        self.exact = (net,)
+        """In a tuple, so that it is no part of the copy."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] of x [N, C, H, W]."""
-        return ask(self.net, x.to(torch.bfloat16, memory_format=torch.channels_last))
+        try:
+            return ask(self.net, x.to(torch.bfloat16, memory_format=torch.channels_last))
+        except Exception as error:  # whatever the network raises, on a batch that it was not tried on
+            if out_of_memory(error):
+                raise
+            warnings.warn(f"bfloat16 fails ({_told(error)}); those gradients come in float32", AttackWarning, stacklevel=2)
+        return ask(self.exact[0], x)
 
 
 def to_low_precision(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | None, str]:
@@ -36,17 +46,21 @@ def to_low_precision(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | 
     """
     if not native_bf16(x.device):
         return None, "float32: the device has no bfloat16"
+    # What is only about speed must not decide whether there is a result: counting alone breaks some networks.
     try:
-        # What is only about speed must not decide whether there is a result: counting alone breaks some networks.
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             ask(net, x)
         if counter.get_total_flops() < WORTHWHILE * len(x):
             return None, "float32: the network is too small to gain from bfloat16"
-        faster = LowPrecision(net).eval().requires_grad_(False)
-        (answers, slopes), (theirs, coarser) = _answers(net, x, y), _answers(faster, x, y)
     except Exception as error:  # whatever the network raises
-        told = str(error).partition("\n")[0]
-        return None, f"float32: the network does not run in bfloat16: {type(error).__name__}: {told}"
+        return None, f"float32: the network's operations cannot be counted: {_told(error)}"
+    try:
+        faster = LowPrecision(net).eval().requires_grad_(False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", AttackWarning)
+            (answers, slopes), (theirs, coarser) = _answers(net, x, y), _answers(faster, x, y)
+    except Exception as error:  # whatever the network raises
+        return None, f"float32: the network does not run in bfloat16: {_told(error)}"
     agreement = float((answers == theirs).double().mean())
     cosine = float(torch.cosine_similarity(slopes, coarser).median())
     if agreement < ALIKE or not cosine >= ALIKE:
@@ -55,6 +69,10 @@ def to_low_precision(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | 
             f"float32: bfloat16 agrees on {agreement:.0%} of the images, with gradients at cosine {cosine:.2f}",
         )
     return faster, "bfloat16"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def _answers(net: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
