@@ -13,6 +13,8 @@ from bench.diagnose.probe import Probe
 
 REACH = 0.02
 """Half the distance of finite differences, as a fraction of eps."""
+DIRECTIONS, ASTRAY = 6, 1.0
+"""Random directions, and how far the gradient may lie from that of the answers, in units of its own length."""
 
 
 @check(
@@ -47,19 +49,32 @@ def saturated(probe: Probe) -> float:
     "none",
 )  # fmt: skip
 def faithful(probe: Probe) -> float:
-    """Whether a small step along the gradient changes the margin as the gradient says."""
+    """Whether small steps change the margin as the gradient says, along it and elsewhere.
+
+    Along the gradient by a factor of 3. A gradient that is finite, and that of something else, may pass there: over random
+    directions the error, as the root of its mean square and in units of what the gradient itself says there, estimates how far
+    it lies from that of the answers in units of its own length; one that has nothing to do with them lies at 1 or beyond.
+    """
     if not probe.threat.radius:
         raise Inapplicable("the ball is a single point")
     x = probe.threat.random_start(probe.x, probe.rng.at("differences"))
     logits = _logits(probe, x)
     rival = logits.scatter(1, probe.y[:, None], -torch.inf).argmax(1)
     grad = gradient(probe, x, margin).nan_to_num(0.0)
-    along = probe.threat.steepest(grad) * REACH * probe.threat.radius
-    predicted = 2 * (grad.double() * along.double()).flatten(1).sum(1)
-    ahead, behind = (margin_targeted(_logits(probe, z), probe.y, rival).double() for z in (x + along, x - along))
-    actual = ahead - behind
+
+    def changes(direction: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the margin with the rival changes from behind to ahead, [M], as foretold and as it is."""
+        along = probe.threat.steepest(direction) * REACH * probe.threat.radius
+        ahead, behind = (margin_targeted(_logits(probe, z), probe.y, rival).double() for z in (x + along, x - along))
+        return 2 * (grad.double() * along.double()).flatten(1).sum(1), ahead - behind
+
+    predicted, actual = changes(grad)
     ratio = actual / predicted.where(predicted != 0, torch.nan)
-    return float((~((ratio > 1 / 3) & (ratio < 3))).double().mean())
+    faithless = ~((ratio > 1 / 3) & (ratio < 3))
+    noise = (probe.rng.at("directions", draw).normal(x.shape[1:]) for draw in range(DIRECTIONS))
+    foretold, seen = map(torch.stack, zip(*map(changes, noise), strict=True))
+    error = (seen - foretold).square().mean(0) / foretold.square().mean(0)
+    return float((faithless | ~(error < ASTRAY**2)).double().mean())
 
 
 @torch.no_grad()

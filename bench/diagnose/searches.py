@@ -11,21 +11,40 @@ from torch import Tensor
 from bench.core import Double, ThreatModel
 from bench.diagnose.finding import Inapplicable, Measured, check
 from bench.diagnose.probe import Probe
+from bench.results import ORDER, Verdict
+from bench.statistics import clopper_pearson
 
+SOUND = 0.21
+"""No sound network of results/ shows a larger share of samples that PGD-20 leaves and the row has broken: fast_at on CIFAR-10
+0.03, on MNIST 0.10, 0.12, 0.20 and 0.20, of 128 samples each."""
+MISSED = (0.04, 0.15)
+"""The shares of what the evaluation left that a search made here may break."""
 NOISE = 200
 """Random points that are tried on each sample."""
 
 
 @check(
-    "plain PGD", (0.25, 0.45),
-    fine="plain PGD leaves {plain:.1%} of the right images, everything else {best:.1%}",
-    wrong="plain PGD leaves {plain:.1%} of the right images and the best known attacks {best:.1%}: the defense hides from "
-    "gradients rather than resists; report the lower number and nothing that plain PGD says",
+    "plain PGD", (SOUND, SOUND),
+    fine="plain PGD-20 leaves {plain:.1%} of the right images, everything known {best:.1%}{remark}",
+    wrong="plain PGD-20 leaves {plain:.1%} of the right images and everything known {best:.1%}, {missed:.1%} of which the "
+    "evaluation had left: the defense hides from gradients, and what was run did not find all that it hides; report no number "
+    "of plain PGD, and run --plan standard",
 )  # fmt: skip
 def overestimate(probe: Probe) -> Measured:
-    """How far plain PGD, which a paper may have reported, lies above the best that is known."""
+    """How far one PGD-20, which a paper may have reported, lies certainly above everything known.
+
+    The value is the lower end of the exact binomial interval of the share that PGD-20 leaves and something else breaks. Above
+    what sound networks show, the defense hides from gradients. That is the number's fault only where the row believed it: a
+    verdict needs a sample that the row left and a search made here breaks, a single one, as a masked model has no right to
+    the few that chance finds on an honest one. Otherwise the row has found what PGD-20 had not, and a remark says so.
+    """
+    missed = _share(probe.best & ~probe.broken)
+    sure, _ = clopper_pearson(int((probe.best & ~probe.plain).sum()), len(probe.y))
+    hides = sure > SOUND
+    verdict: Verdict = ORDER[int(missed > 0) + int(missed > MISSED[1])] if hides else "ok"
+    remark = ": that alone would have been far off, and the evaluation was not deceived by it" if hides else ""
     plain, best = _standing(probe.plain), _standing(probe.best)
-    return Measured(plain - best, {"plain": plain, "best": best})
+    return Measured(sure, {"plain": plain, "best": best, "missed": missed, "remark": remark}, verdict)
 
 
 @check(
@@ -52,7 +71,7 @@ def single_step(probe: Probe) -> Measured:
 
 
 @check(
-    "random noise against gradients", (0.02, 0.1),
+    "random noise against gradients", (0.02, 0.1), half=True,
     fine=f"{NOISE} random points break {{value:.1%}} more",
     wrong=f"{{value:.1%}} of the right images fall to one of {NOISE} random points and to no gradient attack: the gradient "
     "leads astray; the attack, or the model's gradient, is at fault",
@@ -70,24 +89,18 @@ def random_search(probe: Probe) -> float:
 
 
 @check(
-    "more steps and restarts", (0.04, 0.15),
-    fine="four more runs of 100 steps break {value:.1%} more",
-    wrong="four more runs of 100 steps break {value:.1%} of the right images that the evaluation left: it has not converged; "
-    "run a stronger plan (--plan standard)",
+    "more steps and restarts", MISSED,
+    fine="further PGD of 100 steps and APGD break {value:.1%} more",
+    wrong="further PGD of 100 steps and APGD break {value:.1%} of the right images that the evaluation left: it has not "
+    "converged; run a stronger plan (--plan standard)",
 )  # fmt: skip
 def converged(probe: Probe) -> float:
     """Whether more steps and restarts break what the evaluation left."""
-    left = ~probe.broken
-    found = torch.zeros_like(left)
-    run: dict[str, Any] = {"steps": 100, "step": 2.0, "decay": "cosine", "low_precision": True}
-    for restart in range(2):
-        for loss in ("margin", "ce"):
-            found |= probe.attack("pgd", among=left & ~found, loss=loss, stream=f"more {restart}", **run)
-    return _share(found)
+    return _share(probe.white & ~probe.broken)
 
 
 @check(
-    "other attacks than the plan's", (0.04, 0.15),
+    "other attacks than the plan's", MISSED,
     fine="other attacks break {value:.1%} more than the evaluation",
     wrong="{value:.1%} of the right images that the evaluation left fall to PGD of 100 steps, APGD, Square or RayS: the number "
     "is too high by as much; run --plan standard",
@@ -98,7 +111,7 @@ def searched(probe: Probe) -> float:
 
 
 @check(
-    "accuracy over eps", (0.05, 0.15),
+    "accuracy over eps", (0.05, 0.15), half=True,
     fine="accuracy falls as eps grows: {told}",
     wrong="accuracy rises with eps ({told}): a larger ball holds the smaller one, so the attack is not working; the gradient "
     "is masked or the step size wrong",
@@ -111,7 +124,7 @@ def larger_balls(probe: Probe) -> Measured:
 
 
 @check(
-    "unbounded attack", (0.05, 0.3),
+    "unbounded attack", (0.05, 0.3), half=True,
     fine="an attack that may do anything leaves {value:.1%}",
     wrong="an attack that may do anything to the image leaves {value:.1%} standing, where nothing can: attacks cannot find "
     "their way on this model; look for a zero gradient, a detector or a wrong step size",
@@ -128,7 +141,7 @@ def unbounded(probe: Probe) -> float:
 
 
 @check(
-    "cross-entropy against margin", (0.15, 0.4),
+    "cross-entropy against margin", (0.15, 0.4), half=True,
     fine="the one leaves {one:.1%}, the other {other:.1%}",
     wrong="attacks on the cross-entropy leave {one:.1%}, on the margin {other:.1%}: the defense fits one loss; attack both "
     "(fast and standard do) and distrust numbers of one",
@@ -143,7 +156,7 @@ def losses_apart(probe: Probe) -> Measured:
 
 
 @check(
-    "float64", (0.05, 0.25), repeatable=True,
+    "float64", (0.05, 0.25), repeatable=True, half=True,
     fine="the same attack in float64 breaks as many",
     wrong="the same attack with gradients in float64 differs by {value:.1%}: float32 saturates inside the network; scale its "
     "logits down, or attack it in float64",

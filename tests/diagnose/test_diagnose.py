@@ -405,3 +405,66 @@ def test_a_check_says_its_sentences_and_where_it_does_not_apply() -> None:
     random = Probe(Judge(nn.Identity(), LINF, 11), *[torch.zeros(12)] * 3, Rng(0, torch.arange(12)))
     assert Check("check", (0.1, 0.5), "", "", refuse, repeatable=True)(random).told == "does not apply: the answers are random"
     assert len({check.name for check in CHECKS}) == len(CHECKS) == 22
+
+
+def test_a_gap_to_plain_pgd_is_a_remark_where_the_row_was_not_deceived(net: nn.Module) -> None:
+    """And a reason to doubt as soon as a single sample that the row left falls to something."""
+    found = probe(Net(net, same, lambda logits: logits * 1e4))
+    found.broken = found.best.clone()
+    fine = searches.overestimate(found)
+    assert (fine.verdict, fine.value is not None and fine.value > searches.SOUND) == ("ok", True)
+    assert "that alone would have been far off" in fine.told
+    found.broken[found.best.nonzero()[0]] = False
+    doubtful = searches.overestimate(found)
+    assert doubtful.verdict == "suspicious"
+    assert "1.1% of which the evaluation had left" in doubtful.told
+    honest = probe(net)
+    assert "far off" not in searches.overestimate(honest).told
+
+
+def test_a_smooth_gradient_that_is_not_that_of_the_answers_is_told(net: nn.Module) -> None:
+    """It leads up, too: along it the margin changes within a factor of 3 of what it says."""
+    torch.manual_seed(0)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)).requires_grad_(False)
+
+    def lengths(part: nn.Module) -> Tensor:
+        found = probe(part)
+        return gradients.gradient(found, found.x, gradients.margin).flatten(1).norm(dim=1).median()
+
+    scale = 2 * lengths(net) / lengths(other)
+
+    class Led(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            away = scale * other(x)
+            logits: Tensor = net(x)
+            return logits + away - away.detach()
+
+    told = gradients.faithful(probe(Led()))
+    assert told.verdict != "ok", told
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [nn.Flatten(), nn.Linear(64, 10)],
+        lambda: [nn.Flatten(), nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 10)],
+        lambda: [
+            nn.Flatten(), nn.Linear(64, 128), nn.Unflatten(1, (32, 4)), nn.AdaptiveMaxPool1d(1), nn.Flatten(),
+            nn.Linear(32, 10),
+        ],
+        lambda: [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 10)],
+    ],
+    ids=["linear", "gelu", "maxout", "max pooling"],
+)  # fmt: skip
+def test_honest_gradients_are_those_of_the_answers(layers: Callable[[], list[nn.Module]]) -> None:
+    torch.manual_seed(0)
+    part = nn.Sequential(*layers())
+    x, y = load("digits", "train").batch(torch.arange(1000))
+    optimiser = torch.optim.Adam(part.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(part(x), y).backward()
+        optimiser.step()
+    found = gradients.faithful(probe(part.eval().requires_grad_(False)))
+    assert found.value is not None
+    assert found.value < 0.1, found
