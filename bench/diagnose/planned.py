@@ -40,7 +40,7 @@ def _attacks(probe: Probe) -> Iterator[Planned]:
 
 
 def _arms(spec: Portfolio, result: AttackResult, classes: int) -> Iterator[Planned]:
-    for arm in spec.every:
+    for arm in (*spec.opening, *spec.arms):
         efforts = [round.effort for round in result.rounds if round.arm == arm.label]
         if efforts:
             yield Planned(arm.label, arm.attack, arm.stronger(max(efforts), classes))

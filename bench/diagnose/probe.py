@@ -11,7 +11,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.core import DRAWS, VIEWS, Expectation, Gradient, Judge, Meter, Rng, ThreatModel, forward, isolated, shuffled
+from bench.core import (
+    DRAWS,
+    VIEWS,
+    Expectation,
+    Gradient,
+    Judge,
+    Meter,
+    Rng,
+    ThreatModel,
+    adaptations,
+    forward,
+    isolated,
+    shuffled,
+)
 from bench.data import Dataset
 from bench.diagnose.watch import Watch, Watched
 from bench.errors import AttackWarning
@@ -24,6 +37,8 @@ Kept = TypeVar("Kept")
 SIZE, NOISY = 128, 48
 """Correctly classified samples that every check is made on, at most; fewer of a randomised network, each of whose answers is
 the mean over many."""
+READ = 64
+"""Samples that the network is read on."""
 BLIND: Mapping[str, tuple[tuple[str, int], ...]] = {
     "linf": (("square", 600), ("rays", 300)),
     "l2": (("square", 600), ("hop_skip_jump", 400)),
@@ -95,6 +110,16 @@ class Probe:
         """What a fair attacker looks at: of a randomised network, the mean over its answers."""
         return Expectation(self.net, DRAWS) if self.noisy else self.net
 
+    def readings(self) -> dict[str, nn.Module]:
+        """What an adaptive attacker would attack in the network's place, by name."""
+
+        def read() -> dict[str, nn.Module]:
+            with isolated(self.rng.seed, "readings"):
+                found = adaptations(self.net, self.x[:READ], self.y[:READ], self.threat, self.rng.seed)
+            return {name: Expectation(net, DRAWS) for name, net in found.items()} if self.noisy else found
+
+        return self.whole.readings() if self.whole else self.once("readings", read)
+
     @cached_property
     def half(self) -> Probe:
         """The first half of the samples: enough for a check whose limit lies many samples off what sound networks show."""
@@ -119,8 +144,9 @@ class Probe:
             x, y, rng = self.x[index], self.y[index], self.rng[index].at(name, stream or "first")
             shown, meter = net or self.seen, Meter(len(index), x.device)
             view = Watched(shown, meter, watch, index) if watch else VIEWS[attack.access](shown, meter)
-            if low_precision and isinstance(view, Gradient):
-                view.use_low_precision(self.low_precision)
+            if isinstance(view, Gradient):
+                view.readings = self.readings
+                view.use_low_precision(self.low_precision if low_precision else None)
             with warnings.catch_warnings(), isolated(self.rng.seed, name, stream, int(index[0])):
                 warnings.simplefilter("ignore", AttackWarning)
                 found = attack.run(view, x, y, threat, rng, **chosen).detach().float()

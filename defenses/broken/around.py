@@ -74,7 +74,7 @@ def taught(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], train: Data
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(64):
             optimizer.zero_grad()
-            loss(x[rows], y[rows]).backward()  # type: ignore[no-untyped-call]
+            loss(x[rows], y[rows]).backward()
             optimizer.step()
         schedule.step()
     net.eval().requires_grad_(False)

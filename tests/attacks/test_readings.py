@@ -131,3 +131,18 @@ def test_what_was_read_is_read_again_by_an_audit(gated: tuple[str, Card, Path]) 
     assert again.verdict == "holds", again.checks[-1]
     assert "repeat theirs to the last bit" in again.checks[-1].told[0]
     assert read_card(path).robust_accuracy == row.card.robust_accuracy  # type: ignore[union-attr]
+
+
+def test_a_diagnosis_tells_a_plan_that_did_not_look_inside(gated: tuple[str, Card, Path], tmp_path: Path) -> None:
+    reference, _, _ = gated
+    found = {}
+    for plan in ("smoke", "fast"):
+        card, _ = evaluate(
+            reference, dataset="digits", eps="0.2", n=60, plan_name=plan, results=tmp_path, quiet=True, device_name="cpu",
+            diagnosed=True,
+        )  # fmt: skip
+        assert card.diagnosis is not None
+        found[plan] = next(one for one in card.diagnosis.findings if one.check == "attacks on what is inside")
+    assert found["smoke"].verdict == "broken"
+    assert "inner 1" in found["smoke"].told
+    assert found["fast"].verdict == "ok"
