@@ -77,6 +77,10 @@ class AttackSpec(Arm):
             yield dict(zip(self.grid, values, strict=True))
 
 
+LATER = ("adaptive", "frontier", "escalation")
+"""Groups of arms that earlier releases had not; a portfolio without them is the same plan."""
+
+
 class Portfolio(BaseModel):
     """Attacks that compete for the survivors, and go on only as long as they break any (bench/evaluation/portfolio.py)."""
 
@@ -137,7 +141,10 @@ class Plan(BaseModel):
     @property
     def digest(self) -> str:
         """sha256 of the attacks as they will run; names and descriptions do not count."""
-        content = [spec.model_dump(exclude={"name", "optional"}) for spec in self.attacks]
+        content = [
+            {key: value for key, value in spec.model_dump(exclude={"name", "optional"}).items() if value or key not in LATER}
+            for spec in self.attacks
+        ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def extended(self, specs: Sequence[Mapping[str, Any]]) -> Plan:
@@ -157,7 +164,7 @@ def _absent(spec: AttackSpec, threat: ThreatModel) -> bool:
 
 def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | Portfolio:
     if isinstance(spec, Portfolio):
-        groups = ("opening", "arms", "blind", "adaptive", "frontier", "escalation")
+        groups = ("opening", "arms", "blind", *LATER)
         arms = {key: _fitting(getattr(spec, key), threat, needed=key in groups[:2]) for key in groups}
         return spec.model_copy(update={"name": spec.label, **arms})
     attack = _attack(spec, threat)
