@@ -404,7 +404,7 @@ def test_a_check_says_its_sentences_and_where_it_does_not_apply() -> None:
     assert Check("check", (0.1, 0.5), "", "", refuse)(found).told == "does not apply: it is blue"
     random = Probe(Judge(nn.Identity(), LINF, 11), *[torch.zeros(12)] * 3, Rng(0, torch.arange(12)))
     assert Check("check", (0.1, 0.5), "", "", refuse, repeatable=True)(random).told == "does not apply: the answers are random"
-    assert len({check.name for check in CHECKS}) == len(CHECKS) == 22
+    assert len({check.name for check in CHECKS}) == len(CHECKS) == 23
 
 
 def test_a_gap_to_plain_pgd_is_a_remark_where_the_row_was_not_deceived(net: nn.Module) -> None:
