@@ -159,7 +159,7 @@ def examined(case: Case, results: Path, *, epochs: str | None, n: int | None, au
         card, _ = evaluate(reference, dataset=case.dataset, n=n, diagnosed=True, results=results, quiet=True)
     except GauntletError as error:
         return Refused(case, str(error))
-    samples = samples_of(case.dataset, [] if case.factory else [training_record(reference)], card.n)
+    samples = samples_of(case.dataset, [{} if case.factory else training_record(reference)], card.n)
     net = load_subject(reference, samples, case.dataset, 0).model.net
     x, y = samples.batch(torch.arange(len(samples)))
     threat = ThreatModel.parse("linf", card.threat.eps)
