@@ -7,7 +7,6 @@ from scipy.stats import hypergeom
 from bench.audit.judgement import ALPHA
 from bench.audit.row import Row
 from bench.core import Rng, shuffled
-from bench.data import has_own_split, load
 from bench.diagnose import diagnose
 from bench.errors import GauntletError
 from bench.evaluation import probe_of, proved
@@ -47,8 +46,8 @@ def diagnosis(row: Row) -> Check:
     if said is None:
         return Check("diagnosis", None, ("the card has none; `gauntlet diagnose` makes one",))
     try:
-        pool = load(row.card.dataset, "train") if has_own_split(row.card.dataset) else row.samples
-        found = diagnose(probe_of(row.card, row.under, row.samples, row.broken, pool, row.batch_size), row.report)
+        probe = probe_of(row.card, row.under, row.samples, row.broken, row.dataset, row.batch_size)
+        found = diagnose(probe, row.report)
     except GauntletError as error:
         return Check("diagnosis", None, (str(error),))
     if ORDER.index(found.verdict) <= ORDER.index(said.verdict):

@@ -18,7 +18,7 @@ from bench.core import device, shuffled
 from bench.errors import GauntletError
 from bench.files import Reporter
 from bench.results import read_records
-from bench.verify import ATTEMPTS, Check, Given, NotHere, Verified, load_data, load_model, read_evidence
+from bench.verify import ATTEMPTS, Check, Given, NotHere, Verified, data_of, load_data, load_model, read_evidence
 
 NAME = "audit"
 """Of the check."""
@@ -73,7 +73,7 @@ def _loaded(found: Verified, given: Given, report: Reporter) -> Row:
     broken = torch.zeros(len(samples), dtype=torch.bool)
     for proof in evidence.proofs:
         broken |= torch.isin(samples.ids.cpu(), proof.ids)
-    return Row(card, under, samples, records, broken, size, report)
+    return Row(card, data_of(card, found.path, given), under, samples, records, broken, size, report)
 
 
 def _checks(row: Row, asked: Asked, seed: int) -> Iterator[Check]:

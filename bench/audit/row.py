@@ -18,6 +18,8 @@ class Row(NamedTuple):
     """One row under audit."""
 
     card: Card
+    dataset: str
+    """Where its samples come from here."""
     under: Subject
     samples: Dataset
     records: pd.DataFrame

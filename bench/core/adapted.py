@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.core.boundary import ask
+from bench.core.expectation import Expectation
 from bench.core.losses import margin
+from bench.core.rng import isolated
 from bench.core.threat import ThreatModel
 from bench.core.views import slopes
 
@@ -165,21 +167,25 @@ class Smoothed(nn.Module):
         return torch.stack([ask(self.net, x + point) for point in self.points.to(x)]).mean(0)
 
 
-def adaptations(net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int) -> dict[str, nn.Module]:
+def adaptations(net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int, draws: int = 1) -> dict[str, nn.Module]:
     """What of a network an adaptive attacker would attack in its place, by name; x [N, C, H, W], y: images to find it on.
 
     `inner 1`, ...: a network inside; `inner all`: their mean. `images`: past what comes before the last network. `rounding`:
     past detach, no_grad and rounding. `loops`: past gradients that the pass takes itself. `noise`: around the image. Only
     those that are there; a network that cannot be read has the last alone.
+
+    draws: answers of a randomised network that are averaged.
     """
     found: dict[str, nn.Module] = {}
     for gently in (True, False):
         try:
-            found = dict(_found(net, x, y, gently))
+            with isolated(seed, "readings"):
+                found = dict(_found(net, x, y, gently))
         except Exception:  # whatever the network raises when it is read otherwise: its number does not depend on it
             continue
         break
-    return {**found, "noise": Smoothed(net, x.shape[1:], threat, seed)}
+    found["noise"] = Smoothed(net, x.shape[1:], threat, seed)
+    return {name: Expectation(other, draws) for name, other in found.items()} if draws > 1 else found
 
 
 def _found(net: nn.Module, x: Tensor, y: Tensor, gently: bool) -> Iterator[tuple[str, nn.Module]]:

@@ -114,9 +114,8 @@ class Probe:
         """What an adaptive attacker would attack in the network's place, by name."""
 
         def read() -> dict[str, nn.Module]:
-            with isolated(self.rng.seed, "readings"):
-                found = adaptations(self.net, self.x[:READ], self.y[:READ], self.threat, self.rng.seed)
-            return {name: Expectation(net, DRAWS) for name, net in found.items()} if self.noisy else found
+            draws = DRAWS if self.noisy else 1
+            return adaptations(self.net, self.x[:READ], self.y[:READ], self.threat, self.rng.seed, draws)
 
         return self.whole.readings() if self.whole else self.once("readings", read)
 

@@ -161,11 +161,7 @@ class Evaluation:
             return {}
         if self.threat not in self._readings:
             x, y = (part.to(self.data.x.device) for part in self.first)
-            with isolated(self.seed, "readings") if self.randomised else nullcontext():
-                found = adaptations(self.net, x, y, self.threat, self.seed)
-            if self.eot > 1:
-                found = {name: Expectation(net, self.eot) for name, net in found.items()}
-            self._readings[self.threat] = found
+            self._readings[self.threat] = adaptations(self.net, x, y, self.threat, self.seed, self.eot)
         return self._readings[self.threat]
 
     def widen(self, threat: ThreatModel, folder: Path, suffix: str) -> None:

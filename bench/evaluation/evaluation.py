@@ -145,7 +145,7 @@ def _diagnosed(task: Task, card: Card, active: bool) -> Card:
         return card
     broken = torch.isin(task.data.ids.cpu(), broken_ids(card, task.folder))
     with Reporter(f"diagnose {card.name}", len(CHECKS), quiet=task.quiet) as report, device.exact_float32():
-        probe = probe_of(card, task.subject, task.data, broken, _pool(task), task.batch_size)
+        probe = probe_of(card, task.subject, task.data, broken, task.dataset, task.batch_size)
         diagnosis = diagnose(probe, report, active=active)
         with alone(task.folder, report.tell):
             # Somebody may have added examples in the meantime.
@@ -154,19 +154,18 @@ def _diagnosed(task: Task, card: Card, active: bool) -> Card:
     return card
 
 
-def probe_of(card: Card, subject: Subject, data: Dataset, broken: Tensor, pool: Dataset, batch_size: int) -> Probe:
-    """What the diagnosis of a card looks at; broken: which of its samples have fallen, bool [n]."""
+def probe_of(card: Card, subject: Subject, data: Dataset, broken: Tensor, dataset: str, batch_size: int) -> Probe:
+    """What the diagnosis of a card looks at; broken: which of its samples have fallen, bool [n].
+
+    A substitute learns from the training images of the data set, or from the samples where it has no split of its own.
+    """
+    pool = load(dataset, "train") if has_own_split(dataset) else data
     where = data.x.device
     net = subject.model.net.to(where)
     threat = ThreatModel.parse(card.threat.norm, card.threat.eps)
     judge = Judge(net, threat, VOTES if subject.noisy else 1, card.seed)
     faster = None if subject.noisy else to_low_precision(net, *(part.to(where) for part in subject.first))[0]
     return choose(data, judge, broken, batch_size=batch_size, pool=pool, low_precision=faster, own=card.attacks, plan=card.plan)
-
-
-def _pool(task: Task) -> Dataset:
-    """The training images where the data has a split of its own, else the samples themselves."""
-    return load(task.dataset, "train") if has_own_split(task.dataset) else task.data
 
 
 def carry_out(run: Evaluation, balls: Sequence[ThreatModel] = ()) -> tuple[list[AttackResult], list[CurvePoint]]:

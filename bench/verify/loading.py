@@ -48,7 +48,7 @@ class NotHere(GauntletError):
 def load_data(card: Card, path: Path, evidence: Evidence, given: Given, checks: list[Check]) -> Dataset | None:
     """The samples of a card, where they are those that it was made on."""
     try:
-        named = given.dataset or _data_of(card, path)
+        named = data_of(card, path, given)
         if named not in data.CLASSES and not (Path(named).is_dir() or Path(named).is_file()):
             raise NotHere(f"data {named!r} is not here; name it with --dataset")
         whole = data.load(named, card.data.split, None if given.dataset else _needed(card, evidence))
@@ -90,7 +90,7 @@ def _taken(whole: Dataset, card: Card, evidence: Evidence, named: str) -> tuple[
 def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: list[Check]) -> Subject | None:
     """The model of a card, where it is the one that was evaluated."""
     reference = given.model or _reference(card, path)
-    problems, under, named = [], None, given.dataset or _data_of(card, path)
+    problems, under, named = [], None, data_of(card, path, given)
     try:
         trained = training_record(reference)
         for key in ("defense", "settings"):
@@ -156,8 +156,10 @@ def _other_code(card: Card, under: Subject) -> str:
     return next((name for name, (then, now) in codes.items() if then and then != now), "")
 
 
-def _data_of(card: Card, path: Path) -> str:
-    """The data that a card names: a named set, or what lies below the card's folder."""
+def data_of(card: Card, path: Path, given: Given) -> str:
+    """The data of a card: what the user names, else a named set, or what lies below the card's folder."""
+    if given.dataset:
+        return given.dataset
     if card.dataset in data.CLASSES:
         return card.dataset
     if (found := _below(path, card.dataset)) is None:

@@ -198,7 +198,7 @@ def scheduled(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], rounds
     rows, card = change(read_records(path.parent / card.records.file)), card.model_copy(update={"attacks": tuple(attacks)})
     with Reporter("audit", 1, quiet=True) as report:
         nothing = torch.zeros(len(samples), dtype=torch.bool)
-        return "; ".join(schedule_problems(Row(card, under, samples, rows, nothing, 64, report)))
+        return "; ".join(schedule_problems(Row(card, card.dataset, under, samples, rows, nothing, 64, report)))
 
 
 def _last(rows: pd.DataFrame) -> str:

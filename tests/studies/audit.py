@@ -93,7 +93,7 @@ def worker(options: argparse.Namespace) -> None:
     survivors = sorted({*samples.ids.tolist()} - {*records["id"][records["broken"]].tolist()})
     places = torch.isin(samples.ids, torch.tensor(survivors)).nonzero().squeeze(1)
     with device.exact_float32(), Reporter("audit", 1, quiet=True) as report:
-        row = Row(card, under, samples, records, torch.zeros(len(samples), dtype=torch.bool), 100, report)
+        row = Row(card, card.dataset, under, samples, records, torch.zeros(len(samples), dtype=torch.bool), 100, report)
         rows = rerun(row, samples.select(places)).rows
     rng, failed, exact, fell = np.random.default_rng(1), 0, 0, 0
     for _ in range(options.audits):
