@@ -35,6 +35,7 @@ from bench.evaluation.units import Unit, Wanted, load_unit
 from bench.files import Reporter
 from bench.plans import Plan
 from bench.plugins import Attack
+from bench.results import Finding
 
 Outcome = TypeVar("Outcome")
 
@@ -88,6 +89,8 @@ class Evaluation:
     """Units that an earlier run left."""
     first: tuple[Tensor, Tensor] | None = None
     """Images and labels to see on how the network can be read; none of an evaluation that is not to."""
+    looked: dict[ThreatModel, tuple[Finding, ...]] = field(default_factory=dict)
+    """What a look at the gradient noticed, for each ball."""
     probes: dict[int, Tensor] = field(default_factory=dict)
     """The samples that the step curves of each attack of the plan are about, whatever the ball."""
 

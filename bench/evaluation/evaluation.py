@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from bench.core import VOTES, Judge, ThreatModel, device
 from bench.data import Dataset, has_own_split, load
-from bench.diagnose import ACTIVE, CHECKS, Probe, choose, diagnose, noticed
+from bench.diagnose import ACTIVE, CHECKS, Probe, choose, diagnose
 from bench.evaluation.certificates import certify
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.left import READ, begin_anew, finished, reused
-from bench.evaluation.look import right
+from bench.evaluation.look import look
 from bench.evaluation.low_precision import to_low_precision
 from bench.evaluation.portfolio import run_portfolio
 from bench.evaluation.record import About, broken_ids, make_card
@@ -122,7 +122,7 @@ def _attacked(task: Task) -> tuple[Card, str]:
         # What the defense added last can prove, else what the one of the training can; nothing of an image in company.
         proving = () if subject.batch_dependent else reversed(subject.defenses)
         certified = next((proof for defense in proving if (proof := certify(run, defense))), None)
-        seen = noticed(right(run))
+        seen = look(run)
         card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), search, certified, seen))
         card.save(folder / "card.json")
         shutil.rmtree(folder / "units", ignore_errors=True)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from bench.core import Rng, shuffled
-from bench.diagnose import Probe
+from bench.diagnose import Probe, noticed
 from bench.evaluation.engine import Evaluation
+from bench.results import Finding
 
 LOOK = 64
 """Samples that it is taken at."""
+
+
+def look(run: Evaluation) -> tuple[Finding, ...]:
+    """What is noticed of the gradient in the ball of an evaluation; looked at once."""
+    if run.threat not in run.looked:
+        run.looked[run.threat] = noticed(right(run))
+    return run.looked[run.threat]
 
 
 def right(run: Evaluation) -> Probe:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from bench.core import shuffled
-from bench.diagnose import noticed
 from bench.evaluation.arms import OUTDONE, Trial, ahead, blind, by_worth, outdone, reading
 from bench.evaluation.engine import Evaluation, Run
-from bench.evaluation.look import right
+from bench.evaluation.look import look
 from bench.evaluation.restarts import totals
 from bench.plans import Arm, Portfolio
 from bench.plugins import get_attack
@@ -265,7 +264,7 @@ class _Search:
             told = f"{flat} of {len(samples)} pilot samples have no gradient"
         self.unseen = bool(told)
         if not told:
-            found = next((finding for finding in noticed(right(self.evaluation)) if finding.verdict != "ok"), None)
+            found = next((finding for finding in look(self.evaluation) if finding.verdict != "ok"), None)
             told = found.told if found else ""
         if told:
             self.doubt(told)
