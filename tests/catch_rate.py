@@ -63,7 +63,7 @@ class Case:
     @property
     def label(self) -> str:
         """As --only takes it."""
-        place = "" if self.dataset == "digits" else f"{self.dataset}:"
+        place = "" if self.factory or self.dataset == "digits" else f"{self.dataset}:"
         query = "&".join(f"{key}={value}" for key, value in self.settings.items() if key != "epochs")
         return f"{place}{self.defense}{query and '?'}{query}"
 
@@ -91,6 +91,14 @@ class Row:
         """Whether no attack that is known leaves much less."""
         known = [self.truth, *([] if self.autoattack is None else [self.autoattack])]
         return self.card.robust_accuracy <= min(known) + CLOSE + 1e-9
+
+    @property
+    def gap(self) -> float:
+        """By how much plain PGD certainly leaves too many, as the diagnosis measured it."""
+        assert self.card.diagnosis is not None
+        return max(
+            (finding.value or 0.0 for finding in self.card.diagnosis.findings if finding.check == "plain PGD"), default=0.0
+        )
 
     def __str__(self) -> str:
         card, found = self.card, self.card.diagnosis
@@ -122,7 +130,7 @@ def cases(*, mnist: bool) -> list[Case]:
     found = [Case(name, True, place) for place in places for name in broken_names()]
     found += [Case(name, True, place, settings) for place in places for name, settings in VARIANTS.items()]
     found += [Case(name, False) for name in defense_names() if not make_defense(name, {}).skip("digits", threat)]
-    found += [Case(f"sound_{name}", False, dataset, factory=name) for name, dataset in sound.NETWORKS.items()]
+    found += [Case(f"sound_{name}", False, dataset(), factory=name) for name, dataset in sound.NETWORKS.items()]
     if mnist or os.environ.get("GAUNTLET_DATA"):
         found += [Case(name, False, "mnist", {"epochs": epochs}) for name, epochs in ON_MNIST.items()]
     return found
@@ -196,10 +204,17 @@ def summary(rows: Iterable[Row | Refused]) -> tuple[list[str], int]:
     missed = [row.case.label for row in broken if not (row.told or row.true)]
     alarms = [row.case.label for row in honest if row.told or isinstance(row, Refused)]
     untold = sum(row.true and not row.told for row in broken)
+    gaps = [(row.gap, row.case.label) for row in honest if isinstance(row, Row)]
+    widest = (
+        [f"plain PGD certainly above everything known by at most {max(gaps)[0]:.3f} on a sound one ({max(gaps)[1]})"]
+        if gaps
+        else []
+    )
     lines = [
         f"caught {len(broken) - len(missed)} of {len(broken)} broken{named('missed', missed)}",
         f"of these {untold} by a number that is true, without a warning",
         f"false alarms {len(alarms)} of {len(honest)} sound{named('wronged', alarms)}",
+        *widest,
     ]
     return lines, int(bool(missed or alarms))
 

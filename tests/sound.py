@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +47,13 @@ def adversarial(net: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int 
 
 
 def trained(
-    build: Callable[[], nn.Module], loss: Loss = adversarial, *, epochs: int = 12, lr: float = 4e-3, seed: int = 0
+    build: Callable[[], nn.Module],
+    loss: Loss = adversarial,
+    *,
+    epochs: int = 12,
+    lr: float = 4e-3,
+    seed: int = 0,
+    dataset: str = "digits",
 ) -> nn.Module:
     """A network that was trained once; after that its weights are read."""
     code = Path(__file__).read_text() + build.__qualname__ + f"{epochs} {lr} {seed}"
@@ -56,7 +63,7 @@ def trained(
         if file.is_file():
             net.load_state_dict(torch.load(file, weights_only=True))
             return net.eval()
-        train = load("digits", "train")
+        train = load(dataset, "train")
         x, y = train.batch(torch.arange(len(train)))
         optimizer = torch.optim.AdamW(net.parameters(), lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * math.ceil(len(x) / 64))
@@ -278,7 +285,29 @@ def undefended() -> nn.Module:
     return trained(smooth_dense, plain, epochs=10)
 
 
-NETWORKS = {
-    name.__name__: "digits" for name in (mlp, vit, maxout, silu, ensemble, interval, linear, shifts, blur, slopes, undefended)
-}
+def odd_or_even() -> str:
+    """Digits with two classes, as a file."""
+    file = KEPT / "odd_or_even.npz"
+    if not file.is_file():
+        parts = {split: load("digits", split) for split in ("train", "test")}
+        x = {f"x_{split}": part.x.permute(0, 2, 3, 1).numpy() for split, part in parts.items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **x, **{f"y_{split}": part.y.numpy() % 2 for split, part in parts.items()})
+    return str(file)
+
+
+def pair_of_classes() -> nn.Module:
+    """Two layers with ReLU."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 2))
+
+
+def two_classes() -> nn.Module:
+    """Two answers, of which one is the other's opposite."""
+    return trained(pair_of_classes, gently, epochs=20, dataset=odd_or_even())
+
+
+NETWORKS: dict[str, Callable[[], str]] = {
+    name.__name__: lambda: "digits"
+    for name in (mlp, vit, maxout, silu, ensemble, interval, linear, shifts, blur, slopes, undefended)
+} | {two_classes.__name__: odd_or_even}
 """Factories, and the data they are for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bench.diagnose import answers, gradients, paths, searches
+from bench.diagnose import agreement, answers, gradients, paths, searches
 from bench.diagnose.binarization import binarization
 from bench.diagnose.finding import Check, worst
 from bench.diagnose.probe import Probe
@@ -17,7 +17,7 @@ CHECKS: tuple[Check, ...] = (
     answers.constant, gradients.unavailable, gradients.saturated, gradients.faithful, answers.stochastic, answers.company,
     answers.two_faced, answers.unstable, searches.overestimate, searches.blind, searches.single_step, searches.random_search,
     searches.converged, searches.searched, searches.larger_balls, searches.unbounded, searches.losses_apart, searches.exact,
-    transferred, inside, paths.silent, paths.unfinished, paths.seeming,
+    transferred, inside, agreement.hidden, paths.silent, paths.unfinished, paths.seeming,
 )  # fmt: skip
 
 

@@ -181,12 +181,17 @@ class Probe:
         left = (~self.white).nonzero().squeeze(1)
         first = max(len(left) // 2, FEWEST)
         for rows in (left[:first], left[first:]):
-            part = torch.zeros_like(fooled).index_fill(0, rows, True)
-            for name, queries in BLIND[self.threat.norm]:
-                fewer = queries // 4 if self.noisy else queries
-                fooled |= self.attack(name, among=part & ~fooled, queries=fewer)
+            fooled |= self.queried(torch.zeros_like(fooled).index_fill(0, rows, True))
             if not bool(fooled.any()):
                 break
+        return fooled
+
+    def queried(self, among: Tensor) -> Tensor:
+        """Which of some samples fall to searches that see no gradient, bool [M]."""
+        fooled = torch.zeros_like(among)
+        for name, queries in BLIND[self.threat.norm]:
+            fewer = queries // 4 if self.noisy else queries
+            fooled |= self.attack(name, among=among & ~fooled, queries=fewer)
         return fooled
 
     def climbed(self, ball: ThreatModel) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from bench.core import forward
 from bench.diagnose.finding import Measured, check
@@ -17,14 +18,26 @@ from bench.diagnose.probe import Probe
 )  # fmt: skip
 def inside(probe: Probe) -> Measured:
     """The share that falls to attacks on networks inside, past what denies the gradient, or around the image alone."""
-    found, left = torch.zeros_like(probe.broken), ~(probe.broken | probe.white)
-    names = [name for name in probe.readings() if name != "noise"]
-    for name in names:
-        if name.startswith("inner"):
-            found |= probe.attack("inner", among=left & ~found, reading=name)
-            targets = min(3, forward(probe.net, probe.x[:1]).shape[1] - 1)
-            found |= probe.attack("inner", among=left & ~found, reading=name, steps=40, targets=targets)
-        else:
-            found |= probe.attack("bpda", among=left & ~found, past=name)
+    found = opened(probe)
+    names = _names(probe)
     told = ", ".join(names) or "nothing, as nothing inside answers otherwise,"
     return Measured(float(found.double().mean()), {"readings": told})
+
+
+def opened(probe: Probe, among: Tensor | None = None) -> Tensor:
+    """Which of some samples fall to attacks on readings, bool [M]; of those that nothing else broke unless given."""
+    if among is None:
+        return probe.once("opened", lambda: opened(probe, ~(probe.broken | probe.white)))
+    found = torch.zeros_like(among)
+    for name in _names(probe):
+        if name.startswith("inner"):
+            found |= probe.attack("inner", among=among & ~found, reading=name)
+            targets = min(3, forward(probe.net, probe.x[:1]).shape[1] - 1)
+            found |= probe.attack("inner", among=among & ~found, reading=name, steps=40, targets=targets)
+        else:
+            found |= probe.attack("bpda", among=among & ~found, past=name)
+    return found
+
+
+def _names(probe: Probe) -> list[str]:
+    return [name for name in probe.readings() if name != "noise"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from bench.core import forward, isolated, shuffled
 from bench.data import Dataset
@@ -26,14 +26,22 @@ IMAGES, EPOCHS, BATCH = 4000, 8, 128
 )  # fmt: skip
 def transferred(probe: Probe) -> float:
     """The share of samples that fall to a substitute's examples and not to its own gradient (Papernot et al. 2017)."""
-    if probe.pool is None or len(probe.pool) < BATCH:
+    return float(copied(probe).double().mean())
+
+
+def copied(probe: Probe, among: Tensor | None = None) -> Tensor:
+    """Which of some samples fall to a substitute's examples, bool [M]; of those that its own gradient left unless given."""
+    pool = probe.pool
+    if pool is None or len(pool) < BATCH:
         raise Inapplicable(f"there are fewer than {BATCH} images to teach a substitute with")
-    substitute = _taught(probe, probe.pool)
-    found = torch.zeros_like(probe.white)
+    if among is None:
+        return probe.once("copied", lambda: copied(probe, ~probe.white))
+    substitute = probe.once("substitute", lambda: _taught(probe, pool))
+    found = torch.zeros_like(among)
     for loss in ("margin", "ce"):
         run: dict[str, Any] = {"net": substitute, "steps": 40, "step": 0.25, "loss": loss, "decay": "cosine"}
-        found |= probe.attack("pgd", among=~probe.white & ~found, stream=f"substitute {loss}", **run)
-    return float(found.double().mean())
+        found |= probe.attack("pgd", among=among & ~found, stream=f"substitute {loss}", **run)
+    return found
 
 
 def _taught(probe: Probe, pool: Dataset) -> nn.Module:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy.stats import beta
 from torch import Tensor, nn
 
 from bench import evaluate
@@ -17,7 +19,7 @@ from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.core.views import Gradient
 from bench.data.datasets import load
-from bench.diagnose import ACTIVE, CHECKS, Probe, answers, choose, gradients, paths, searches
+from bench.diagnose import ACTIVE, CHECKS, Probe, agreement, answers, choose, gradients, paths, searches
 from bench.diagnose.binarization import binarization
 from bench.diagnose.finding import Check, Inapplicable, Measured
 from bench.diagnose.planned import gradient_attacks
@@ -404,7 +406,7 @@ def test_a_check_says_its_sentences_and_where_it_does_not_apply() -> None:
     assert Check("check", (0.1, 0.5), "", "", refuse)(found).told == "does not apply: it is blue"
     random = Probe(Judge(nn.Identity(), LINF, 11), *[torch.zeros(12)] * 3, Rng(0, torch.arange(12)))
     assert Check("check", (0.1, 0.5), "", "", refuse, repeatable=True)(random).told == "does not apply: the answers are random"
-    assert len({check.name for check in CHECKS}) == len(CHECKS) == 23
+    assert len({check.name for check in CHECKS}) == len(CHECKS) == 24
 
 
 def test_a_gap_to_plain_pgd_is_a_remark_where_the_row_was_not_deceived(net: nn.Module) -> None:
@@ -420,6 +422,45 @@ def test_a_gap_to_plain_pgd_is_a_remark_where_the_row_was_not_deceived(net: nn.M
     assert "1.1% of which the evaluation had left" in doubtful.told
     honest = probe(net)
     assert "far off" not in searches.overestimate(honest).told
+
+
+def test_what_no_attack_found_is_estimated_from_two_that_have_nothing_in_common(net: nn.Module) -> None:
+    """Where half of the images have no gradient, and a search on labels finds only a part of what there is."""
+
+    clean, _ = DATA.batch(torch.arange(len(DATA)))
+
+    class Hidden(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = net(x)
+            label = F.one_hot(logits.argmax(1), 10).to(logits.dtype)
+            nearest = torch.cdist(x.flatten(1), clean.flatten(1)).argmin(1)
+            return torch.where((nearest % 2 == 0)[:, None], logits, label)
+
+    found = probe(Hidden())
+    known = found.broken | found.white
+    finding = agreement.hidden(found)
+    would_fall = probe(net).attack("pgd", steps=50, step=0.5, loss="margin")
+    truth = float((would_fall & ~known & ~found.black).double().mean())
+    assert finding.value is not None
+    assert finding.verdict != "ok", (finding, truth)
+    assert finding.value <= truth + 0.05, truth
+    assert agreement.hidden(probe(net)).value == 0
+
+
+@pytest.mark.parametrize(("alone", "again"), [(6, 12), (6, 24), (1, 3), (0, 0), (2, 0)])
+def test_capture_and_recapture_is_arithmetic(alone: int, again: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty known of 128; r by the upper end of its exact interval, one sample alone nothing."""
+    every = torch.arange(128)
+
+    def attack(_: Probe, among: Tensor | None = None) -> Tensor:
+        return (every >= 128 - alone) if among is None else (every < again)
+
+    monkeypatch.setattr(agreement, "UNRELATED", {"an attack": attack})
+    found = Probe(Judge(nn.Identity(), LINF), torch.zeros(128, 1), every, every < 40, Rng(0, every))
+    found.__dict__["white"] = torch.zeros(128, dtype=torch.bool)
+    most = 1.0 if again == 24 else beta.ppf(0.975, again + 1, 24 - again)
+    expected = alone * (1 / most - 1) / 128 if alone > 1 else 0.0
+    assert agreement.hidden(found).value == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_smooth_gradient_that_is_not_that_of_the_answers_is_told(net: nn.Module) -> None:

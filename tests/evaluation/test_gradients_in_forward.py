@@ -17,7 +17,8 @@ from bench.core.views import VIEWS, Gradient, Meter
 from bench.data.datasets import load
 from bench.errors import AttackWarning
 from bench.evaluation import low_precision
-from bench.plugins import get_attack
+from bench.plans import PLANS
+from bench.plugins import get_attack, load_plugin
 
 LINF = ThreatModel.parse("linf", "0.1")
 SIZE = 0.05
@@ -153,6 +154,31 @@ def test_it_answers_where_nobody_wants_a_gradient(form: Callable[..., Tensor], b
         assert not Expectation(net, 3)(x).requires_grad
         assert Double(net)(x).dtype == torch.float64
     assert Judge(net, LINF).correct(*batch)[0].any()
+
+
+TOWARDS = """
+import torch
+from bench.defense import Defense, defense
+
+
+@defense("towards_itself")
+class Towards(Defense):
+    test_time = True
+
+    def wrap(self, net):
+        return Mover(net)
+
+
+class Mover(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        z = x.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(self.net(z).amax(1).sum(), z)
+        return self.net(x + 0.02 * grad.sign())
+"""
 
 
 @every_form
@@ -299,6 +325,26 @@ def test_a_faster_copy_that_raises_later_leaves_it_to_the_network(batch: tuple[T
     view.use_low_precision(faster)
     with pytest.warns(AttackWarning, match="no such kernel"):
         assert torch.equal(view.grad(3 * x, margin, y).grad, exact)
+
+
+@pytest.fixture(scope="module")
+def towards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A defense that takes gradients at test time, by name."""
+    file = tmp_path_factory.mktemp("towards") / "towards.py"
+    file.write_text(TOWARDS)
+    load_plugin(file)
+    return "towards_itself"
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plan_runs_on_it_and_on_a_defense_that_adds_it(plan: str, towards: str, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(MODEL)
+    card, _ = evaluate(
+        f"py:{tmp_path}/model.py:taking", dataset="digits", norm="linf", eps="0.1", plan_name=plan, n=4,
+        test_time=towards, results=tmp_path / "results", quiet=True,
+    )  # fmt: skip
+    assert [attack.name for attack in card.attacks] == [spec.label for spec in PLANS[plan].attacks]
+    assert card.robust_accuracy < card.clean_accuracy
 
 
 def test_it_is_evaluated_diagnosed_verified_and_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
