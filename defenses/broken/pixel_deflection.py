@@ -1,8 +1,8 @@
 """Pixel deflection (Prakash, Moran, Garber, DiLillo, Storer, CVPR 2018), with the image itself as the seed.
 
 Pixels are replaced by neighbours and the rest is smoothed; where to look is decided by a hash of the image, so that the answer
-is the same twice and yet another one a hair away. Athalye, Carlini 2018 ("On the robustness of the CVPR 2018 white-box adversarial
-example defenses") pass both straight through, and average.
+is the same twice and yet another one a hair away. Athalye, Carlini 2018 ("On the robustness of the CVPR 2018 white-box
+adversarial example defenses") pass both straight through, and average.
 """
 
 from typing import Annotated
