@@ -8,6 +8,7 @@ and box.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -181,9 +182,56 @@ def _mixed_precision(net: Any) -> list[View]:
     return [in_training(net), together(members), lambda z: sum(member(z) for member in members), *members]  # type: ignore[arg-type,return-value]
 
 
+def _hedge(net: Any) -> list[View]:
+    """The network alone, and with the inner steps as the identity."""
+    return [net.net, net, averaged(lambda z: net.net(net.before(z + 0.02 * torch.randn_like(z))))]
+
+
+def _purification(net: Any) -> list[View]:
+    """Through all steps as the identity, and differentiated."""
+    purifier, classifier = net
+
+    def unrolled(z: Tensor) -> Tensor:
+        z = (z + 0.5 * purifier.score(z)).clamp(0, 1)
+        for _ in range(purifier.moves):
+            z = (z + 0.5 * purifier.score(z)).clamp(0, 1)
+        answer: Tensor = classifier(z)
+        return answer
+
+    return [unrolled, lambda z: classifier(straight(purifier)(z)), classifier, net]
+
+
+def _output_codes(net: Any) -> list[View]:
+    """Correlations of bits before they are squashed, with squashing softer, and the network inside."""
+    return [lambda z: net.read(net.net(z)) @ net.words.T, lambda z: net.read(net.net(z)).tanh() @ net.words.T, net.net, net]
+
+
+def _switch(net: Any) -> list[View]:
+    """All members at once, then each."""
+    first = net.members[0]
+    mixed = [lambda z, member=member: member(z) + first(z) for member in net.members]
+    return [lambda z: sum(view(z) for view in mixed), together(mixed), *mixed]  # type: ignore[arg-type,return-value]
+
+
+def _neighbours(net: Any) -> list[View]:
+    """The network in the closure, and a soft vote of all that it remembers."""
+    held = inspect.getclosurevars(net.answer).nonlocals
+
+    def soft(z: Tensor) -> Tensor:
+        alike = F.normalize(held["net"](z), dim=1) @ held["known"].T
+        return ((10 * alike).softmax(1) @ held["votes"]).clamp_min(1e-12).log()
+
+    return [soft, held["net"], net, fogged(net)]
+
+
 VIEWS: dict[str, Callable[[Any], list[View]]] = {
     "broken_detector": _detector,
+    "broken_hedge": _hedge,
     "broken_latent_projection": _latent_projection,
     "broken_mixed_precision": _mixed_precision,
+    "broken_neighbours": _neighbours,
+    "broken_output_codes": _output_codes,
+    "broken_purification": _purification,
+    "broken_switch": _switch,
 }
 """How defenses are read that are more than one network with something before it or after it."""
