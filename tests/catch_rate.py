@@ -92,14 +92,6 @@ class Row:
         known = [self.truth, *([] if self.autoattack is None else [self.autoattack])]
         return self.card.robust_accuracy <= min(known) + CLOSE + 1e-9
 
-    @property
-    def gap(self) -> float:
-        """By how much plain PGD certainly leaves too many, as the diagnosis measured it."""
-        assert self.card.diagnosis is not None
-        return max(
-            (finding.value or 0.0 for finding in self.card.diagnosis.findings if finding.check == "plain PGD"), default=0.0
-        )
-
     def __str__(self) -> str:
         card, found = self.card, self.card.diagnosis
         assert found is not None
@@ -204,19 +196,27 @@ def summary(rows: Iterable[Row | Refused]) -> tuple[list[str], int]:
     missed = [row.case.label for row in broken if not (row.told or row.true)]
     alarms = [row.case.label for row in honest if row.told or isinstance(row, Refused)]
     untold = sum(row.true and not row.told for row in broken)
-    gaps = [(row.gap, row.case.label) for row in honest if isinstance(row, Row)]
-    widest = (
-        [f"plain PGD certainly above everything known by at most {max(gaps)[0]:.3f} on a sound one ({max(gaps)[1]})"]
-        if gaps
-        else []
-    )
     lines = [
         f"caught {len(broken) - len(missed)} of {len(broken)} broken{named('missed', missed)}",
         f"of these {untold} by a number that is true, without a warning",
         f"false alarms {len(alarms)} of {len(honest)} sound{named('wronged', alarms)}",
-        *widest,
     ]
     return lines, int(bool(missed or alarms))
+
+
+def room(rows: Iterable[Row | Refused]) -> list[str]:
+    """For every check the most that a sound network shows, beside its limit: what the limits stand on."""
+    values: dict[str, list[tuple[float, float, str]]] = {}
+    for row in rows:
+        if isinstance(row, Row) and not row.case.broken and row.card.diagnosis:
+            for finding in row.card.diagnosis.findings:
+                if finding.value is not None and finding.threshold is not None:
+                    values.setdefault(finding.check, []).append((finding.value, finding.threshold, row.case.label))
+    shown = [(check, len(found), *max(found)) for check, found in values.items()]
+    return [
+        f"{check:<34} {count:>3} sound ones: {value:.4f} at most ({label}), limit {limit:.4f}"
+        for check, count, value, limit, label in shown
+    ]
 
 
 def named(what: str, labels: list[str]) -> str:
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(examined(known[label], home, epochs=chosen.epochs, n=chosen.n, autoattack=chosen.autoattack))
             show(str(rows[-1]))
     lines, code = summary(rows)
-    show(*lines)
+    show(*lines, *room(rows))
     return code
 
 
