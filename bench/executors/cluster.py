@@ -7,11 +7,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import Any
 
 from bench.errors import BadInput
 from bench.executors.executor import Failed
-from bench.executors.pool import Attempt, Died, Pool, threads_each
+from bench.executors.pool import Attempt, Died, Pool, cores, threads_each
 
 TAMED = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Nothing is sent to anybody, tries are counted here alone, and a task that asks for no GPU keeps those it sees."""
@@ -22,35 +23,54 @@ class Ray(Pool[Any]):
 
     def __init__(self, workers: int | None, address: str | None = None) -> None:
         self._ray = _imported()
-        threads = 0 if address else threads_each(workers or 1)
-        self._start(address, (workers or 1) * threads)
+        self._asked = workers
+        self._address = address
+
+    @property
+    def workers(self) -> int:
+        """Tasks that are carried out at a time; as many as there are processors, where nobody says."""
+        return self._begun[0]
+
+    @cached_property
+    def _begun(self) -> tuple[int, Attempt, Any]:
+        """The workers, how each attempts a task, and the function that Ray gives them; entering a cluster takes seconds."""
+        here = 0 if self._address else self._asked or cores()
+        threads = threads_each(here) if here else 1
+        self._start(here * threads)
         there = self._ray.cluster_resources()
-        cpus, gpus = int(there.get("CPU", 1)), there.get("GPU", 0)
-        super().__init__(workers or max(cpus, 1))
-        self._attempt = Attempt(threads or max(cpus // self.workers, 1))
-        options = {"num_cpus": self._attempt.threads, "num_gpus": min(gpus / self.workers, 1), "max_retries": 0}
-        self._remote = self._ray.remote(**options)(_carry_out)
+        cpus = int(there.get("CPU", 1))
+        workers = self._asked or max(cpus // threads, 1)
+        attempt = Attempt(threads if here else max(cpus // workers, 1))
+        gpus = min(there.get("GPU", 0) / workers, 1)
+        return workers, attempt, self._ray.remote(num_cpus=attempt.threads, num_gpus=gpus, max_retries=0)(_carry_out)
 
     def close(self) -> None:
         """Leave the cluster; one of our own ends."""
-        self._ray.shutdown()
+        if "_begun" in self.__dict__:
+            self._ray.shutdown()
+            del self._begun
 
-    def _start(self, address: str | None, cpus: int) -> None:
+    def _start(self, cpus: int) -> None:
         os.environ.update({key: value for key, value in TAMED.items() if key not in os.environ})
-        here = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+        here = {} if self._address else {"num_cpus": cpus, "include_dashboard": False}
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            self._ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **here)
+            self._ray.init(address=self._address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **here)
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
             told = " ".join(str(error).split()).partition(". ")[0]
-            where = f"--on ray:{address}: no cluster answers there" if address else "--on ray: it does not start here"
+            where = (
+                f"--on ray:{self._address}: no cluster answers there" if self._address else "--on ray: it does not start here"
+            )
             raise BadInput(f"{where} ({told})") from None
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
+        # Of a worker that dies it would tell on stdout, where results go.
+        self._ray._private.worker._worker_logs_enabled = False
 
     def _submit(self, worker: int, function: Callable[[Any], Any], task: object) -> Any:  # noqa: ARG002 - Ray chooses one
-        return self._remote.remote(self._attempt, function, task)
+        _, attempt, remote = self._begun
+        return remote.remote(attempt, function, task)
 
     def _finished(self, busy: Collection[Any]) -> Collection[Any]:
         done, _ = self._ray.wait(list(busy), num_returns=1)

@@ -44,8 +44,13 @@ class _Elsewhere(Exception):
 class Executor(ABC):
     """Carries out tasks. Use it as a context manager: no process outlives it, whatever ends it."""
 
-    workers: int = 1
-    """Tasks that are carried out at a time."""
+    apart: bool = False
+    """Whether that is in other processes, which know nothing but what a task tells them."""
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """Tasks that are carried out at a time."""
 
     @abstractmethod
     def run(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R | Failed]]:
@@ -68,6 +73,8 @@ class Executor(ABC):
 
 class InProcess(Executor):
     """One task after the other, in this process."""
+
+    workers = 1
 
     def run(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R | Failed]]:
         """What a function gives for each task, in their order."""

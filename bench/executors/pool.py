@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import traceback
 from abc import abstractmethod
@@ -26,8 +27,7 @@ class Died:
 class Pool(Executor, Generic[Handle]):
     """Workers that are processes of their own; a handle is a task that one of them is at."""
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
+    apart = True
 
     def run(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R | Failed]]:
         """What a function gives for each task, with the task's place, in the order in which they finish."""
@@ -106,6 +106,11 @@ def threads_each(workers: int) -> int:
     import torch
 
     return max(torch.get_num_threads() // workers, 1)
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _lost(last: Died) -> Failed:

@@ -30,8 +30,10 @@ class _Hand(NamedTuple):
 class Loky(Pool[_Hand]):
     """Processes beside this one, which start with the first tasks and stay."""
 
+    workers = 0
+
     def __init__(self, workers: int) -> None:
-        super().__init__(workers)
+        self.workers = workers
         self._threads = threads_each(workers)
         # A pool for each, so that a death takes one task along and no other.
         self._pools: dict[int, ProcessPoolExecutor] = {}

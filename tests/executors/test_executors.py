@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from deeds import die, mark_and_die, raise_it, square, surroundings
+from deeds import die, in_session, mark_and_die, raise_it, square, surroundings
 
 from bench.errors import BadInput, GauntletError, UnknownName
 from bench.executors import Executor, Failed, InProcess, executor_of
@@ -133,16 +133,3 @@ def test_however_the_driver_ends_nothing_is_left(how: signal.Signals) -> None:
     while in_session(driver.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not in_session(driver.pid)
-
-
-def in_session(leader: int) -> list[int]:
-    """The processes of a session that are at work."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(session) == leader and state != "Z":
-            found.append(int(path.parent.name))
-    return found

@@ -1,4 +1,4 @@
-"""Tasks for executors, in a module that their workers find as well."""
+"""Tasks for executors, in a module that their workers find as well, and a look at what processes there are."""
 
 import os
 import signal
@@ -37,3 +37,16 @@ def die(value: int) -> int:
 
 def surroundings(_: int) -> tuple[int, int, str]:
     return os.getpid(), torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
+
+
+def in_session(leader: int) -> list[int]:
+    """The processes of a session that are at work."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(session) == leader and state != "Z":
+            found.append(int(path.parent.name))
+    return found
