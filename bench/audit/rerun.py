@@ -90,13 +90,13 @@ def _of_plan(
     if isinstance(spec, Portfolio):
         yield from _rounds(number, spec, result, rows, classes)
         return
-    attack, points = get_attack(spec.attack), list(spec.combinations())
+    points = list(spec.combinations())
     for place, point in enumerate(points if len(points) > 1 else []):
         told = f"grid {place}: " + ", ".join(f"{key}={value}" for key, value in point.items())
-        yield Step(Run(number, spec.label, attack, {**spec.parameters, **point}, told, ("grid",)), False)
+        yield Step(Run(number, spec.label, spec.attack, {**spec.parameters, **point}, told, ("grid",)), False)
     for restart in range(spec.restarts):
         stream = ("restart", str(restart))
-        yield Step(Run(number, spec.label, attack, result.parameters, f"restart {restart}", stream), False)
+        yield Step(Run(number, spec.label, spec.attack, result.parameters, f"restart {restart}", stream), False)
 
 
 def _rounds(number: int, spec: Portfolio, result: AttackResult, rows: pd.DataFrame, classes: int) -> Iterator[Step]:
@@ -108,7 +108,7 @@ def _rounds(number: int, spec: Portfolio, result: AttackResult, rows: pd.DataFra
     for place, round in enumerate(result.rounds, first):
         arm = arms[round.arm]
         parameters, name = arm.stronger(round.effort, classes), f"round {place}: {arm.label}"
-        run = Run(number, spec.label, get_attack(arm.attack), parameters, name, ("round", place), round.rough, keep=True)
+        run = Run(number, spec.label, arm.attack, parameters, name, ("round", place), round.rough, keep=True)
         yield Step(run, round.stage in TOGETHER)
 
 

@@ -6,7 +6,7 @@ once more with the records in place of the attacks, and has to ask for just the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,19 +88,18 @@ class _Recorded(Evaluation):
     asked: set[tuple[str, str]] = field(default_factory=set)
     """Runs that were asked for."""
 
-    def launch(self, run: Run, targets: Tensor, *, absorb: bool = True) -> list[Unit]:
-        self.launched += 1
+    def together(self, runs: Sequence[Run], targets: Tensor) -> list[list[Unit]]:
+        self.launched += len(runs)
+        return [self._said(run, targets) if len(targets) else [] for run in runs]
+
+    def _said(self, run: Run, targets: Tensor) -> list[Unit]:
+        """What the records say of a run."""
         key = (run.label + self.suffix, run.name)
         part = self.held.get(key)
-        if not len(targets):
-            return []
         if part is None:
             raise Otherwise(f"its records end before {run.name}, on {len(targets)} samples that still stand")
         self.asked.add(key)
-        unit = self._of(part, self._taken(run, part, targets), keep=run.keep)
-        if absorb:
-            self.absorb([unit])
-        return [unit]
+        return [self._of(part, self._taken(run, part, targets), keep=run.keep)]
 
     def take(self, name: str) -> None:
         """What an attack found that is no portfolio."""

@@ -65,7 +65,8 @@ def evaluate(evaluating: opt.Evaluating) -> None:
     from bench.evaluation import evaluated
     from bench.report import summary
 
-    card, path, told = evaluated(evaluating.request(), evaluating.execution())
+    with evaluating.execution() as execution:
+        card, path, told = evaluated(evaluating.request(), execution)
     opt.tell(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)], [told]))
 
 
@@ -77,6 +78,8 @@ def run(
     plan: opt.Plan = "fast",
     n: opt.Count = None,
     batch_size: opt.Batch = None,
+    workers: opt.Workers = None,
+    on: opt.On = None,
     fresh: opt.Fresh = False,
 ) -> None:
     """Train a defense, evaluate it, record it. Idempotent: run it again and it does only what is missing."""
@@ -84,9 +87,10 @@ def run(
     from bench.report import summary
     from bench.runs import skip, trained_and_evaluated
 
-    request, execution = training.request(), training.execution(batch_size, fresh=fresh)
+    request = training.request()
     try:
-        rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution)
+        with training.execution(batch_size, fresh=fresh, workers=workers, on=on) as execution:
+            rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution)
         opt.tell(summary([row[:2] for row in rows], [row.told for row in rows]))
     except Skipped as reason:
         noted = skip(str(reason), request, training.results)

@@ -44,6 +44,11 @@ TestTime = Annotated[
 Results = Annotated[Path, typer.Option("--results", help="Folder for trainings, cards and tables.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch of an attack; changes no result.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", help="Processes that attack; changes no result [default: 1, on a cluster all]."),
+]
+On = Annotated[str | None, typer.Option("--on", help="Where they are: ray, or ray:ADDRESS of a cluster [default: here].")]
 Plugin = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with attacks or defenses of your own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
@@ -85,11 +90,14 @@ class Training:
             seed=self.seed, settings=self._settings(), name=self.name,
         )  # fmt: skip
 
-    def execution(self, batch_size: int | None = None, *, fresh: bool = False) -> Execution:
+    def execution(
+        self, batch_size: int | None = None, *, fresh: bool = False, workers: int | None = None, on: str | None = None
+    ) -> Execution:
         """How it is carried out."""
         from bench.evaluation import Execution
+        from bench.executors import executor_of
 
-        return Execution(self.results, self.device, batch_size, self.quiet, fresh)
+        return Execution(self.results, self.device, batch_size, self.quiet, fresh, executor_of(workers, on))
 
     def _settings(self) -> dict[str, str]:
         return settings_of([*(self.setting or []), *([] if self.epochs is None else [f"epochs={self.epochs}"])])
@@ -126,6 +134,8 @@ class Evaluating:
     results: Results = Path("results")
     device: Device = "auto"
     batch_size: Batch = None
+    workers: Workers = None
+    on: On = None
     fresh: Fresh = False
     as_json: Json = False
     quiet: Quiet = False
@@ -145,8 +155,10 @@ class Evaluating:
     def execution(self) -> Execution:
         """How it is carried out."""
         from bench.evaluation import Execution
+        from bench.executors import executor_of
 
-        return Execution(self.results, self.device, self.batch_size, quiet_for(self.quiet, self.as_json), self.fresh)
+        quiet = quiet_for(self.quiet, self.as_json)
+        return Execution(self.results, self.device, self.batch_size, quiet, self.fresh, executor_of(self.workers, self.on))
 
 
 def tell(text: object, *, err: bool = False) -> None:

@@ -23,7 +23,8 @@ def diagnose(
     from bench.diagnose.report import render, to_json
     from bench.evaluation import evaluated
 
-    card, path, _ = evaluated(evaluating.request(), evaluating.execution(), diagnosed=True, active=active)
+    with evaluating.execution() as execution:
+        card, path, _ = evaluated(evaluating.request(), execution, diagnosed=True, active=active)
     opt.tell(to_json(card, path) if evaluating.as_json else render(card, path))
 
 

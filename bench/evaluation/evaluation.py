@@ -23,7 +23,10 @@ from bench.evaluation.portfolio import run_portfolio
 from bench.evaluation.record import About, broken_ids, make_card
 from bench.evaluation.request import EvaluationRequest, Execution, radii, refuse_unknown
 from bench.evaluation.restarts import run_attack
+from bench.evaluation.target import Aim
 from bench.evaluation.task import Task, resolve
+from bench.evaluation.workers import carrying
+from bench.executors import Executor, executor_of
 from bench.files import Reporter, alone
 from bench.models import Subject
 from bench.plans import Plan, Portfolio
@@ -51,6 +54,8 @@ def evaluate(  # noqa: PLR0913
     batch_size: int | None = None,
     quiet: bool = False,
     fresh: bool = False,
+    workers: int | None = None,
+    on: str | None = None,
     **unknown: object,
 ) -> tuple[Card, Path]:
     """Attack a model with a plan and write its card; a card that is already there is read instead.
@@ -62,7 +67,8 @@ def evaluate(  # noqa: PLR0913
     many of each class. eot: the answers of a randomised model that attacks see the mean of (default 20, and 1 for any other).
     test_time: a defense to add without training, such as "rfi" or "smoothing?sigma=0.25". diagnosed: say whether the number can
     be trusted, as plans may ask for themselves; active: with the binarization test among the checks. fresh: attack
-    anew where a card is there already, which is set aside.
+    anew where a card is there already, which is set aside. workers: processes that attack, which changes no result; on: where,
+    "ray" or "ray:ADDRESS" instead of this machine.
     Returns the card and the path it was written to.
     """
     refuse_unknown("evaluate", unknown, evaluate)
@@ -70,8 +76,8 @@ def evaluate(  # noqa: PLR0913
         model=reference, dataset=dataset, norm=norm, eps=radii(eps, eps_sweep), plan=plan_name, n=n, seed=seed,
         eot=eot, test_time=test_time, name=name,
     )  # fmt: skip
-    execution = Execution(Path(results), device_name, batch_size, quiet, fresh)
-    return evaluated(request, execution, diagnosed=diagnosed, active=active)[:2]
+    with Execution(Path(results), device_name, batch_size, quiet, fresh, executor_of(workers, on)) as execution:
+        return evaluated(request, execution, diagnosed=diagnosed, active=active)[:2]
 
 
 class Answer(NamedTuple):
@@ -92,7 +98,7 @@ def evaluated(request: EvaluationRequest, execution: Execution, *, diagnosed: bo
         told = READ
         Reporter(f"evaluate {task.label}", 1, quiet=task.quiet).say(f"{task.folder}: {told}")
     else:
-        card, told = _attacked(task)
+        card, told = _attacked(task, execution.executor)
     if request.name and card.name != request.name:
         card = _relabelled(task, request.name)
     if diagnosed or active or task.plan.diagnose:
@@ -100,7 +106,7 @@ def evaluated(request: EvaluationRequest, execution: Execution, *, diagnosed: bo
     return Answer(card, task.folder / "card.json", told)
 
 
-def _attacked(task: Task) -> tuple[Card, str]:
+def _attacked(task: Task, executor: Executor) -> tuple[Card, str]:
     """Carry out the plan and write the card; where another process is at it, wait for its card instead."""
     subject, folder = task.subject, task.folder
     title, steps = f"evaluate {task.label}", len(task.plan.attacks) * len(task.balls)
@@ -109,21 +115,16 @@ def _attacked(task: Task) -> tuple[Card, str]:
             report.say(f"{folder}: {READ}")
             return card, READ
         began = time.monotonic()
-        net = subject.model.net.to(task.where)
-        faster, search = None, "float32: it is randomised"
-        if not subject.noisy:
-            faster, search = to_low_precision(net, *(part.to(task.where) for part in subject.first))
+        aim = Aim.at(task)
         run = Evaluation(
-            net=net, data=task.data, threat=task.balls[0], plan=task.plan, seed=task.request.seed, batch_size=task.batch_size,
-            folder=folder / "units", report=report, low_precision=faster, randomised=subject.noisy, eot=task.draws,
-            key=task.key, first=subject.first,
-        )  # fmt: skip
+            **aim.fields(), plan=task.plan, folder=folder / "units", report=report, key=task.key, carry=carrying(aim, executor)
+        )
         attacks, curve = carry_out(run, task.balls)
         # What the defense added last can prove, else what the one of the training can; nothing of an image in company.
         proving = () if subject.batch_dependent else reversed(subject.defenses)
         certified = next((proof for defense in proving if (proof := certify(run, defense))), None)
         seen = look(run)
-        card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), search, certified, seen))
+        card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), aim.search, certified, seen))
         card.save(folder / "card.json")
         shutil.rmtree(folder / "units", ignore_errors=True)
         if told := reused(run.reused):

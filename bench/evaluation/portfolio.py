@@ -16,11 +16,12 @@ from torch import Tensor
 
 from bench.core import shuffled
 from bench.evaluation.arms import OUTDONE, Trial, ahead, blind, by_worth, outdone, reading
-from bench.evaluation.engine import Evaluation, Run
+from bench.evaluation.engine import Evaluation
 from bench.evaluation.look import look
 from bench.evaluation.restarts import totals
+from bench.evaluation.target import Run
+from bench.evaluation.units import Unit
 from bench.plans import Arm, Portfolio
-from bench.plugins import get_attack
 from bench.results import AttackResult, Round
 from bench.statistics import wilson
 
@@ -124,9 +125,9 @@ class _Search:
         near = ranked[: size - size // 4]
         others = pool[~torch.isin(pool, near) & ~self.evaluation.broken[pool]][: size // 4]
         samples = torch.cat([near, others])
-        plain = [self.launch(arm, samples) for arm in self.spec.arms]
+        plain = self.together(self.spec.arms, samples)
         self.suspect(plain, samples, len(near))
-        adaptive = [self.launch(arm, samples) for arm in self.applicable()]
+        adaptive = self.together(self.applicable(), samples)
         self.compare(plain, adaptive, len(near))
         for stage, trials in (("pilot", plain), ("adaptive", adaptive)):
             for trial in trials:
@@ -163,7 +164,7 @@ class _Search:
         That is a frontier where the same holds of samples at random and of losses of another kind; else margins do not say
         what falls, and nothing is left out.
         """
-        trials = [self.launch(arm, samples) for arm in self.spec.frontier] if len(samples) else []
+        trials = self.together(self.spec.frontier, samples) if len(samples) else []
         for trial in trials:
             self.absorb(trial, "frontier", samples)
         fell = int(torch.stack([trial.fooled for trial in trials]).any(0).sum()) if trials else 0
@@ -207,20 +208,28 @@ class _Search:
 
     def round(self, arm: Arm, stage: str, samples: Tensor) -> Trial:
         """One arm on these samples, closest first; how deep it still broke some decides how deep the next round reaches."""
-        trial = self.launch(arm, samples)
+        (trial,) = self.together([arm], samples)
         depths = trial.fooled.nonzero().squeeze(1).double()
         deep = 2 * int(depths.quantile(0.95) + 1) if len(depths) else len(samples) // 2
         self.reach = max(deep, self.fewest)
         self.absorb(trial, stage, samples)
         return trial
 
-    def launch(self, arm: Arm, samples: Tensor) -> Trial:
-        name = f"round {self.evaluation.launched}: {arm.label}"
-        stream = ("round", self.evaluation.launched)
-        parameters = arm.stronger(self.effort, self.evaluation.data.classes)
-        run = Run(self.number, self.spec.label, get_attack(arm.attack), parameters, name, stream, self.low_precision, keep=True)
+    def together(self, arms: Sequence[Arm], samples: Tensor) -> list[Trial]:
+        """These arms on the same samples, all from what is known now."""
+        runs = [self.run(arm, self.evaluation.launched + place) for place, arm in enumerate(arms)]
         before = self.evaluation.margin[samples].clamp_max(-1e-9)
-        units = self.evaluation.launch(run, samples, absorb=False)
+        units = self.evaluation.together(runs, samples)
+        return [self.trial(arm, found, before) for arm, found in zip(arms, units, strict=True)]
+
+    def run(self, arm: Arm, place: int) -> Run:
+        """A run of an arm; its place among all runs names its noise."""
+        parameters, stream = arm.stronger(self.effort, self.evaluation.data.classes), ("round", place)
+        name = f"round {place}: {arm.label}"
+        return Run(self.number, self.spec.label, arm.attack, parameters, name, stream, self.low_precision, keep=True)
+
+    def trial(self, arm: Arm, units: list[Unit], before: Tensor) -> Trial:
+        """What an arm did; before: the margins from which it started."""
         if not units:
             return Trial(arm, [], torch.zeros(0))
         fooled, margin = (torch.cat([getattr(unit, key) for unit in units]) for key in ("fooled", "margin"))

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from textwrap import shorten
@@ -18,6 +18,7 @@ from torch import nn
 from bench.core import Name, Norm, ThreatModel
 from bench.data import hold as hold_data
 from bench.errors import BadInput, UnknownName
+from bench.executors import Executor, InProcess
 from bench.models import hold as hold_model
 from bench.plans import PLANS, Plan
 from bench.plans import load as load_plan
@@ -128,7 +129,7 @@ class EvaluationRequest(Request):
 
 @dataclass(frozen=True)
 class Execution:
-    """How work is carried out; nothing of it changes a result."""
+    """How work is carried out; nothing of it changes a result. As a context manager it ends its workers."""
 
     results: Path = Path("results")
     """Where files go that belong to no run folder."""
@@ -138,6 +139,14 @@ class Execution:
     quiet: bool = False
     fresh: bool = False
     """Attack anew where a card is there already, which is set aside."""
+    executor: Executor = field(default_factory=InProcess)
+    """Who attacks."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.executor.close()
 
 
 def radii(eps: str | float | None, sweep: Sequence[str | float]) -> tuple[Any, ...]:

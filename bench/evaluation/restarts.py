@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bench.core import TOLERANCE
 from bench.errors import BadInput
-from bench.evaluation.engine import Evaluation, Run, share
+from bench.evaluation.engine import Evaluation, share
+from bench.evaluation.target import Run
 from bench.evaluation.units import Unit
 from bench.plans import AttackSpec
-from bench.plugins import Attack, get_attack
 from bench.results import AttackResult, CurvePoint, Grid, GridPoint, RestartPoint
 from bench.statistics import wilson
 
@@ -24,7 +24,6 @@ RADII = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4)
 
 def run_attack(evaluation: Evaluation, number: int, spec: AttackSpec) -> AttackResult:
     """Carry out one attack of a plan; an optional one that refuses the model or a file leaves a note."""
-    attack = get_attack(spec.attack)
     size = min(spec.samples or len(evaluation.data), len(evaluation.data))
     start = evaluation.broken if spec.on == "survivors" else ~evaluation.clean | evaluation.settled
     standing = ~start[:size]
@@ -33,8 +32,8 @@ def run_attack(evaluation: Evaluation, number: int, spec: AttackSpec) -> AttackR
     evaluation.report.say(f"{spec.label}: {len(targets)} of {size} samples to attack")
     grid, parameters, points, refusal = None, spec.parameters, [], []
     try:
-        grid, parameters = _grid(evaluation, number, spec, attack, targets, standing)
-        points = _restarts(evaluation, number, spec, attack, parameters, targets, standing)
+        grid, parameters = _grid(evaluation, number, spec, targets, standing)
+        points = _restarts(evaluation, number, spec, parameters, targets, standing)
     except BadInput as error:
         if not spec.optional:
             raise
@@ -55,7 +54,6 @@ def _restarts(
     evaluation: Evaluation,
     number: int,
     spec: AttackSpec,
-    attack: Attack,
     parameters: dict[str, Any],
     targets: Tensor,
     standing: Tensor,
@@ -68,7 +66,7 @@ def _restarts(
     points, left = [], torch.zeros_like(standing)
     left[targets] = True
     for restart in range(spec.restarts):
-        run = Run(number, spec.label, attack, parameters, f"restart {restart}", ("restart", str(restart)))
+        run = Run(number, spec.label, spec.attack, parameters, f"restart {restart}", ("restart", str(restart)))
         units = evaluation.launch(run, targets[left[targets]])
         _fell(left, units)
         _fell(standing, units)
@@ -111,7 +109,7 @@ def totals(units: list[Unit], attempted: int) -> dict[str, Any]:
 
 
 def _grid(
-    evaluation: Evaluation, number: int, spec: AttackSpec, attack: Attack, targets: Tensor, standing: Tensor
+    evaluation: Evaluation, number: int, spec: AttackSpec, targets: Tensor, standing: Tensor
 ) -> tuple[Grid | None, dict[str, Any]]:
     """Try every combination on the probe; the one that breaks most, then comes closest, goes on to the restarts.
 
@@ -127,7 +125,7 @@ def _grid(
     for point, combination in enumerate(combinations):
         told = f"grid {point}: " + ", ".join(f"{key}={value}" for key, value in combination.items())
         # All points share their noise, so that only the parameters differ.
-        run = Run(number, spec.label, attack, {**spec.parameters, **combination}, told, ("grid",))
+        run = Run(number, spec.label, spec.attack, {**spec.parameters, **combination}, told, ("grid",))
         units = evaluation.launch(run, probe)
         _fell(standing, units)
         _advance(evaluation, spec, len(targets), len(probe), told)

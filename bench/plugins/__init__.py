@@ -18,6 +18,7 @@ from bench.plugins.registry import (
     get_attack,
     get_defense,
     load_plugin,
+    loaded_plugins,
     make_defense,
 )
 from bench.plugins.schedules import budget_factor, learning_rate, rising_budget

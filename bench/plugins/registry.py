@@ -74,6 +74,8 @@ _owners: dict[tuple[str, str], tuple[str, str]] = {}
 """Of a kind and a name: where the owner comes from, and what it is called there."""
 _codes: dict[tuple[str, str], str] = {}
 """Of a kind and a name: a digest of the code, as it was when it was registered."""
+_loaded: dict[Path, None] = {}
+"""Files that `load_plugin` ran."""
 _shipped: dict[str, str] = {}
 """Top-level modules that entry points named, and their distributions."""
 
@@ -191,6 +193,12 @@ def load_plugin(path: str | Path) -> None:
     for collection in ("attacks", "defenses"):
         _load(collection)
     import_file(file, stay=True)
+    _loaded[file.resolve()] = None
+
+
+def loaded_plugins() -> tuple[Path, ...]:
+    """The files of users that were loaded, in order."""
+    return tuple(_loaded)
 
 
 @cache

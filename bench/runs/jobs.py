@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import data
 from bench.core import device
 from bench.evaluation import Answer, EvaluationRequest, Execution, choose_threat, evaluated
+from bench.executors import executor_of
 from bench.files import LOCK, Reporter, alone, bury, write_text
 from bench.plans import Plan
 from bench.plans import load as load_plan
@@ -63,18 +64,21 @@ def run(  # noqa: PLR0913
     batch_size: int | None = None,
     quiet: bool = False,
     fresh: bool = False,
+    workers: int | None = None,
+    on: str | None = None,
     **hyper_parameters: object,
 ) -> list[tuple[Card, Path]]:
     """Train with seeds seed, seed + 1, ... and evaluate each, as `train` and `evaluate` do; the cards and where they are.
 
-    fresh: attack anew where cards are there already, which are set aside; a finished training is left alone.
+    fresh: attack anew where cards are there already, which are set aside; a finished training is left alone. workers, on: who
+    attacks, as in `evaluate`.
     """
     request = TrainingRequest.of(
         defense=defense, dataset=dataset, model=model, norm=norm, eps=eps, seed=seed, name=name,
         settings={**(settings or {}), **hyper_parameters},
     )  # fmt: skip
-    execution = Execution(Path(results), device_name, batch_size, quiet, fresh)
-    return [answer[:2] for answer in trained_and_evaluated(request, seeds, load_plan(plan_name), n, execution)]
+    with Execution(Path(results), device_name, batch_size, quiet, fresh, executor_of(workers, on)) as execution:
+        return [answer[:2] for answer in trained_and_evaluated(request, seeds, load_plan(plan_name), n, execution)]
 
 
 def trained(request: TrainingRequest, execution: Execution) -> Path:

@@ -16,7 +16,8 @@ from bench import evaluate, train
 from bench.audit import Asked, Row, audited, judge
 from bench.audit.schedule import schedule_problems
 from bench.cli.commands import main
-from bench.evaluation.engine import Evaluation, Run
+from bench.evaluation.engine import Evaluation
+from bench.evaluation.target import Run
 from bench.files import Reporter
 from bench.plans import PLANS, Plan
 from bench.report import read_entries
@@ -120,7 +121,7 @@ def test_a_row_in_which_nothing_fell_is_proved_by_an_audit_alone(run: Path) -> N
 def weakened(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Run], Run], *attacks: Any) -> Path:
     """A card whose attacks did something else than its plan says."""
     plain = Evaluation._batch
-    monkeypatch.setattr(Evaluation, "_batch", lambda self, run, index: plain(self, change(run), index))
+    monkeypatch.setattr(Evaluation, "_batch", lambda self, work: plain(self, work._replace(run=change(work.run))))
     home = tmp_path / run.name
     shutil.copytree(run, home, ignore=lambda folder, names: [name for name in names if (Path(folder) / name).is_dir()])
     path = made(home, *attacks)

@@ -15,14 +15,15 @@ from torch import Tensor
 from bench import evaluate
 from bench.audit import Asked, audited
 from bench.core import ThreatModel
-from bench.evaluation.engine import Evaluation, Run
+from bench.evaluation.engine import Evaluation
+from bench.evaluation.target import Work
 from bench.plans import PLANS, Plan
 from bench.results import Card, read_card
 from bench.verify import Given, verify_card
 
 HERE = Given(device="cpu")
 N = 120
-Batch = Callable[[Evaluation, Run, Tensor], tuple[Tensor, ...]]
+Batch = Callable[[Evaluation, Work], tuple[Tensor, ...]]
 
 SEARCHED = {"attack": "pgd", "name": "searched", "parameters": {"steps": 20}, "grid": {"step": [0.1, 0.25]}, "restarts": 2}
 WHOLE = {"attack": "pgd", "name": "pgd-20", "on": "all", "parameters": {"steps": 20}}
@@ -33,11 +34,11 @@ def _hidden(share: float, label: str = "") -> Callable[[Batch], Batch]:
     """Successes on so many of the samples are said to be failures, those of one attack or of all."""
 
     def change(plain: Batch) -> Batch:
-        def lying(evaluation: Evaluation, run: Run, index: Tensor) -> tuple[Tensor, ...]:
-            fooled, margin, distance, forwards, backwards, kept, z, stray = plain(evaluation, run, index)
-            if label and run.label != label:
+        def lying(evaluation: Evaluation, work: Work) -> tuple[Tensor, ...]:
+            fooled, margin, distance, forwards, backwards, kept, z, stray = plain(evaluation, work)
+            if label and work.run.label != label:
                 return fooled, margin, distance, forwards, backwards, kept, z, stray
-            lie = fooled & (torch.rand(N, generator=torch.Generator().manual_seed(0))[index] < share)
+            lie = fooled & (torch.rand(N, generator=torch.Generator().manual_seed(0))[work.rows] < share)
             margin = torch.where(lie, torch.full_like(margin, -0.05), margin)
             keep = ~lie[kept]
             return fooled & ~lie, margin, distance, forwards, backwards, kept & ~lie, z[keep], stray
@@ -51,9 +52,10 @@ def _parameters(**changes: object) -> Callable[[Batch], Batch]:
     """Attacks run with other parameters than the plan's."""
 
     def change(plain: Batch) -> Batch:
-        def weaker(evaluation: Evaluation, run: Run, index: Tensor) -> tuple[Tensor, ...]:
+        def weaker(evaluation: Evaluation, work: Work) -> tuple[Tensor, ...]:
+            run = work.run
             other = {key: value for key, value in changes.items() if key in run.parameters}
-            return plain(evaluation, run._replace(parameters={**run.parameters, **other}), index)
+            return plain(evaluation, work._replace(run=run._replace(parameters={**run.parameters, **other})))
 
         return weaker
 
@@ -63,12 +65,12 @@ def _parameters(**changes: object) -> Callable[[Batch], Batch]:
 def _smaller_ball(plain: Batch) -> Batch:
     """Attacks search half of the ball; what they find is a true example in all of it."""
 
-    def smaller(evaluation: Evaluation, run: Run, index: Tensor) -> tuple[Tensor, ...]:
+    def smaller(evaluation: Evaluation, work: Work) -> tuple[Tensor, ...]:
         told, judge = evaluation.threat, evaluation.judge
         evaluation.threat = ThreatModel.parse(told.norm, str(told.radius / 2))
         evaluation.judge = replace(judge, threat=evaluation.threat)
         try:
-            return plain(evaluation, run, index)
+            return plain(evaluation, work)
         finally:
             evaluation.threat, evaluation.judge = told, judge
 

@@ -77,7 +77,10 @@ def calls() -> Iterator[list[list[int]]]:
 def run(folder: Path, data: Dataset, *specs: dict[str, Any], net: nn.Module | None = None, batch_size: int = 16) -> Evaluation:
     """An evaluation that has run; its results are in `.results`."""
     plan = Plan.model_validate({"name": "test", "attacks": specs}).resolved(LINF)
-    made = Evaluation(net or Threshold(), data, LINF, plan, 0, batch_size, folder, Reporter("test", 1, quiet=True))
+    made = Evaluation(
+        net=net or Threshold(), data=data, threat=LINF, plan=plan, seed=0, batch_size=batch_size, folder=folder,
+        report=Reporter("test", 1, quiet=True),
+    )  # fmt: skip
     made.results = carry_out(made)[0]  # type: ignore[attr-defined]
     return made
 

@@ -182,7 +182,10 @@ def searched(
 ) -> Evaluation:
     """An evaluation that has run; its results are in `.results`."""
     plan = Plan.model_validate({"name": "test", "attacks": specs}).resolved(threat)
-    made = Evaluation(net, data, threat, plan, 0, 64, folder, Reporter("test", 1, quiet=True), **options)
+    made = Evaluation(
+        net=net, data=data, threat=threat, plan=plan, seed=0, batch_size=64, folder=folder,
+        report=Reporter("test", 1, quiet=True), **options,
+    )  # fmt: skip
     made.results = carry_out(made)[0]  # type: ignore[attr-defined]
     return made
 

@@ -34,11 +34,12 @@ def forged(name: str, home: Path, options: argparse.Namespace) -> Path:
     import pandas as pd
 
     from bench import evaluate
-    from bench.evaluation import engine
+    from bench.evaluation import engine, target
 
     plain = engine.Evaluation._batch
 
-    def weaker(self: engine.Evaluation, run: engine.Run, index: object) -> object:
+    def weaker(self: engine.Evaluation, work: target.Work) -> object:
+        run = work.run
         parameters = dict(run.parameters)
         if name == "fewer steps" and "steps" in parameters:
             parameters["steps"] = max(parameters["steps"] // 5, 1)
@@ -46,7 +47,7 @@ def forged(name: str, home: Path, options: argparse.Namespace) -> Path:
             parameters["step"] = 1e-9
         if name == "one restart" and run.name.startswith("restart") and run.name != "restart 0":
             run = run._replace(stream=("restart", "0"))
-        return plain(self, run._replace(parameters=parameters), index)
+        return plain(self, work._replace(run=run._replace(parameters=parameters)))
 
     engine.Evaluation._batch = weaker  # type: ignore[assignment]
     try:
