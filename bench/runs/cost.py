@@ -49,7 +49,7 @@ class Prices:
     def __init__(self, results: Path, device_name: str) -> None:
         self.where = device.pick(device_name)
         self._trainings: dict[str, list[float]] = defaultdict(list)
-        self._evaluations: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        self._evaluations: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self._passes: dict[str, list[float]] = defaultdict(list)
         self._measured: dict[str, float] = {}
         own = device.describe(self.where)
@@ -92,7 +92,9 @@ class Prices:
             return
         self._passes[card.plan.name].append(_spent(card))
         if card.device == own:
-            self._evaluations[card.plan_digest, card.model.arch, card.dataset].append(card.seconds / card.n)
+            kind = (card.plan_digest, card.model.arch, card.dataset)
+            for key in (kind, (*kind, str(card.model.defense))):
+                self._evaluations[key].append(card.seconds / card.n)
 
     def _training(self, job: Job) -> Cost:
         known = self._trainings.get(_kind(job.defense.name, job.arch, job.dataset, job.settings()))
@@ -112,7 +114,9 @@ class Prices:
             return Cost(0.0, "unknown")
         plan = request.plan.extended(job.defense.adaptive()).resolved(job.threat)
         n = request.n or 1000
-        if known := self._evaluations.get((plan.digest, job.arch, job.dataset)):
+        kind = (plan.digest, job.arch, job.dataset)
+        # What stands costs more than what falls, so the same defense tells best.
+        if known := self._evaluations.get((*kind, job.defense.name)) or self._evaluations.get(kind):
             return Cost(statistics.median(known) * n, "cards")
         each = self._pass(job)
         if known := self._passes.get(plan.name):

@@ -23,7 +23,8 @@ def read(tmp_path: Path, text: str) -> Board:
     ("text", "told"),
     [
         (HEAD + "sedes = 3\n" + ROW, "unknown key in board {file}: 'sedes': did you mean 'seeds'?"),
-        (HEAD + ROW + "[[rows]]\ndefense = 'pgd_at'\nsetings = {}\n", "{file}, rows 2 (pgd_at): 'setings': did you mean 'settings'?"),
+        (HEAD + ROW + "[[rows]]\ndefense = 'trades'\nsetings = {}\n",
+         "{file}, rows 2 (trades): 'setings': did you mean 'settings'?"),
         (HEAD + "[[external]]\nreference = 'ckpt:a.pt'\npublished = [{source = 's', robus = 1}]\n",
          "{file}, external 1 (ckpt:a.pt), published 1: 'robus': did you mean 'robust'?"),
         (HEAD + ROW + "also = [{plans = 'fast'}]\n", "rows 1 (fast_at), also 1: 'plans': did you mean 'plan'?"),
@@ -53,7 +54,7 @@ def test_a_mistake_is_told_with_file_place_and_remedy(tmp_path: Path, text: str,
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot read board .*none.toml"):
+    with pytest.raises(BadInput, match=r"cannot read board .*none\.toml"):
         read_board(tmp_path / "none.toml")
 
 
