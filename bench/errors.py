@@ -1,7 +1,9 @@
 """The errors a user can cause: each names the thing, the value and the remedy. The command line prints them, exit 2."""
 
+import copyreg
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -23,6 +25,10 @@ class UnknownName(GauntletError):
         near = nearest(name, names)
         hint = f"did you mean {near!r}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its sentence: from one process to another.
+        return copyreg.__newobj__, (type(self), *self.args)  # type: ignore[attr-defined]
 
 
 class BadInput(GauntletError):

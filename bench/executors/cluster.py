@@ -1,0 +1,81 @@
+"""Workers on a cluster, or on this machine, by Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Collection
+from typing import Any
+
+from bench.errors import BadInput
+from bench.executors.executor import Failed
+from bench.executors.pool import Attempt, Died, Pool, threads_each
+
+TAMED = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Nothing is sent to anybody, tries are counted here alone, and a task that asks for no GPU keeps those it sees."""
+
+
+class Ray(Pool[Any]):
+    """The workers of a Ray cluster; without an address, of one on this machine that begins and ends with this object."""
+
+    def __init__(self, workers: int | None, address: str | None = None) -> None:
+        self._ray = _imported()
+        threads = 0 if address else threads_each(workers or 1)
+        self._start(address, (workers or 1) * threads)
+        there = self._ray.cluster_resources()
+        cpus, gpus = int(there.get("CPU", 1)), there.get("GPU", 0)
+        super().__init__(workers or max(cpus, 1))
+        self._attempt = Attempt(threads or max(cpus // self.workers, 1))
+        options = {"num_cpus": self._attempt.threads, "num_gpus": min(gpus / self.workers, 1), "max_retries": 0}
+        self._remote = self._ray.remote(**options)(_carry_out)
+
+    def close(self) -> None:
+        """Leave the cluster; one of our own ends."""
+        self._ray.shutdown()
+
+    def _start(self, address: str | None, cpus: int) -> None:
+        os.environ.update({key: value for key, value in TAMED.items() if key not in os.environ})
+        here = {} if address else {"num_cpus": cpus, "include_dashboard": False}
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            self._ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **here)
+        except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
+            told = " ".join(str(error).split()).partition(". ")[0]
+            where = f"--on ray:{address}: no cluster answers there" if address else "--on ray: it does not start here"
+            raise BadInput(f"{where} ({told})") from None
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)
+
+    def _submit(self, worker: int, function: Callable[[Any], Any], task: object) -> Any:  # noqa: ARG002 - Ray chooses one
+        return self._remote.remote(self._attempt, function, task)
+
+    def _finished(self, busy: Collection[Any]) -> Collection[Any]:
+        done, _ = self._ray.wait(list(busy), num_returns=1)
+        return done  # type: ignore[no-any-return]
+
+    def _outcome(self, handle: Any) -> Any:
+        try:
+            return self._ray.get(handle)
+        except self._ray.exceptions.RayTaskError as error:
+            # Not the task, which tells of what it raises: what it is made of could not be read there, as without the package.
+            return Failed(str(error).strip().rpartition("\n")[2], trace=str(error))
+        except self._ray.exceptions.RayError as error:
+            return Died(str(error).partition("\n")[0])
+
+    def _drop(self, handle: Any) -> None:
+        self._ray.cancel(handle, force=True)
+
+
+def _imported() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise BadInput("--on ray needs the package ray: pip install 'gauntlet-bench[ray]'") from None
+    return ray
+
+
+def _carry_out(attempt: Attempt, function: Callable[[Any], Any], task: object) -> Any:
+    return attempt(function, task)

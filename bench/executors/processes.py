@@ -1,0 +1,95 @@
+"""Workers that are processes on this machine, by loky: started afresh instead of forked, so that torch's threads are safe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from joblib.externals.loky import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from bench.executors.executor import Failed
+from bench.executors.pool import Attempt, Died, Pool, threads_each
+
+BEAT = 0.5
+"""Seconds after which a worker notices that the process it works for is gone."""
+
+
+class _Hand(NamedTuple):
+    """A task in the hands of a worker."""
+
+    worker: int
+    future: Future[Any]
+
+
+class Loky(Pool[_Hand]):
+    """Processes beside this one, which start with the first tasks and stay."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self._threads = threads_each(workers)
+        # A pool for each, so that a death takes one task along and no other.
+        self._pools: dict[int, ProcessPoolExecutor] = {}
+
+    def close(self) -> None:
+        """End all workers at once."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, kill_workers=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=True)
+        self._pools.clear()
+
+    def _submit(self, worker: int, function: Callable[[Any], Any], task: object) -> _Hand:
+        attempt = Attempt(self._threads, worker)
+        with _uninterrupted():
+            if worker not in self._pools:
+                self._pools[worker] = ProcessPoolExecutor(
+                    1, initializer=_live_with, initargs=(os.getpid(),), env=attempt.environment()
+                )
+            return _Hand(worker, self._pools[worker].submit(attempt, function, task))
+
+    def _finished(self, busy: Collection[_Hand]) -> Collection[_Hand]:
+        done = wait([hand.future for hand in busy], return_when=FIRST_COMPLETED).done
+        return [hand for hand in busy if hand.future in done]
+
+    def _outcome(self, handle: _Hand) -> Any:
+        try:
+            return handle.future.result()
+        except TerminatedWorkerError as error:
+            self._drop(handle)
+            return Died(" ".join(str(error).split()))
+        except Exception as error:  # what it is made of cannot be sent there, or what it gives cannot be sent home
+            self._drop(handle)
+            return Failed(f"{error}", trace=str(error.__cause__ or error))
+
+    def _drop(self, handle: _Hand) -> None:
+        self._pools.pop(handle.worker).shutdown(wait=True, kill_workers=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A process that is started now never hears of a Ctrl-C, which a terminal sends to all; this one hears of it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _live_with(parent: int) -> None:
+    """End this process when its parent is gone, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(BEAT)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
