@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from bench.runs import Board, Line, Standing, Survey
 
 boards = typer.Typer()
-Workers = Annotated[int, typer.Option("--workers", min=1, help="How many rows at a time, in processes of their own.")]
-On = Annotated[str, typer.Option("--on", help="ray or ray:ADDRESS, to work on a cluster (needs the extra [ray]).")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Networks at a time, in processes of their own that share the threads [default: 1]."),
+]
+On = Annotated[
+    str | None, typer.Option("--on", help="ray or ray:ADDRESS: on a cluster that shares the results folder (extra [ray]).")
+]
 
 
 @boards.command()
@@ -26,8 +31,8 @@ def board(
     only: Annotated[
         str | None, typer.Option("--only", help="The rows of this name or shell pattern, such as 'pgd_at*'.")
     ] = None,
-    workers: Workers = 1,
-    on: On = "",
+    workers: Workers = None,
+    on: On = None,
     plugin: opt.Plugin = None,
     results: opt.Results = Path("results"),
     device: opt.Device = "auto",
@@ -47,7 +52,7 @@ def board(
     standings = [survey.look(line) for line in chosen(every, only)]
     if dry_run or status:
         costs = Prices(results, device).of_all(standings) if dry_run else None
-        opt.tell(overview(f"{content.title} ({file})\n", standings, costs, workers))
+        opt.tell(overview(f"{content.title} ({file})\n", standings, costs, workers or 1))
         return
     failed = _made(file, standings, execution, workers, on, plugin or [])
     for path in _tables(file, content, every, Survey(content.dataset, execution, {}), results):
@@ -59,10 +64,11 @@ def board(
 
 
 def _made(
-    file: Path, standings: list[Standing], execution: Execution, workers: int, on: str, plugins: list[Path]
+    file: Path, standings: list[Standing], execution: Execution, workers: int | None, on: str | None, plugins: list[Path]
 ) -> dict[str, str]:
     """Do what is left; why lines failed, those included that could not even be begun."""
-    from bench.runs import Here, counted, failures_file, note_skips, regenerate, work_of
+    from bench.executors import executor_of
+    from bench.runs import counted, failures_file, note_skips, regenerate, work_of
 
     works = work_of(standings, execution, plugins)
     unbegun = {one.line.label: one.reason for one in standings if one.line.reason and one.training != "skipped"}
@@ -71,11 +77,9 @@ def _made(
         done = sum(one.done for one in standings)
         opt.tell(f"nothing to do: {counted(done, 'network')} of {file} done already", err=True)
         return unbegun
-    runner = Here()
-    return unbegun | regenerate(
-        works, runner, f"board {file.stem}", failures_file(file, execution.results), quiet=execution.quiet,
-        together=workers > 1 or bool(on),
-    )  # fmt: skip
+    memory, together = failures_file(file, execution.results), bool(on) or (workers or 1) > 1
+    with executor_of(workers, on) as executor:
+        return unbegun | regenerate(works, executor, f"board {file.stem}", memory, quiet=execution.quiet, together=together)
 
 
 def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, results: Path) -> list[Path]:

@@ -6,15 +6,16 @@ A task is a pure function of requests and has its folder to itself: tasks that w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 from bench.errors import BadInput, GauntletError, out_of_memory
 from bench.escape import line as plain
 from bench.evaluation import EvaluationRequest, Execution, evaluated
+from bench.executors import Executor, Failed
 from bench.files import Reporter, read_text, sha256, write_text
 from bench.plugins import culprit, load_plugin, was_run
 from bench.runs.jobs import skip, trained
@@ -54,22 +55,6 @@ class Outcome:
     """A line of text for each evaluation."""
     failed: dict[str, str] = field(default_factory=dict)
     """Why lines failed, by their labels."""
-
-
-class Runner(Protocol):
-    """Carries out tasks somewhere, each once."""
-
-    def run(self, function: Any, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """The number of each task and its result, in the order in which they end."""
-
-
-class Here:
-    """One task after another, in this process."""
-
-    def run(self, function: Any, tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """The number of each task and its result."""
-        for number, task in enumerate(tasks):
-            yield number, function(task)
 
 
 def carry_out(work: Work) -> Outcome:
@@ -138,7 +123,7 @@ def _seed(line: Line) -> int:
 
 
 def regenerate(
-    works: Sequence[Work], runner: Runner, title: str, memory: Path, *, quiet: bool, together: bool
+    works: Sequence[Work], executor: Executor, title: str, memory: Path, *, quiet: bool, together: bool
 ) -> dict[str, str]:
     """Carry out tasks; why lines failed, by their labels.
 
@@ -151,9 +136,9 @@ def regenerate(
     report = Reporter(title, len(works), quiet=quiet)
     # While tasks have bars of their own, this one only says what has ended.
     with report if together else nullcontext():
-        for number, (place, came) in enumerate(runner.run(carry_out, works), 1):
+        for number, (place, came) in enumerate(executor.run(carry_out, works), 1):
             labels = [piece.label for piece in works[place].pieces]
-            outcome = came if isinstance(came, Outcome) else Outcome(failed=dict.fromkeys(labels, plain(came.reason)))
+            outcome = Outcome(failed=dict.fromkeys(labels, plain(came.text))) if isinstance(came, Failed) else came
             failed |= outcome.failed
             known = {label: why for label, why in known.items() if label not in labels} | outcome.failed
             write_failures(memory, known)
