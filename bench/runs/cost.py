@@ -170,15 +170,16 @@ def _forward_seconds(job: Job, where: torch.device) -> float:
 
 
 def _each(work: Callable[[int], None], size: int) -> float:
-    """Seconds of one image in a batch of this size, or of a small one where that takes long; the first time makes room."""
-    seconds: list[float] = []
-    for part in (min(SMALL, size), min(SMALL, size), size):
-        if seconds and part == size > SMALL and seconds[-1] > QUICK:
-            break
+    """Seconds of one image in a batch of this size, or of a small one where that takes long: the best of a few times."""
+
+    def took(part: int) -> float:
         began = time.perf_counter()
         work(part)
-        seconds.append(time.perf_counter() - began)
-    return seconds[-1] / (size if len(seconds) == 3 else min(SMALL, size))
+        return time.perf_counter() - began
+
+    small = min(SMALL, size)
+    seconds = min(took(small) for _ in range(2))
+    return seconds / small if seconds > QUICK else min(took(size) for _ in range(3)) / size
 
 
 def _most_passes(plan: Plan) -> float:

@@ -1,13 +1,15 @@
 """The file of a board: what it may say, one value however it is written, and a sentence for every mistake."""
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 
+from bench.doctor import scaffold_board
 from bench.errors import BadInput, GauntletError, UnknownName
 from bench.runs import Board, chosen, lines_of, read_board
-from bench.runs.board import Measured
+from bench.runs.board import External, Measured, Published, Row
 
 HEAD = 'title = "T"\ndataset = "digits"\nthreat = "linf 0.2"\nplan = "smoke"\n'
 ROW = '[[rows]]\ndefense = "fast_at"\n'
@@ -143,3 +145,21 @@ def test_code_is_run_only_where_it_was_named(tmp_path: Path) -> None:
     board = read(tmp_path, HEAD + f"[[external]]\nreference = 'py:{tmp_path}/net.py:net'\n")
     (line,) = lines_of(board, tmp_path, tmp_path)
     assert line.reason == f"it is code, which runs only when you name it: add --plugin {tmp_path}/net.py"
+
+
+def test_the_example_is_a_board_with_all_that_a_board_may_say(tmp_path: Path) -> None:
+    told = scaffold_board("mine", tmp_path / "new")
+    file = tmp_path / "new/mine.toml"
+    assert told.splitlines()[1] == f"  gauntlet board {file} --dry-run"
+    text = file.read_text()
+    assert len(lines_of(read_board(file), file, tmp_path)) == 7
+    # What is commented out can be used as it stands, too, and nothing that a board knows is left unsaid.
+    every = re.sub(r"^# (?=[a-z_]+ = |\[\[)", "", text, flags=re.MULTILINE)
+    board = read(tmp_path, every)
+    assert board.external[0].reference == "py:net.py:build"
+    for table in (Board, Row, External, Published):
+        assert all(key in every for key in table.model_fields if key != "eot")
+    with pytest.raises(BadInput, match="is already there"):
+        scaffold_board("mine.toml", tmp_path / "new")
+    with pytest.raises(BadInput, match="without slashes"):
+        scaffold_board("../mine", tmp_path)
