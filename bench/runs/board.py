@@ -179,6 +179,7 @@ class Board(Measure):
     settings: Mapping[str, Value] = {}
     """Of every training, unless a row says otherwise."""
     also: tuple[Measure, ...] = ()
+    """Further evaluations of every row that has no plan of its own."""
     rows: tuple[Row, ...] = ()
     external: tuple[External, ...] = ()
     broken: tuple[Row, ...] = ()
@@ -191,9 +192,9 @@ class Board(Measure):
         return self
 
     def measures(self, row: Subject) -> list[Measured]:
-        """What is evaluated of a row, each once, in order."""
+        """What is evaluated of a row, each once, in order; one with a plan of its own has none of the board's further ones."""
         found = []
-        for extra in (None, *self.also, *row.also):
+        for extra in (None, *(self.also if row.plan is None else ()), *row.also):
             levels: list[Measure] = [*([extra] if extra else []), row, self]
             plan, n, seeds, diagnose = (_first(levels, key) for key in ("plan", "n", "seeds", "diagnose"))
             found += [Measured(name, n, seeds, diagnose) for name in plan]

@@ -97,14 +97,15 @@ def _trained(board: Board, row: Row, kind: Kind, images: Dataset | None, results
             except Skipped as error:
                 reason = str(error)
             name = row.name or row.defense
-            apart = settings_text({**({"model": row.model} if row.model else {}), **row.settings, **point})
+            own = {} if row.name else {**({"model": row.model} if row.model else {}), **row.settings}
+            apart = settings_text({**own, **point})
             told = _words(name, row.test_time and f"+ {row.test_time}", apart, threat if len(threats) > 1 else "")
             for seed in dict.fromkeys(seed for measure in measures for seed in measure.seeds):
-                own = replace(job, seed=seed) if job else None
-                home = job_folder(own, results) if own else None
+                seeded = replace(job, seed=seed) if job else None
+                home = job_folder(seeded, results) if seeded else None
                 asked = _asked((one for one in measures if seed in one.seeds), row, job, model=str(home))
                 training = request.model_copy(update={"seed": seed})
-                yield Line(told, name, kind, row, threat, asked, training, own, home, reason)
+                yield Line(told, name, kind, row, threat, asked, training, seeded, home, reason)
 
 
 def _external(board: Board, row: External) -> Iterator[Line]:

@@ -1,13 +1,16 @@
 """The file of a board: what it may say, one value however it is written, and a sentence for every mistake."""
 
 import itertools
+import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from bench.doctor import scaffold_board
 from bench.errors import BadInput, GauntletError, UnknownName
+from bench.plugins import broken_names, defense_names
 from bench.runs import Board, chosen, lines_of, read_board
 from bench.runs.board import External, Measured, Published, Row
 
@@ -163,3 +166,31 @@ def test_the_example_is_a_board_with_all_that_a_board_may_say(tmp_path: Path) ->
         scaffold_board("mine.toml", tmp_path / "new")
     with pytest.raises(BadInput, match="without slashes"):
         scaffold_board("../mine", tmp_path)
+
+
+COMMITTED = sorted((Path(__file__).parents[2] / "results/boards").glob("*.toml"))
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in COMMITTED if "title" in tomllib.loads(file.read_text())], ids=lambda file: file.stem
+)
+def test_the_committed_boards_resolve(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parents[2])
+    board = read_board(file)
+    if board.dataset != "digits" and not os.environ.get("GAUNTLET_DATA"):
+        pytest.skip("needs GAUNTLET_DATA")
+    lines = lines_of(board, file, tmp_path)
+    assert not [line.label for line in lines if line.reason and line.training]
+
+
+@pytest.mark.parametrize(("name", "left"), [("digits", {"smoothing"}), ("mnist", {"smoothing"})])
+def test_every_defense_stands_on_the_board_or_its_absence_is_told(name: str, left: set[str]) -> None:
+    board = read_board(next(file for file in COMMITTED if file.stem == name))
+    assert {*defense_names()} - {row.defense for row in board.rows} == left
+    assert all(one in board.about for one in left)
+    assert {row.defense for row in board.broken} == {*broken_names()}
+
+
+def test_a_plan_of_its_own_takes_the_place_of_the_boards_further_ones(tmp_path: Path) -> None:
+    board = read(tmp_path, HEAD + "also = [{plan = 'fast'}]\n" + ROW + "[[rows]]\ndefense = 'pgd_at'\nplan = 'full'\n")
+    assert [[one.plan for one in board.measures(row)] for row in board.rows] == [["smoke", "fast"], ["full"]]
