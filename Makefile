@@ -55,13 +55,10 @@ study: .venv/installed
 	$(BIN)/python tests/studies/overfitting.py
 	$(BIN)/python tests/studies/precision.py
 
-# The CIFAR-10 rows of the papers' size; hours on a GPU, and each goes on where it was interrupted. Needs GAUNTLET_DATA or a network.
-FAST ?= fgsm_at fast_at free_at n_fgsm noise_fgsm gradalign zerograd multigrad fgsm_pgi fgsm_pgk
-RECIPE ?= --dataset cifar10 --model preact_resnet18 --eps 8/255 --plan standard --n 10000
+# The CIFAR-10 rows of the papers' size: hours on a GPU. Goes on where it was interrupted; `make recipes ROW=fast_at` makes one
+# row, OPTIONS=--dry-run says how long it takes. Needs GAUNTLET_DATA or a network.
 recipes: .venv/installed
-	for defense in $(FAST); do epochs=30; test $$defense != free_at || epochs=10; \
-		$(BIN)/gauntlet run $$defense $(RECIPE) --epochs $(or $(EPOCHS),$$epochs) || exit; done
-	$(BIN)/gauntlet run pgd_at $(RECIPE) --epochs $(or $(EPOCHS),30) --set lr=0.2 --set schedule=triangular:0.4
+	$(BIN)/gauntlet board results/boards/papers.toml $(if $(ROW),--only '$(ROW)') $(OPTIONS)
 
 # Not editable: tests and users import the same thing. build/ would smuggle deleted modules into the wheel.
 .venv/installed: $(SOURCES)

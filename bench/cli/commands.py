@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import options as opt
+from bench.cli.boards import boards
 from bench.cli.trust import trust
 from bench.errors import GauntletError, PluginWarning, Skipped, UnknownName, no_room, out_of_memory
 from bench.escape import line
@@ -25,10 +26,11 @@ app = typer.Typer(
 )
 plans = typer.Typer(help="Which attacks are run, and how.", no_args_is_help=True)
 new = typer.Typer(
-    help="A defense or an attack of your own, to start from: a working example and its test.", no_args_is_help=True
+    help="A defense, an attack or a board of your own, to start from: an example that works.", no_args_is_help=True
 )
 app.add_typer(plans, name="plan")
 app.add_typer(new, name="new")
+app.add_typer(boards)
 app.add_typer(trust)
 
 
@@ -164,6 +166,16 @@ def new_attack(name: opt.OwnName, into: opt.Into = Path()) -> None:
     from bench.doctor import scaffold
 
     opt.tell(scaffold("attack", name, into))
+
+
+@new.command("board")
+def new_board(
+    name: Annotated[str, typer.Argument(help="What the file is called, such as mine.")], into: opt.Into = Path()
+) -> None:
+    """Write NAME.toml, a leaderboard that can be made as it stands."""
+    from bench.doctor import scaffold_board
+
+    opt.tell(scaffold_board(name, into))
 
 
 @app.command()

@@ -59,7 +59,7 @@ _FORMS = "a run folder, ckpt:FILE?arch=NAME, py:FILE.py:factory or robustbench:N
 Model = Annotated[str, typer.Argument(help=f"{_FORMS[0].upper()}{_FORMS[1:]}.")]
 Models = Annotated[list[str], typer.Argument(help=f"Two or more, each {_FORMS}.")]
 OwnName = Annotated[str, typer.Argument(help="A Python identifier, such as my_method.")]
-Into = Annotated[Path, typer.Option("--into", help="Folder for the two files; made where it is missing.")]
+Into = Annotated[Path, typer.Option("--into", help="Folder for what is written; made where it is missing.")]
 
 
 @dataclass(frozen=True)

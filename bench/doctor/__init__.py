@@ -3,5 +3,6 @@
 May import training and what lies below.
 """
 
+from bench.doctor.boards import scaffold_board
 from bench.doctor.examination import examine_plugin
 from bench.doctor.scaffolding import scaffold

@@ -113,3 +113,14 @@ def _hold(path: Path, folder: Path, tell: Callable[[str], None]) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def busy(path: Path) -> bool:
+    """Whether another process has locked this file."""
+    with suppress(OSError, BadInput):
+        descriptor = own(path)
+        try:
+            return take(descriptor) is False
+        finally:
+            os.close(descriptor)
+    return False

@@ -74,7 +74,7 @@ def load_subject(
     net = Classifier(model.net) if model.elsewhere else model.net
     if trained.get("settings", {}).get("statistics") == "batch":
         net = batchnorm.use_batches(net)
-    added = _added(test_time)
+    added = added_defense(test_time)
     found = tuple(defense for defense in (_of_training(trained), added) if defense)
     for defense in found:
         if type(defense).fit is not Defense.fit:
@@ -183,7 +183,8 @@ def _of_training(trained: dict[str, Any]) -> Defense | None:
     return make_defense(trained["defense"], {key: value for key, value in trained["settings"].items() if key in known})
 
 
-def _added(test_time: str) -> Defense | None:
+def added_defense(test_time: str) -> Defense | None:
+    """The defense that is added without training, as text like "smoothing?sigma=0.25" says; None for none."""
     if not test_time:
         return None
     name, _, query = test_time.partition("?")

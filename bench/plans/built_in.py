@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,12 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from bench.errors import BadInput, UnknownName
-from bench.files import read_text
+from bench.errors import UnknownName
+from bench.files import read_toml, refusal
 from bench.plans.plan import Arm, AttackSpec, Plan, Portfolio
 
 _STEPS: Mapping[str, list[Any]] = {"step": [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0]}
 """Steps as fractions of eps; smaller ones cannot cross the ball in 100 iterations (methods of Liu et al. 2020, review 1)."""
-
-LARGEST = 2**20
-"""Bytes of a plan, at most."""
 
 
 def load(name_or_path: str | Path | Plan) -> Plan:
@@ -40,21 +36,11 @@ def show(plan: Plan) -> str:
 
 
 def _read(path: Path) -> Plan:
-    try:
-        content = tomllib.loads(read_text(path, LARGEST))
-    except OSError as error:
-        raise BadInput(f"cannot read plan {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"plan {path} is not TOML: {error}") from None
+    content = read_toml(path, "plan")
     try:
         return Plan.model_validate({"name": path.stem, **content})
     except ValidationError as error:
-        # A misspelt key also leaves its right spelling missing: name the misspelling.
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        where = [str(part) for part in first["loc"]]
-        if first["type"] == "extra_forbidden":
-            raise UnknownName(f"key in plan {path}:", where[-1], _record(where[:-1]).model_fields) from None
-        raise BadInput(f"plan {path}: {'.'.join(where)}: {first['msg']}") from None
+        raise refusal(error, f"plan {path}", _record) from None
 
 
 def _record(where: list[str]) -> type[BaseModel]:

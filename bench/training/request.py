@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 
 from bench import data
 from bench.core import Name, isolated
+from bench.data import Dataset
 from bench.errors import BadInput, Skipped
 from bench.evaluation import Radius, Request, Source, choose_threat
 from bench.models import architectures
@@ -44,9 +45,9 @@ class TrainingRequest(Request):
     name: Name | None = None
     """The row's label."""
 
-    def job(self) -> Job:
-        """The training, everything about it checked before anything is written."""
-        source = data.load(self.dataset, "train")
+    def job(self, source: Dataset | None = None) -> Job:
+        """The training, everything about it checked before anything is written; source: its images, where they are read."""
+        source = source or data.load(self.dataset, "train")
         made, recipe, preferred = configure(self.defense, self.dataset, source.family, self.settings, source.classes)
         if type(made).loss is Defense.loss:
             raise BadInput(

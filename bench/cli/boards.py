@@ -1,0 +1,108 @@
+"""The commands that make a leaderboard of a file, and rows of it for and from others; torch is imported only inside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli import options as opt
+
+if TYPE_CHECKING:
+    from bench.evaluation import Execution
+    from bench.runs import Board, Line, Standing, Survey
+
+boards = typer.Typer()
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Networks at a time, in processes of their own that share the threads [default: 1]."),
+]
+On = Annotated[
+    str | None, typer.Option("--on", help="ray or ray:ADDRESS: on a cluster that shares the results folder (extra [ray]).")
+]
+
+
+@boards.command()
+def board(
+    file: Annotated[Path, typer.Argument(help="The board, a .toml file; `gauntlet new board` writes one.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it would take.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Say how far it is.")] = False,
+    only: Annotated[
+        str | None, typer.Option("--only", help="The rows of this name or shell pattern, such as 'pgd_at*'.")
+    ] = None,
+    workers: Workers = None,
+    on: On = None,
+    plugin: opt.Plugin = None,
+    results: opt.Results = Path("results"),
+    device: opt.Device = "auto",
+    batch_size: opt.Batch = None,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Train, attack and diagnose what is missing of a leaderboard, then write its tables. Idempotent: a killed board goes on.
+    Exit code 1 where a row failed; it stops no other."""
+    from bench.evaluation import Execution
+    from bench.runs import Prices, Survey, chosen, failures_file, lines_of, overview, read_board, read_failures
+
+    opt.load(plugin)
+    content, execution = read_board(file), Execution(results, device, batch_size, quiet)
+    every = lines_of(content, file, results)
+    memory = failures_file(file, results)
+    survey = Survey(content.dataset, execution, read_failures(memory))
+    standings = [survey.look(line) for line in chosen(every, only)]
+    if dry_run or status:
+        costs = Prices(results, device).of_all(standings) if dry_run else None
+        opt.tell(overview(f"{content.title} ({file})\n", standings, costs, workers or 1))
+        return
+    failed = _made(file, standings, execution, workers, on, plugin or [])
+    for path in _tables(file, content, every, Survey(content.dataset, execution, {}), results):
+        opt.tell(path)
+    for label, reason in failed.items():
+        opt.tell(f"failed: {label}: {reason}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _made(
+    file: Path, standings: list[Standing], execution: Execution, workers: int | None, on: str | None, plugins: list[Path]
+) -> dict[str, str]:
+    """Do what is left; why lines failed, those included that could not even be begun."""
+    from bench.executors import executor_of
+    from bench.runs import counted, failures_file, note_skips, regenerate, work_of
+
+    works = work_of(standings, execution, plugins)
+    unbegun = {one.line.label: one.reason for one in standings if one.line.reason and one.training != "skipped"}
+    note_skips([one.line for one in standings], execution.results)
+    if not works:
+        done = sum(one.done for one in standings)
+        opt.tell(f"nothing to do: {counted(done, 'network')} of {file} done already", err=True)
+        return unbegun
+    memory, together = failures_file(file, execution.results), bool(on) or (workers or 1) > 1
+    with executor_of(workers, on) as executor:
+        return unbegun | regenerate(works, executor, f"board {file.stem}", memory, quiet=execution.quiet, together=together)
+
+
+def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, results: Path) -> list[Path]:
+    """Write the leaderboard of the results, and the page of the board; where they are."""
+    from bench.report import FORMATS, Figure, Page, read_entries, read_skips, write_board, write_leaderboard
+
+    if not results.exists():
+        return []
+    entries, _ = read_entries([results])
+    if not entries:
+        return []
+    written, refused = write_leaderboard(results, FORMATS)
+    for sentence in refused:
+        opt.tell(f"left out: {sentence}", err=True)
+    known = {entry.path.resolve(): entry for entry in entries}
+    own = {one.line.label: [known[path] for path in one.cards if path in known] for one in map(survey.look, lines)}
+    figures = [
+        Figure(row, said.source, said.clean, said.robust, said.attack or "", said.n, said.note or "",
+               [entry for line in lines if line.row == row for entry in own[line.label]])
+        for row, subject in {line.row: line.subject for line in lines}.items()
+        for said in subject.published
+    ]  # fmt: skip
+    kinds = {kind: [e for line in lines if (line.kind == "broken") is kind for e in own[line.label]] for kind in (False, True)}
+    page = results / "boards" / f"{file.stem}.md"
+    write_board(page, Page(content.title, content.about, kinds[False], kinds[True], figures, read_skips(results)))
+    return [*written, page]

@@ -1,0 +1,197 @@
+"""How long a training or an evaluation will take here: as long as those of its kind took, else as a measured batch says."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+from bench import data
+from bench.core import device
+from bench.errors import BadInput, GauntletError
+from bench.files import Reporter, below, read_text
+from bench.models import build
+from bench.plans import AttackSpec, Plan, Portfolio
+from bench.results import Card, read_card
+from bench.runs.rows import Line
+from bench.runs.standing import DONE, Found, Standing
+from bench.training import Job, Trainer
+from bench.training.earlier import RECORD
+
+SMALL, LARGE, QUICK = 16, 128, 0.25
+"""Images of a batch that is measured first, of one that is measured where that took at most so many seconds."""
+APGD, FAB, SQUARE = 100 * 3, 100 * 5, 5000
+"""Forward-equivalents of an iteration count: a backward pass is two."""
+REFERENCE = APGD + 9 * APGD + 9 * FAB + SQUARE
+"""Of the reference AutoAttack on a sample that it does not break: APGD on the cross-entropy, then on 9 targets, FAB, Square."""
+LATE = 0.9
+"""Share of a training at which its batch is measured."""
+
+
+class Cost(NamedTuple):
+    """Seconds, and what they were told from."""
+
+    seconds: float
+    source: str
+
+
+class Prices:
+    """What trainings and evaluations have cost on this device, by their kind."""
+
+    def __init__(self, results: Path, device_name: str) -> None:
+        self.where = device.pick(device_name)
+        self._trainings: dict[str, list[float]] = defaultdict(list)
+        self._evaluations: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        self._passes: dict[str, list[float]] = defaultdict(list)
+        self._measured: dict[str, float] = {}
+        own = device.describe(self.where)
+        for path in below(results, RECORD):
+            self._know_training(path, own)
+        for path in below(results, "card.json"):
+            self._know_card(path, own)
+
+    def of(self, standing: Standing) -> list[Cost]:
+        """What is left of a line: its training, if any is left, and each evaluation that is not done."""
+        line, found = standing.line, []
+        if standing.done:
+            return []
+        if standing.training not in (None, DONE) and line.job:
+            found.append(self._training(line.job))
+        return found + [self._evaluation(line, one) for one in standing.evaluations if one.state != DONE]
+
+    def of_all(self, standings: Sequence[Standing]) -> dict[str, list[Cost]]:
+        """The same of many lines, by their labels; a training that two lines have in common counts once."""
+        found, trained = {}, set()
+        for one in standings:
+            found[one.line.label] = self.of(one._replace(training=DONE) if one.home in trained else one)
+            trained.add(one.line.home)
+        return found
+
+    def _know_training(self, path: Path, own: str) -> None:
+        try:
+            record = json.loads(read_text(path))
+            training = record["training"]
+            if training["device"] == own:
+                kind = _kind(record["defense"], record["arch"], record["dataset"], record["settings"])
+                self._trainings[kind].append(training["seconds"] / training["epochs"])
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
+            return
+
+    def _know_card(self, path: Path, own: str) -> None:
+        try:
+            card = read_card(path)
+        except BadInput:
+            return
+        self._passes[card.plan.name].append(_spent(card))
+        if card.device == own:
+            kind = (card.plan_digest, card.model.arch, card.dataset)
+            for key in (kind, (*kind, str(card.model.defense))):
+                self._evaluations[key].append(card.seconds / card.n)
+
+    def _training(self, job: Job) -> Cost:
+        known = self._trainings.get(_kind(job.defense.name, job.arch, job.dataset, job.settings()))
+        if known:
+            return Cost(statistics.median(known) * job.recipe.epochs, "records")
+        try:
+            return Cost(_batch_seconds(job, self.where), "a batch")
+        except GauntletError:
+            # What is wrong with it is told when it is trained.
+            return Cost(0.0, "unknown")
+
+    def _evaluation(self, line: Line, found: Found) -> Cost:
+        request, job = found.asked.request, line.job
+        if found.card:
+            return Cost(found.card.seconds / 10, "its card")
+        if not job:
+            return Cost(0.0, "unknown")
+        plan = request.plan.extended(job.defense.adaptive()).resolved(job.threat)
+        n = request.n or 1000
+        kind = (plan.digest, job.arch, job.dataset)
+        # What stands costs more than what falls, so the same defense tells best.
+        if known := self._evaluations.get((*kind, job.defense.name)) or self._evaluations.get(kind):
+            return Cost(statistics.median(known) * n, "cards")
+        each = self._pass(job)
+        if known := self._passes.get(plan.name):
+            return Cost(statistics.median(known) * n * each, "passes of cards")
+        return Cost(_most_passes(plan) * n * each, "a batch, at most")
+
+    def _pass(self, job: Job) -> float:
+        """Seconds of a forward pass of one image."""
+        key = f"{job.arch} {job.dataset}"
+        if key not in self._measured:
+            self._measured[key] = _forward_seconds(job, self.where)
+        return self._measured[key]
+
+
+def _kind(defense: str, arch: str, dataset: str, settings: Mapping[str, Any]) -> str:
+    """What trainings of one cost for each epoch have in common."""
+    return json.dumps(
+        [defense, arch, dataset, {key: value for key, value in settings.items() if key != "epochs"}], sort_keys=True
+    )
+
+
+def _spent(card: Card) -> float:
+    """Forward-equivalents for each sample of an evaluation."""
+    return sum((one.forwards + 2 * one.backwards) * one.attempted for one in card.attacks) / card.n
+
+
+def _batch_seconds(job: Job, where: torch.device) -> float:
+    """A whole training, as a batch late in it says: what warms up is at its full cost."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(job, Path(folder), where, Reporter("", 1, quiet=True))
+        trainer.net.train()
+        epoch, images = int(LATE * job.recipe.epochs), torch.arange(len(trainer.train_data), device=where)
+
+        def batch(size: int) -> None:
+            float(trainer.updates.batch(images[:size], epoch, LATE, 0.0))
+
+        return _each(batch, job.recipe.batch_size) * len(images) * job.recipe.epochs
+
+
+def _forward_seconds(job: Job, where: torch.device) -> float:
+    """A third of a forward and a backward pass of an image among others."""
+    samples = data.load(job.dataset, "test").first(LARGE).to(where)
+    net = build(job.arch, samples.shape, samples.classes).to(where).eval()
+    x, y = samples.batch(torch.arange(len(samples)))
+
+    def both(size: int) -> None:
+        near = x[:size].requires_grad_()
+        float(torch.autograd.grad(functional.cross_entropy(net(near), y[:size]), near)[0].sum())
+
+    return _each(both, LARGE) / 3
+
+
+def _each(work: Callable[[int], None], size: int) -> float:
+    """Seconds of one image in a batch of this size, or of a small one where that takes long: the best of a few times."""
+
+    def took(part: int) -> float:
+        began = time.perf_counter()
+        work(part)
+        return time.perf_counter() - began
+
+    small = min(SMALL, size)
+    seconds = min(took(small) for _ in range(2))
+    return seconds / small if seconds > QUICK else min(took(size) for _ in range(3)) / size
+
+
+def _most_passes(plan: Plan) -> float:
+    """Forward-equivalents of a plan on a sample that nothing breaks."""
+    return sum(_of_entry(entry) for entry in plan.attacks)
+
+
+def _of_entry(entry: AttackSpec | Portfolio) -> float:
+    if isinstance(entry, Portfolio):
+        return entry.budget
+    if entry.attack == "autoattack":
+        return REFERENCE
+    values = entry.parameters
+    count = values.get("queries") or 3 * values.get("steps", 1) * max(values.get("targets") or 1, 1)
+    return float(count) * entry.restarts

@@ -1,0 +1,93 @@
+"""How far a board is and what is left of it, for a reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from tabulate import tabulate
+
+from bench.escape import lines as plain
+from bench.runs.cost import Cost
+from bench.runs.standing import DONE, Standing, State
+
+_ORDER: tuple[State, ...] = ("done", "running", "partly", "failed", "missing", "skipped")
+
+
+def overview(title: str, standings: Sequence[Standing], costs: Mapping[str, Sequence[Cost]] | None, workers: int = 1) -> str:
+    """A row for each row of the board, with what is there of its trainings and evaluations; costs: of what is left, by line."""
+    plans = list(dict.fromkeys(_plan(found.asked.request) for one in standings for found in one.evaluations))
+    rows: dict[tuple[str, str], list[Standing]] = {}
+    for one in standings:
+        rows.setdefault((one.line.kind, one.line.row), []).append(one)
+    table = [
+        {
+            "row": row if kind == "rows" else f"{row} ({kind})",
+            "trained": _counted([one.training for one in group if one.training]),
+            **{
+                plan: _counted([f.state for one in group for f in one.evaluations if _plan(f.asked.request) == plan])
+                for plan in plans
+            },
+            **({} if costs is None else _cost([cost for one in group for cost in costs[one.line.label]])),
+        }
+        for (kind, row), group in rows.items()
+    ]
+    parts = [title, str(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True)), ""]
+    return plain("\n".join([*parts, *_reasons(standings), _summary(standings, costs, workers)]))
+
+
+def _plan(request: object) -> str:
+    plan, n = request.plan.name, request.n  # type: ignore[attr-defined]
+    return f"{plan}, n {n}" if n else plan
+
+
+def _counted(states: Sequence[State]) -> str:
+    """ "3 of 5", and in which other states the rest are."""
+    if not states:
+        return ""
+    count = Counter(states)
+    rest = [f"{count[state]} {state}" for state in _ORDER if state not in (DONE, "missing") and count[state]]
+    return ", ".join([f"{count[DONE]} of {len(states)}", *rest])
+
+
+def _cost(costs: Sequence[Cost]) -> dict[str, str]:
+    known = [cost for cost in costs if cost.source != "unknown"]
+    time = duration(sum(cost.seconds for cost in known)) if known else ""
+    return {"time left": time, "told from": ", ".join(dict.fromkeys(cost.source for cost in costs))}
+
+
+def _reasons(standings: Sequence[Standing]) -> Iterable[str]:
+    """Why rows failed or were left out, each once."""
+    why = {(one.line.row if one.training == "skipped" else one.line.label): one for one in standings if one.reason}
+    for label, one in why.items():
+        yield f"{label}: {'skipped' if one.training == 'skipped' else 'failed'}: {one.reason}"
+
+
+def _summary(standings: Sequence[Standing], costs: Mapping[str, Sequence[Cost]] | None, workers: int) -> str:
+    trainings = sum(one.training not in (None, DONE, "skipped") for one in standings)
+    evaluations = sum(found.state not in (DONE, "skipped") for one in standings for found in one.evaluations)
+    if not trainings + evaluations:
+        return f"all {len(standings)} networks are done; nothing is left to do"
+    told = f"left to do: {counted(trainings, 'training')} and {counted(evaluations, 'evaluation')}"
+    if costs is None:
+        return told
+    every = [cost for own in costs.values() for cost in own]
+    seconds = sum(cost.seconds for cost in every) / workers
+    unknown = sum(cost.source == "unknown" for cost in every)
+    told += f", about {duration(seconds)}" + (f" with {workers} workers" if workers > 1 else "")
+    return told + (f"; {unknown} of unknown length are not counted" if unknown else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 training", "2 trainings"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: "40 s", "12 min", "3 h 20 min", "2 d 4 h"."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

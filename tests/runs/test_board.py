@@ -1,0 +1,250 @@
+"""A board from its file to its tables: made once, gone on with after a kill, and a row that fails stops no other."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.cli.commands import main
+
+BOARD = """
+title = "A few digits"
+about = "Small."
+dataset = "digits"
+threat = "linf 0.2"
+plan = "smoke"
+n = 40
+seeds = 2
+settings = { epochs = 1 }
+model = "digits_cnn?width=8"
+
+[[rows]]
+defense = "standard"
+published = [{ source = "https://example.org/a|b", robust = 1.5, attack = "PGD", n = 10000 }]
+
+[[rows]]
+defense = "fast_at"
+seeds = 1
+also = [{ n = 30 }]
+
+[[rows]]
+defense = "standard"
+test_time = "rfi"
+seeds = 1
+
+[[rows]]
+defense = "ibp"
+threat = "l2 0.5"
+seeds = 1
+
+[[external]]
+reference = "ckpt:none.safetensors"
+
+[[broken]]
+defense = "broken_gradient_kill"
+seeds = 1
+"""
+COMMAND = [sys.executable, "-c", "from bench.cli.commands import main; main()", "board", "mine.toml"]
+
+
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    monkeypatch.setattr(sys, "argv", ["gauntlet", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+def bytes_of(results: Path) -> dict[str, str]:
+    """A digest of every file below a folder; of records what does not depend on the clock."""
+    found = {}
+    for path in sorted(file for file in results.rglob("*") if file.is_file() and not file.name.startswith(".")):
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            content = json.dumps(_timeless(json.loads(content))).encode()
+        found[str(path.relative_to(results))] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def _timeless(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _timeless(value) for key, value in content.items() if key not in ("seconds", "peak_memory_mib")}
+    return [_timeless(value) for value in content] if isinstance(content, list) else content
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, str]:
+    """The folder of a board that was made by one process, with how its command ended."""
+    home = tmp_path_factory.mktemp("board")
+    (home / "mine.toml").write_text(BOARD)
+    done = subprocess.run(COMMAND, cwd=home, capture_output=True, text=True, check=False)
+    return home, done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def board(made: tuple[Path, int, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to work in."""
+    shutil.copytree(made[0], tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    return tmp_path / "home"
+
+
+def test_a_row_that_fails_stops_no_other_and_is_named_at_the_end(made: tuple[Path, int, str, str]) -> None:
+    home, code, out, err = made
+    assert code == 1
+    assert err.splitlines()[-1] == "failed: none: there is no file at none.safetensors"
+    assert "Traceback" not in err
+    assert len([*home.rglob("card.json")]) == 6
+    assert out.splitlines()[-1] == "results/boards/mine.md"
+    assert json.loads((home / "results/digits/l2-0.5/ibp-skipped.json").read_text())["reason"].startswith("ibp is defined")
+    # In a log: which row is being made, and how many are left.
+    assert "standard seed 0, standard + rfi seed 0:" in err
+    assert "board mine: 4 of 4: standard seed 1: " in err
+
+
+def test_the_page_has_its_sections(made: tuple[Path, int, str, str]) -> None:
+    page = (made[0] / "results/boards/mine.md").read_text()
+    ours, broken, published = page.partition("## Broken on purpose")[0], *page.split("## ")[-3:][0::2]
+    assert page.startswith("# A few digits\n\nSmall.\n\n## digits · linf 0.2 · plan smoke\n")
+    assert "| standard " in ours
+    assert "| standard+rfi " in ours
+    assert "broken_gradient_kill" not in ours
+    assert broken.startswith("Broken on purpose")
+    assert "broken_gradient_kill" in page.partition("## Broken on purpose")[2]
+    assert "rank" not in page.partition("## Broken on purpose")[2].split("\n")[6]
+    (row,) = [line for line in published.splitlines() if "https" in line]
+    cells = [cell.strip() for cell in row.replace("\\|", "/").split("|")]
+    assert cells[1:5] == ["standard", "1.50", "PGD", "10000"]
+    assert cells[5].endswith("under smoke, n 40, 2 seeds")
+    assert cells[6] == "https://example.org/a/b"
+
+
+def test_a_second_run_does_nothing_and_says_so(
+    board: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in board.rglob("*") if path.suffix in (".parquet", ".safetensors")}
+    content = bytes_of(board / "results")
+    code, _, err = call(capsys, monkeypatch, "board", "mine.toml")
+    assert code == 1
+    assert err.startswith("nothing to do: 6 networks of mine.toml done already\n")
+    assert "epoch" not in err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert bytes_of(board / "results") == content
+
+
+def table(out: str) -> dict[str, list[str]]:
+    """The cells of what a board says of itself, by the row."""
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in out.splitlines()]
+    return {row[0]: row[1:] for row in rows if row}
+
+
+def test_its_state_is_told(board: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # A card without the diagnosis that is asked for is there in part, and one without its archive not at all.
+    Path("mine.toml").write_text(BOARD.replace("n = 30", "n = 30, diagnose = true"))
+    for card in board.glob("results/*/*/fast_at-*/*/card.json"):
+        if json.loads(card.read_text())["n"] == 40:
+            (card.parent / "archive.safetensors").unlink()
+    (plain,) = board.glob("results/*/*/standard-*-s1-*")
+    shutil.rmtree(plain)
+    code, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--status")
+    assert code == 0
+    rows = table(out)
+    assert rows["fast_at"] == ["1 of 1", "0 of 1", "0 of 1, 1 partly"]
+    assert rows["standard"] == ["1 of 2", "1 of 2"]
+    assert rows["ibp"] == ["0 of 1, 1 skipped", "0 of 1, 1 skipped"]
+    assert rows["none (external)"] == ["0 of 1, 1 failed"]
+    assert "ibp: skipped: ibp is defined for linf, not l2" in out
+    assert out.splitlines()[-1] == "left to do: 1 training and 4 evaluations"
+
+
+def test_how_long_it_takes_is_told_from_what_is_there(
+    board: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plain,) = board.glob("results/*/*/standard-*-s1-*")
+    shutil.rmtree(plain)
+    for record in board.glob("results/*/*/standard-*-s0-*/train.json"):
+        content = json.loads(record.read_text())
+        record.write_text(json.dumps({**content, "training": {**content["training"], "seconds": 7200}}))
+    for card in board.glob("results/*/*/standard-*/*/card.json"):
+        card.write_text(json.dumps({**json.loads(card.read_text()), "seconds": 3600}))
+    Path("mine.toml").write_text(
+        BOARD + "[[rows]]\ndefense = 'pgd_at'\nsettings = {epochs = 2}\nseeds = 1\nplan = 'autoattack'\n"
+    )
+    _, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--dry-run", "--workers", "2")
+    rows = table(out)
+    assert rows["standard"][-2:] == ["3 h 00 min", "records, cards"]
+    assert rows["pgd_at epochs=2"][-1] == "a batch, a batch, at most"
+    assert out.splitlines()[-1].startswith("left to do: 2 trainings and 3 evaluations, about ")
+    assert out.splitlines()[-1].endswith(" with 2 workers; 1 of unknown length are not counted")
+    assert not [*board.rglob("pgd_at*")]
+
+
+def test_only_some_rows_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(BOARD)
+    code, _, err = call(capsys, monkeypatch, "board", "mine.toml", "--only", "broken*")
+    assert code == 0, err
+    assert [path.parent.parent.name.split("-")[0] for path in tmp_path.rglob("card.json")] == ["broken_gradient_kill"]
+    code, _, err = call(capsys, monkeypatch, "board", "mine.toml", "--only", "fast_ta")
+    assert (code, err.startswith("error: unknown row 'fast_ta': did you mean 'fast_at'")) == (2, True)
+
+
+def test_what_failed_is_remembered_until_it_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (
+        BOARD.partition("[[rows]]")[0].replace("seeds = 2", "seeds = 1")
+        + "[[rows]]\ndefense = 'standard'\nsettings = {lr = %s}\n"
+    )
+    Path("mine.toml").write_text(text % "1e30")
+    code, out, err = call(capsys, monkeypatch, "board", "mine.toml")
+    assert code == 1
+    assert "failed: standard lr=1e+30 seed 0: the training of standard diverged in epoch 1" in err
+    _, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--status")
+    assert "standard lr=1e+30 seed 0: failed: the training of standard diverged" in out
+    assert "0 of 1, 1 failed  0 of 1, 1 failed" in " ".join(out.split()).replace(" 0 of", "  0 of")
+
+
+def wait_for(found: Callable[[], list[Path]]) -> Path:
+    """The first of the files that show how far another process is."""
+    until = time.monotonic() + 120
+    while not (there := found()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return there[0]
+
+
+def test_after_kills_of_driver_and_worker_a_board_goes_on_to_the_same_bytes(
+    made: tuple[Path, int, str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.toml").write_text(BOARD)
+    command = [*COMMAND, "--only", "standard"]
+    driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    wait_for(lambda: [*tmp_path.rglob("units")])
+    driver.kill()
+    driver.wait()
+    for lock in tmp_path.rglob(".lock"):
+        lock.unlink()
+    assert len([*tmp_path.rglob("card.json")]) < 3
+    driver = subprocess.Popen([*command, "--workers", "2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # The process that has locked a folder is a worker, and not the one that was started.
+    worker = int(wait_for(lambda: [path for path in tmp_path.rglob(".lock") if path.read_text()]).read_text().split()[1])
+    assert worker != driver.pid
+    os.kill(worker, signal.SIGKILL)
+    _, err = driver.communicate(timeout=200)
+    assert driver.returncode == 0, err
+    here, there = (bytes_of(home / "results/digits/linf-0.2") for home in (tmp_path, made[0]))
+    assert here == {name: digest for name, digest in there.items() if name.startswith("standard-")}
+    assert len([name for name in here if name.endswith("card.json")]) == 3
+    # Tasks side by side do not tell of themselves.
+    assert "board mine: 2 of 2: " in err
+    assert "epoch" not in err
