@@ -41,6 +41,7 @@ Eot = Annotated[
 TestTime = Annotated[
     str, typer.Option("--test-time", help='A defense to add without training: rfi, or "smoothing?sigma=0.25".')
 ]
+RESULTS = Path("results")
 Results = Annotated[Path, typer.Option("--results", help="Folder for trainings, cards and tables.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch of an attack; changes no result.")]

@@ -82,7 +82,7 @@ def resolve(request: EvaluationRequest, execution: Execution) -> Task:
     rest = [request.seed, draws, *filter(None, [request.test_time, code, subject.answers.digest, files, grids])]
     key = [PROTOCOL, subject.model.digest, samples.digest, " ".join(map(str, balls)), plan.digest, len(samples), *rest]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    folder = _home(subject.model, section(execution.results, dataset, balls[-1])) / f"{plan.name}-{digest[:8]}"
+    folder = home(subject.model, section(execution.results, dataset, balls[-1])) / f"{plan.name}-{digest[:8]}"
     size = max((execution.batch_size or (256 if where.type == "cpu" else 1024)) // draws, 1)
     return Task(
         request, subject, dataset, samples.to(where), balls, plan, draws, code, files, digest, folder, where, size,
@@ -90,7 +90,7 @@ def resolve(request: EvaluationRequest, execution: Execution) -> Task:
     )  # fmt: skip
 
 
-def _home(model: Model, place: Path) -> Path:
+def home(model: Model, place: Path) -> Path:
     """The folder that the evaluations of a model share: its run's, where it has one."""
     return model.run or place / f"{model.name}-{model.digest[:8]}"
 

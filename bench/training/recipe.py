@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from bench import data
 from bench.errors import BadInput, PluginWarning, UnknownName, nearest
-from bench.plugins import Defense, budget_factor, get_defense, learning_rate, make_defense
+from bench.plugins import Defense, budget_factor, get_defense, learning_rate, make_defense, read_value
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -181,7 +180,7 @@ def configure(
     of_defense = cls.hyper_parameters()
     of_recipe = {field.name for field in fields(Recipe)}
     _check_presets(cls, of_defense | of_recipe)
-    chosen = {**defaults(cls, dataset, family), **{key: _value(text) for key, text in given.items()}}
+    chosen = {**defaults(cls, dataset, family), **{key: read_value(text) for key, text in given.items()}}
     model = chosen.pop("model", None)
     if model is not None and not isinstance(model, str):
         raise BadInput(f"setting model = {model!r} is no architecture; name one, as in --model preact_resnet18")
@@ -198,10 +197,3 @@ def configure(
         raise BadInput(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
     made = make_defense(name, {key: value for key, value in chosen.items() if key in of_defense})
     return made.for_classes(classes), recipe, model
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
