@@ -32,20 +32,21 @@ def lanczos(product: Product, first: Tensor, steps: int) -> Ritz:
 
     Memory is steps x P numbers of the kind of `first`; inner products are summed in float64.
     """
-    basis = [first / first.norm()]
+    steps = min(steps, len(first))
+    basis = first.new_empty(steps + 1, len(first))
+    basis[0] = first / first.norm()
     diagonal: list[Tensor] = []
     beside: list[Tensor] = []
-    for _ in range(min(steps, len(first))):
-        w = product(basis[-1])
-        diagonal.append(_inner(w, basis[-1]))
-        space = torch.stack(basis)
+    for number in range(steps):
+        w, space = product(basis[number]), basis[: number + 1]
+        diagonal.append(_inner(w, basis[number]))
         for _ in range(2):
-            w = w - (space.T @ _inner(space, w).to(w.dtype))
+            w = w - _inner(space, w).to(w.dtype) @ space
         length = _inner(w, w).sqrt()
         beside.append(length)
         if float(length) <= 1e-10 * max(float(torch.stack(diagonal).abs().max()), 1e-300):
             break
-        basis.append(w / length.to(w.dtype))
+        basis[number + 1] = w / length.to(w.dtype)
     middle = torch.diag(torch.stack(diagonal))
     off = torch.stack(beside)
     if len(diagonal) > 1:

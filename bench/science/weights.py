@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp
+from torch.func import functional_call, grad
 
 from bench.core import raw_cross_entropy
 
@@ -52,6 +52,16 @@ def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[dict[str, Tensor]],
     return value
 
 
+def _along(loss: Callable[[dict[str, Tensor]], Tensor], direction: dict[str, Tensor]) -> Callable[[dict[str, Tensor]], Tensor]:
+    """The slope of a loss in a direction, as a function of the weights."""
+
+    def value(weights: dict[str, Tensor]) -> Tensor:
+        found = grad(loss)(weights)
+        return torch.stack([(found[name] * direction[name]).sum() for name in found]).sum()
+
+    return value
+
+
 def gradient(net: nn.Module, batches: Sequence[Batch]) -> Tensor:
     """Of the mean cross-entropy over all batches for the weights, [P]; the network in the mode that it is in."""
     weights = {name: weight.detach() for name, weight in net.named_parameters()}
@@ -63,7 +73,7 @@ def gradient(net: nn.Module, batches: Sequence[Batch]) -> Tensor:
 
 
 def hessian_product(net: nn.Module, batches: Sequence[Batch]) -> Callable[[Tensor], Tensor]:
-    """v [P] -> H v, H the Hessian of the mean cross-entropy over all batches; exact, by a forward pass over a backward one.
+    """v [P] -> H v, H the Hessian of the mean cross-entropy over all batches; exact, by a backward pass over a backward one.
 
     Memory is that of one batch. Of a network with ReLU it is the Hessian almost everywhere, which knows no kinks.
     """
@@ -73,7 +83,7 @@ def hessian_product(net: nn.Module, batches: Sequence[Batch]) -> Callable[[Tenso
     def product(v: Tensor) -> Tensor:
         direction, total = pieces(net, v), torch.zeros_like(v)
         for x, y in batches:
-            _, turned = jvp(grad(_loss(net, x, y)), (weights,), (direction,))
+            turned = grad(_along(_loss(net, x, y), direction))(weights)
             total += torch.cat([turned[name].flatten() for name in weights])
         return total / count
 

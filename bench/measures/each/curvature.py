@@ -22,9 +22,9 @@ _GRID = 201
 def curvature(
     probe: Probe,
     *,
-    n: Samples = 500,
+    n: Samples = 250,
     top: Whole = 20,
-    products: Whole = 60,
+    products: Whole = 40,
     steps: Whole = 10,
     step: Positive = 0.25,
     draws: Annotated[int, Field(ge=0)] = 0,
