@@ -53,11 +53,11 @@ def demo(results: opt.Results = Path("results/demo"), quiet: opt.Quiet = False) 
 
 @app.command()
 @opt.unfold
-def train(training: opt.Training) -> None:
+def train(training: opt.Training, watch: opt.Watch = None) -> None:
     """Train a defense. Run it again after an interruption and it goes on; a finished training is left alone."""
     from bench.runs import trained
 
-    opt.tell(trained(training.request(), training.execution()))
+    opt.tell(trained(training.request(), training.execution(), watch or ()))
 
 
 @app.command()
@@ -78,6 +78,7 @@ def run(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds to train, from --seed on.")] = 1,
     plan: opt.Plan = "fast",
     n: opt.Count = None,
+    watch: opt.Watch = None,
     batch_size: opt.Batch = None,
     fresh: opt.Fresh = False,
 ) -> None:
@@ -88,7 +89,7 @@ def run(
 
     request, execution = training.request(), training.execution(batch_size, fresh=fresh)
     try:
-        rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution)
+        rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution, watch or ())
         opt.tell(summary([row[:2] for row in rows], [row.told for row in rows]))
     except Skipped as reason:
         noted = skip(str(reason), request, training.results)

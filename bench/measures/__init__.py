@@ -7,3 +7,4 @@ from bench.measures.document import Measurement, find_measurements, read_measure
 from bench.measures.registry import Measure, get_measure, measure_names
 from bench.measures.session import MeasureRequest, measured
 from bench.measures.told import render
+from bench.measures.watched import watched

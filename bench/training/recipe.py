@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +80,9 @@ class Recipe:
     periods: "linear:0,3" reaches eps after a third, "cosine:0,2:0.5,1" does so twice. Empty for what the defense says."""
     snapshots: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], AfterValidator(_rising)] = ()
     """When the weights are kept as members of an ensemble, as shares of the training; () for what the defense says."""
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    """Keep the weights of every so many epochs and of the last, as epoch-N.safetensors, for measures of their course; 0 for
+    none."""
     craft_updates: bool = True
     """Whether crafting in train mode moves the kept statistics of batch norms."""
     separate_norms: bool = False
@@ -92,6 +95,11 @@ class Recipe:
     and numbers not comparable."""
     validation: Count = 1000
     """Training images held out to select the epoch; at most a tenth of them."""
+
+    def settings(self) -> dict[str, Any]:
+        """All of them as a training's key and record have them: an option of a later release only where it is set, so that
+        trainings without it keep their key."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}  # type: ignore[call-overload]
 
     def of_norms(self) -> str:
         """An option that is set and concerns batch norms alone; empty for none."""
@@ -116,6 +124,8 @@ class Recipe:
             raise ValueError("with separate_norms the layers that are kept would see nothing at first; leave clean_first out")
 
 
+_LATER = {"keep_every": 0}
+"""Options that came after the first release, and what they are where nobody sets them."""
 _ADAM = {"optimizer": "adam", "lr": 5e-3, "weight_decay": 0.0}
 _CIFAR = {"epochs": 30, "batch_size": 128, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"}
 BASE: Mapping[str, Mapping[str, Any]] = {

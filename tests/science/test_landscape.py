@@ -30,9 +30,10 @@ def test_heights_are_means_over_all_samples_of_the_closed_form() -> None:
 def with_norm(scale: float = 1.0) -> nn.Module:
     """A convolution in front of a batch norm, so scaled that the network is the same."""
     with isolated(0):
-        net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4, eps=0), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+        net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
         net(torch.rand(32, 1, 4, 4))
     net = net.double().eval()
+    net[1].eps = 0.0
     with torch.no_grad():
         net[0].weight *= scale
         net[1].running_mean *= scale

@@ -41,11 +41,12 @@ def connectivity(
     point of the curve. Statistics of norms are recomputed on attacked training images at every point that is measured.
     """
     other = probe.other("connectivity")
-    ends = torch.stack([weights_of(probe.net), weights_of(other.net).to(weights_of(probe.net))]) if _alike(probe) else None
-    if ends is None:
+    one, two = ([weight.shape for weight in net.parameters()] for net in (probe.net, other.net))
+    if one != two:
         raise BadInput(
-            f"{other.name} has other weights than the network it is to be joined to; name one of the same architecture"
+            f"{other.name} has weights of other shapes, and a curve joins networks of one architecture; name another"
         )
+    ends = torch.stack([weights_of(probe.net), weights_of(other.net)])
     ascent, train = Ascent(steps, step), probe.train().to(probe.x.device)
     line = torch.stack([torch.lerp(ends[0], ends[1], share) for share in torch.linspace(0, 1, bends + 2).tolist()])
     bent = probe.part("points", lambda: _bent(probe, line, train, ascent, (updates, lr, batch))).to(line)

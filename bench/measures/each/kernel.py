@@ -89,11 +89,16 @@ def _course(probe: Probe, outputs: ntk.Outputs, ascent: Ascent) -> tuple[dict[st
     kept = probe.kept()
     pairs = [_pair(probe, net, outputs, ascent, f"epoch-{epoch}") for epoch, net in kept]
     clean, attacked = (torch.stack(kernels) for kernels in zip(*pairs, strict=True))
+    return course([epoch for epoch, _ in kept], clean, attacked)
+
+
+def course(epochs: list[int], clean: Tensor, attacked: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """What is read from the kernels [T, n, n] of a training, and the distances of the clean ones of all pairs of epochs."""
     radius, angle = ntk.polar(clean)
     top_radius, top_angle = ntk.polar(ntk.leading(clean))
     none = clean.new_full((1,), torch.nan)
     curve = {
-        "epoch": torch.tensor([epoch for epoch, _ in kept]), "velocity": torch.cat([none, ntk.distance(clean[1:], clean[:-1])]),
+        "epoch": torch.tensor(epochs), "velocity": torch.cat([none, ntk.distance(clean[1:], clean[:-1])]),
         "clean to attacked": ntk.distance(clean, attacked), "effective rank": ntk.effective_rank(clean),
         "attacked effective rank": ntk.effective_rank(attacked), "radius": radius, "angle": angle,
         "top-20 radius": top_radius, "top-20 angle": top_angle,
