@@ -11,6 +11,7 @@ from tabulate import tabulate
 from bench import data, plans
 from bench.cli import details
 from bench.errors import UnknownName
+from bench.measures import get_measure, measure_names
 from bench.models import architectures
 from bench.plugins import Defense, registry
 
@@ -63,8 +64,18 @@ def _plans() -> str:
     return _table(rows, "plan", "what it is")
 
 
+def _measures() -> str:
+    known = [get_measure(name) for name in measure_names()]
+    rows = [(found.name, fill(found.about, 90)) for found in known]
+    options = [
+        (found.name, fill(", ".join(f"{key}={value}" for key, value in found.parameters.items()), 90)) for found in known
+    ]
+    return f"{_table(rows, 'measure', 'what it is')}\n\n{_table(options, 'measure', 'options and their defaults')}"
+
+
 _TABLES: dict[str, Callable[[], str]] = {
     "defenses": _defenses, "attacks": _attacks, "models": _models, "datasets": _datasets, "plans": _plans,
+    "measures": _measures,
 }  # fmt: skip
 
 
@@ -82,7 +93,12 @@ def catalogue(what: str) -> str:
     if what.partition(":")[0] in registry.LIBRARIES:
         return details.of_attack(what)
     if what not in defenses + attacks:
-        others = {"models": architectures.names(), "datasets": data.names(), "plans": [*plans.PLANS]}
+        others = {
+            "models": architectures.names(),
+            "datasets": data.names(),
+            "plans": [*plans.PLANS],
+            "measures": measure_names(),
+        }
         if kind := next((kind for kind, names in others.items() if what in names), None):
             return tables[kind]()
         known = [*tables, "all", *defenses, *attacks, *(name for names in others.values() for name in names)]

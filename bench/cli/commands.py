@@ -12,6 +12,7 @@ import typer
 
 from bench.cli import options as opt
 from bench.cli.boards import boards
+from bench.cli.science import science
 from bench.cli.trust import trust
 from bench.errors import GauntletError, PluginWarning, Skipped, UnknownName, no_room, out_of_memory
 from bench.escape import line
@@ -32,6 +33,7 @@ app.add_typer(plans, name="plan")
 app.add_typer(new, name="new")
 app.add_typer(boards)
 app.add_typer(trust)
+app.add_typer(science)
 
 
 @app.callback(invoke_without_command=True)
@@ -53,11 +55,11 @@ def demo(results: opt.Results = Path("results/demo"), quiet: opt.Quiet = False) 
 
 @app.command()
 @opt.unfold
-def train(training: opt.Training) -> None:
+def train(training: opt.Training, watch: opt.Watch = None) -> None:
     """Train a defense. Run it again after an interruption and it goes on; a finished training is left alone."""
     from bench.runs import trained
 
-    opt.tell(trained(training.request(), training.execution()))
+    opt.tell(trained(training.request(), training.execution(), watch or ()))
 
 
 @app.command()
@@ -79,6 +81,7 @@ def run(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds to train, from --seed on.")] = 1,
     plan: opt.Plan = "fast",
     n: opt.Count = None,
+    watch: opt.Watch = None,
     batch_size: opt.Batch = None,
     workers: opt.Workers = None,
     on: opt.On = None,
@@ -92,7 +95,7 @@ def run(
     request = training.request()
     try:
         with training.execution(batch_size, fresh=fresh, workers=workers, on=on) as execution:
-            rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution)
+            rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution, watch or ())
         opt.tell(summary([row[:2] for row in rows], [row.told for row in rows]))
     except Skipped as reason:
         noted = skip(str(reason), request, training.results)

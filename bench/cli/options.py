@@ -41,6 +41,7 @@ Eot = Annotated[
 TestTime = Annotated[
     str, typer.Option("--test-time", help='A defense to add without training: rfi, or "smoothing?sigma=0.25".')
 ]
+RESULTS = Path("results")
 Results = Annotated[Path, typer.Option("--results", help="Folder for trainings, cards and tables.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch of an attack; changes no result.")]
@@ -54,6 +55,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Attack anew where a card is there already; it is set aside, not lost.")]
 Setting = Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter, as key=value; repeatable.")]
+Watch = Annotated[
+    list[str] | None, typer.Option("--watch", help="kernel: look at it while training, for a few percent of the time.")
+]
 Name = Annotated[str | None, typer.Option("--name", help="The row's label [default: the defense's or the model's name].")]
 _FORMS = "a run folder, ckpt:FILE?arch=NAME, py:FILE.py:factory or robustbench:NAME"
 Model = Annotated[str, typer.Argument(help=f"{_FORMS[0].upper()}{_FORMS[1:]}.")]

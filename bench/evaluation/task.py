@@ -109,7 +109,7 @@ def resolve(request: EvaluationRequest, execution: Execution) -> Task:
     draws = (DRAWS if request.eot is None else request.eot) if subject.noisy else 1
     asked = Question.of(request, samples, balls, subject.defenses)
     digest, plan = asked.key(subject.model.digest, subject.answers.digest, draws), asked.plan
-    folder = _home(subject.model, section(execution.results, dataset, balls[-1])) / f"{plan.name}-{digest[:8]}"
+    folder = home(subject.model, section(execution.results, dataset, balls[-1])) / f"{plan.name}-{digest[:8]}"
     size = max((execution.batch_size or (256 if where.type == "cpu" else 1024)) // draws, 1)
     return Task(
         request, subject, dataset, samples.to(where), balls, plan, draws, asked.code, asked.files, digest, folder, where,
@@ -117,7 +117,7 @@ def resolve(request: EvaluationRequest, execution: Execution) -> Task:
     )  # fmt: skip
 
 
-def _home(model: Model, place: Path) -> Path:
+def home(model: Model, place: Path) -> Path:
     """The folder that the evaluations of a model share: its run's, where it has one."""
     return model.run or place / f"{model.name}-{model.digest[:8]}"
 

@@ -28,7 +28,7 @@ FORMS = (
     "or robustbench:NAME?dataset=cifar10&threat=Linf"
 )
 _SUFFIXES = (".safetensors", ".pt", ".pth")
-_WEIGHTS = re.compile(r"best|last|ensemble|snapshot-\d+")
+_WEIGHTS = re.compile(r"best|last|ensemble|snapshot-\d+|epoch-\d+")
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from bench.errors import BadInput, PluginWarning, UnknownName
+from bench.plugins import keywords
 from bench.plugins.contract import Defense
 from bench.plugins.declared import BROKEN, Access, Kind, check_attack, check_defense, code_of, is_ours
 from bench.plugins.userfile import import_file, told
@@ -50,22 +51,16 @@ class Attack:
     @property
     def parameters(self) -> Mapping[str, Any]:
         """Its keyword parameters and their defaults."""
-        signature = inspect.signature(self.run)
-        return {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+        return keywords.parameters(self.run)
 
     @property
     def hints(self) -> Mapping[str, Any]:
         """Their annotations."""
-        hints = inspect.get_annotations(self.run, eval_str=True)
-        return {key: hints.get(key, Any) for key in self.parameters}
+        return keywords.hints(self.run)
 
     def configure(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The full parameters of a run, each given value checked against its annotation."""
-        for key in given:
-            if key not in self.parameters:
-                raise UnknownName(f"parameter of attack {self.name!r}", key, self.parameters)
-        hints, chosen = self.hints, {**self.parameters, **given}
-        return {key: _checked(f"attack {self.name!r}: {key}", hints[key], value) for key, value in chosen.items()}
+        return keywords.configure(f"attack {self.name!r}", self.run, given)
 
 
 _attacks: dict[str, Attack] = {}
@@ -248,10 +243,3 @@ def _origin(module: str) -> str:
     if root in _shipped:
         return f"{_shipped[root]} ({module})"
     return str(getattr(sys.modules.get(module), "__file__", None) or module)
-
-
-def _checked(what: str, hint: Any, value: Any) -> Any:
-    try:
-        return TypeAdapter(hint).validate_python(value)
-    except ValidationError as error:
-        raise BadInput(f"{what} = {value!r}: {error.errors()[0]['msg']}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import data
@@ -11,10 +11,11 @@ from bench.core import device
 from bench.evaluation import Answer, EvaluationRequest, Execution, choose_threat, evaluated
 from bench.executors import executor_of
 from bench.files import LOCK, Reporter, alone, bury, write_text
+from bench.measures import watched
 from bench.plans import Plan
 from bench.plans import load as load_plan
 from bench.results import Card, section
-from bench.training import STATE, Trainer, TrainingRequest, begun_anew, finished, job_folder
+from bench.training import STATE, Trainer, TrainingRequest, begun_anew, check_watch, finished, job_folder
 
 SKIP_SCHEMA = 1
 """Of the file that says why a defense has no row."""
@@ -81,8 +82,12 @@ def run(  # noqa: PLR0913
         return [answer[:2] for answer in trained_and_evaluated(request, seeds, load_plan(plan_name), n, execution)]
 
 
-def trained(request: TrainingRequest, execution: Execution) -> Path:
-    """The run folder of a training: made where it is not there yet, gone on with where it was interrupted."""
+def trained(request: TrainingRequest, execution: Execution, watch: Sequence[str] = ()) -> Path:
+    """The run folder of a training: made where it is not there yet, gone on with where it was interrupted.
+
+    watch: what is looked at meanwhile, such as "kernel"; it changes nothing of the training, and lies in measures/ then.
+    """
+    check_watch(watch)
     job = request.job()
     folder = job_folder(job, execution.results)
     if not finished(folder):
@@ -92,13 +97,15 @@ def trained(request: TrainingRequest, execution: Execution) -> Path:
             if not finished(folder):
                 if not (folder / STATE).exists() and (why := begun_anew(job, folder)):
                     report.say(why)
-                Trainer(job, folder, where, report).run()
+                Trainer(job, folder, where, report, watch).run()
     bury(folder / LOCK)
+    if watch:
+        watched(folder)
     return folder
 
 
 def trained_and_evaluated(
-    request: TrainingRequest, seeds: int, plan: Plan, n: int | None, execution: Execution
+    request: TrainingRequest, seeds: int, plan: Plan, n: int | None, execution: Execution, watch: Sequence[str] = ()
 ) -> list[Answer]:
     """The cards of a training with so many seeds, from its own on, and where they are."""
     # A mistake must not wait for the end of a long training.
@@ -107,7 +114,7 @@ def trained_and_evaluated(
     device.pick(execution.device)
     rows = []
     for seed in range(request.seed, request.seed + seeds):
-        folder = trained(request.model_copy(update={"seed": seed}), execution)
+        folder = trained(request.model_copy(update={"seed": seed}), execution, watch)
         rows.append(evaluated(EvaluationRequest(model=str(folder), plan=plan, n=n), execution))
     return rows
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-Outputs = Literal["sum", "trace", "classes"]
+Outputs = Literal["sum", "trace", "classes", "full"]
 _CHUNK = 32
 """Images whose gradients are taken in one go."""
 _PIECE = 16384
@@ -27,14 +27,16 @@ def kernel(net: nn.Module, x: Tensor, outputs: Outputs = "sum", *, entries: int 
     """The kernel on images x [..., n, C, H, W] of every set of n: float64 [..., n, n], for "classes" [K, ..., n, n].
 
     outputs: "sum" is the kernel of the sum of the K logits over sqrt(K), at one gradient per image; "classes" are the kernels
-    of the single logits and "trace" is their mean, at K gradients per image. entries: how many numbers of the gradients may
+    of the single logits and "trace" is their mean, at K gradients per image. "full" is the whole one, [..., nK, nK], image by
+    image and in it class by class, as Tsilivis & Kempe take it. entries: how many numbers of the gradients may
     be in memory at once. Where all of them are more, the weights are taken in blocks of whole tensors, with passes of their
     own for every block.
     """
     modes = {part: part.training for part in net.modules()}
     net.eval()
     try:
-        found = _gram(net, x, _sum, entries) if outputs == "sum" else _classes(net, x, entries)
+        takes = {"sum": lambda: _gram(net, x, _sum, entries), "full": lambda: _full(net, x, entries)}
+        found = takes.get(outputs, lambda: _classes(net, x, entries))()
     finally:
         for part, training in modes.items():
             part.training = training
@@ -121,9 +123,33 @@ def _sum(logits: Tensor) -> Tensor:
 
 
 def _classes(net: nn.Module, x: Tensor, entries: int | None) -> Tensor:
+    return torch.stack([_gram(net, x, lambda logits, c=c: logits[c], entries) for c in range(_logits(net, x))])  # type: ignore[misc]
+
+
+def _logits(net: nn.Module, x: Tensor) -> int:
+    """How many there are."""
     with torch.no_grad():
-        count = net(x.flatten(0, -4)[:1]).shape[1]
-    return torch.stack([_gram(net, x, lambda logits, c=c: logits[c], entries) for c in range(count)])  # type: ignore[misc]
+        return int(net(x.flatten(0, -4)[:1]).shape[1])
+
+
+def of_classes(full: Tensor, classes: int) -> Tensor:
+    """The kernels of the single logits, [K, n, n], out of the full one [nK, nK]."""
+    blocks = full.view(len(full) // classes, classes, -1, classes)
+    return torch.stack([blocks[:, c, :, c] for c in range(classes)])
+
+
+def _full(net: nn.Module, x: Tensor, entries: int | None) -> Tensor:
+    """The kernel of all logits: the gradients of all of them at an image are as many rows."""
+    count = _logits(net, x)
+    repeated = x.repeat_interleave(count, -4)
+    which = torch.arange(count, device=x.device).repeat(repeated.shape[-4] // count)
+    return _gram(
+        net,
+        repeated,
+        lambda logits, which: logits.gather(0, which.view(1)).squeeze(),
+        entries,
+        which.expand(repeated.shape[:-3]),
+    )
 
 
 def _blocks(net: nn.Module, n: int, entries: int | None) -> Iterator[dict[str, Tensor]]:
@@ -139,18 +165,19 @@ def _blocks(net: nn.Module, n: int, entries: int | None) -> Iterator[dict[str, T
         yield block
 
 
-def _gram(net: nn.Module, x: Tensor, output: Callable[[Tensor], Tensor], entries: int | None) -> Tensor:
-    """The kernel of a scalar of the logits [K] of one image."""
+def _gram(net: nn.Module, x: Tensor, output: Callable[..., Tensor], entries: int | None, which: Tensor | None = None) -> Tensor:
+    """The kernel of a scalar of the logits [K] of one image; which [..., n]: what else the scalar depends on."""
     fixed = {name: tensor.detach() for name, tensor in (*net.named_parameters(), *net.named_buffers())}
 
-    def value(block: dict[str, Tensor], image: Tensor) -> Tensor:
+    def value(block: dict[str, Tensor], image: Tensor, *rest: Tensor) -> Tensor:
         logits: Tensor = functional_call(net, {**fixed, **block}, (image.unsqueeze(0),))
-        return output(logits.squeeze(0))
+        return output(logits.squeeze(0), *rest)
 
-    images = x.flatten(0, -4)
+    images = (x.flatten(0, -4), *(() if which is None else (which.flatten(),)))
     gram = torch.zeros(*x.shape[:-3], x.shape[-4], dtype=torch.float64, device=x.device)
-    for block in _blocks(net, len(images), entries):
-        chunks = [vmap(grad(value), (None, 0))(block, chunk) for chunk in images.split(_CHUNK)]
+    for block in _blocks(net, len(images[0]), entries):
+        parts_of = zip(*(part.split(_CHUNK) for part in images), strict=True)
+        chunks = [vmap(grad(value), (None, *[0] * len(images)))(block, *chunk) for chunk in parts_of]
         for name in block:
             parts = [chunk.pop(name).flatten(1) for chunk in chunks]
             rows = (torch.cat(parts) if len(parts) > 1 else parts[0]).view(*x.shape[:-3], -1)

@@ -10,3 +10,4 @@ from bench.training.network import TrainingNet
 from bench.training.recipe import configure, family_of, misplaced
 from bench.training.request import TrainingRequest, job_folder
 from bench.training.update import Updates
+from bench.training.watch import check_watch

@@ -36,7 +36,7 @@ class Job:
 
     def settings(self) -> dict[str, Any]:
         """All hyper-parameters, the defense's and the recipe's."""
-        return {**asdict(self.defense), **asdict(self.recipe)}  # type: ignore[call-overload]
+        return {**asdict(self.defense), **self.recipe.settings()}  # type: ignore[call-overload]
 
     def about(self) -> dict[str, Any]:
         """What a record says of it, whether it is finished or not."""

@@ -8,6 +8,7 @@ import math
 import platform
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from bench.training.network import TrainingNet
 from bench.training.state import Progress, load_state, save_state
 from bench.training.update import Updates
 from bench.training.validation import validate
+from bench.training.watch import KernelWatch
 
 STATE = "state.pt"
 STATISTICS_BATCHES = 64
@@ -36,7 +38,7 @@ STATISTICS_BATCHES = 64
 class Trainer:
     """Trains one job in one folder."""
 
-    def __init__(self, job: Job, folder: Path, where: torch.device, report: Reporter) -> None:
+    def __init__(self, job: Job, folder: Path, where: torch.device, report: Reporter, watch: Sequence[str] = ()) -> None:
         self.job, self.folder, self.where, self.report = job, folder, where, report
         whole = data.load(job.dataset, "train")
         for note in whole.notes:
@@ -60,6 +62,8 @@ class Trainer:
         self.judged = self.net
         """The network that is validated and kept."""
         self.updates = Updates(job, self.net, self.train_data, self.ema)
+        size = len(self.train_data)
+        self.watch = KernelWatch(job, folder, self.validation, size, recipe.epochs) if "kernel" in watch else None
         self.done = Progress()
         self.metadata = {
             "arch": job.arch, "shape": ",".join(map(str, whole.shape)), "classes": str(whole.classes),
@@ -76,6 +80,8 @@ class Trainer:
             raise BadInput(f"defense {self.job.defense.name!r}: snapshots at {told}; give shares of the training, up to 1")
         # Less a trifle, because 0.55 of 100 epochs is a little more than 55 in floating point.
         ends = [max(math.ceil(point * self.job.recipe.epochs - 1e-6), 1) - 1 for point in points]
+        if self.watch and not self.done.epoch:
+            self.watch.after(0, self.net.net)
         while self.done.epoch < self.job.recipe.epochs:
             epoch, began = self.done.epoch, time.monotonic()
             with isolated(self.job.seed, "epoch", epoch):
@@ -89,6 +95,8 @@ class Trainer:
             entry = {"epoch": epoch + 1, "loss": loss, **self._accuracies(), "seconds": round(self.done.seconds, 3)}
             self.done.history.append(entry)
             self._keep(epoch, [number for number, end in enumerate(ends) if end == epoch])
+            if self.watch:
+                self.watch.after(epoch + 1, self.judged.net)
             self.done.epoch += 1
             self._save_state()
             told = " ".join(f"{name} {entry[name]:.1%}" for name in ("clean", "fgsm", "pgd"))
@@ -99,6 +107,8 @@ class Trainer:
         if ends:
             self._assemble(len(ends))
         self._finish()
+        if self.watch:
+            self.report.say(self.watch.told(self.done.seconds))
 
     def _epoch(self, epoch: int) -> float:
         recipe = self.job.recipe
@@ -175,6 +185,9 @@ class Trainer:
         scores = [(entry[self.job.defense.selects], entry["clean"]) for entry in self.done.history]
         names = ["last"] + ["best"] * (scores[-1] > max(scores[:-1], default=(-1.0, -1.0)))
         names += [f"snapshot-{number + 1}" for number in snapshots]
+        every = self.job.recipe.keep_every
+        if every and ((epoch + 1) % every == 0 or epoch + 1 == self.job.recipe.epochs):
+            names.append(f"epoch-{epoch + 1}")
         if "best" in names:
             self.done.best = epoch
         for name in names:

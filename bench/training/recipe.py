@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from bench import data
 from bench.errors import BadInput, PluginWarning, UnknownName, nearest
-from bench.plugins import Defense, budget_factor, get_defense, learning_rate, make_defense
+from bench.plugins import Defense, budget_factor, get_defense, learning_rate, make_defense, read_value
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -81,6 +80,9 @@ class Recipe:
     periods: "linear:0,3" reaches eps after a third, "cosine:0,2:0.5,1" does so twice. Empty for what the defense says."""
     snapshots: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], AfterValidator(_rising)] = ()
     """When the weights are kept as members of an ensemble, as shares of the training; () for what the defense says."""
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    """Keep the weights of every so many epochs and of the last, as epoch-N.safetensors, for measures of their course; 0 for
+    none."""
     craft_updates: bool = True
     """Whether crafting in train mode moves the kept statistics of batch norms."""
     separate_norms: bool = False
@@ -93,6 +95,11 @@ class Recipe:
     and numbers not comparable."""
     validation: Count = 1000
     """Training images held out to select the epoch; at most a tenth of them."""
+
+    def settings(self) -> dict[str, Any]:
+        """All of them as a training's key and record have them: an option of a later release only where it is set, so that
+        trainings without it keep their key."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}  # type: ignore[call-overload]
 
     def of_norms(self) -> str:
         """An option that is set and concerns batch norms alone; empty for none."""
@@ -117,6 +124,8 @@ class Recipe:
             raise ValueError("with separate_norms the layers that are kept would see nothing at first; leave clean_first out")
 
 
+_LATER = {"keep_every": 0}
+"""Options that came after the first release, and what they are where nobody sets them."""
 _ADAM = {"optimizer": "adam", "lr": 5e-3, "weight_decay": 0.0}
 _CIFAR = {"epochs": 30, "batch_size": 128, "lr": 0.2, "schedule": "triangular:0.5", "augment": "crop_flip"}
 BASE: Mapping[str, Mapping[str, Any]] = {
@@ -181,7 +190,7 @@ def configure(
     of_defense = cls.hyper_parameters()
     of_recipe = {field.name for field in fields(Recipe)}
     _check_presets(cls, of_defense | of_recipe)
-    chosen = {**defaults(cls, dataset, family), **{key: _value(text) for key, text in given.items()}}
+    chosen = {**defaults(cls, dataset, family), **{key: read_value(text) for key, text in given.items()}}
     model = chosen.pop("model", None)
     if model is not None and not isinstance(model, str):
         raise BadInput(f"setting model = {model!r} is no architecture; name one, as in --model preact_resnet18")
@@ -198,10 +207,3 @@ def configure(
         raise BadInput(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
     made = make_defense(name, {key: value for key, value in chosen.items() if key in of_defense})
     return made.for_classes(classes), recipe, model
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

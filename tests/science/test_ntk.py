@@ -63,6 +63,18 @@ def test_kernels_are_products_of_jacobians_in_eval_mode() -> None:
     assert ntk.distance(found["sum"], found["trace"]) > 1e-3
 
 
+def test_the_full_kernel_is_that_of_all_logits_and_holds_those_of_the_classes() -> None:
+    """T33, nK x nK, on more rows than a chunk has; sets of images side by side."""
+    net, x = small(), images(10)
+    found = ntk.kernel(net, x, "full")
+    rows = jacobian(net.eval(), x).flatten(0, 1)
+    torch.testing.assert_close(found, rows @ rows.T, rtol=1e-5, atol=1e-5 * float((rows @ rows.T).abs().max()))
+    torch.testing.assert_close(ntk.of_classes(found, 5), ntk.kernel(net, x, "classes"), rtol=1e-5, atol=1e-6)
+    sets = torch.stack([x, images(10, seed=1)])
+    torch.testing.assert_close(ntk.kernel(net, sets, "full")[0], found, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ntk.kernel(net, x, "full", entries=1), found, rtol=1e-6, atol=1e-6)
+
+
 def test_kernels_have_no_negative_direction() -> None:
     for outputs in ("sum", "classes"):
         values = torch.linalg.eigvalsh(ntk.kernel(small(), images(30), outputs))  # type: ignore[arg-type]

@@ -1,0 +1,53 @@
+"""The commands that measure networks and run the lab; torch is imported only inside them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bench.cli import options as opt
+from bench.errors import BadInput
+
+science = typer.Typer()
+_WORDS = typer.Argument(help="Models, as for evaluate, then the name of a measure (`gauntlet list measures`).")
+_SPLIT = typer.Option("--split", help="test, or train for the images of its training.")
+
+
+@science.command()
+def measure(
+    words: Annotated[list[str], _WORDS],
+    setting: opt.Setting = None,
+    n: opt.Count = None,
+    dataset: opt.Dataset = None,
+    split: Annotated[str, _SPLIT] = "test",
+    norm: opt.Norm = None,
+    eps: opt.Eps = None,
+    seed: opt.Seed = 0,
+    plugin: opt.Plugin = None,
+    results: opt.Results = opt.RESULTS,
+    device: opt.Device = "auto",
+    batch_size: opt.Batch = None,
+    fresh: opt.Fresh = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Measure kernels, curvature, landscapes and the like of trained models; what comes of it is written beside the cards."""
+    from bench.evaluation import Execution
+    from bench.measures import MeasureRequest, get_measure, measured, render
+
+    *models, name = words
+    get_measure(name)
+    if not models:
+        raise BadInput(f"measure {name!r} of what? name a model before it, as in: gauntlet measure RUN {name}")
+    opt.load(plugin)
+    options = opt.settings_of([*(setting or []), *([] if n is None else [f"n={n}"])])
+    against = options.pop("against", None)
+    execution = Execution(results, device, batch_size, opt.quiet_for(quiet, as_json), fresh)
+    for model in models:
+        request = MeasureRequest.of(
+            model=model, measure=name, options=options, against=against, dataset=dataset, split=split, norm=norm, eps=eps,
+            seed=seed,
+        )  # fmt: skip
+        found, path, told = measured(request, execution)
+        opt.tell(found.to_json().rstrip() if as_json else render(found, path, told))

@@ -1,0 +1,182 @@
+"""Every measure on a real network: what it says agrees with an independent computation of the same."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bench import data, train
+from bench.core import ThreatModel
+from bench.data import in_turn
+from bench.errors import BadInput
+from bench.evaluation import Execution
+from bench.measures import Measurement, MeasureRequest, measured
+from bench.models import resolve
+
+
+def ask(run: Path, measure: str, *, against: Path | None = None, **options: Any) -> tuple[Measurement, dict[str, np.ndarray]]:
+    found, path, _ = measured(
+        MeasureRequest.of(model=run, measure=measure, options=options, against=against), Execution(quiet=True)
+    )
+    if not found.arrays:
+        return found, {}
+    with np.load(path.parent / found.arrays.file, allow_pickle=False) as arrays:
+        return found, dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def run(fast_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(fast_run, tmp_path_factory.mktemp("each") / fast_run.name))
+
+
+@pytest.fixture(scope="module")
+def natural(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of the same architecture that was trained on clean images, three of its epochs kept."""
+    return train(
+        "standard", settings={"epochs": "6", "keep_every": "2"}, results=tmp_path_factory.mktemp("natural"), quiet=True
+    )
+
+
+def probe(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    test = data.load("digits", "test")
+    return test.batch(in_turn(test.y)[:n])
+
+
+def net_of(run: Path) -> torch.nn.Module:
+    return resolve(str(run), (1, 8, 8), 10).net
+
+
+def test_the_clean_loss_is_that_of_the_network_wherever_it_is_told(run: Path) -> None:
+    x, y = probe(40)
+    expected = float(F.cross_entropy(net_of(run)(x), y))
+    path, _ = ask(run, "path", n=40, steps=2)
+    weights, _ = ask(run, "landscape", n=40, points=3, steps=2, reach=0.1)
+    image, arrays = ask(run, "landscape", n=40, points=3, dimensions=2, of="input")
+    assert path.values["clean loss"] == pytest.approx(expected, rel=1e-5)
+    assert weights.values["clean at the centre"] == pytest.approx(expected, rel=1e-5)
+    assert weights.curves["slice"]["clean"][1] == pytest.approx(expected, rel=1e-5)
+    assert image.values["at the centre"] == pytest.approx(expected, rel=1e-5)
+    assert arrays["loss"].shape == (40, 3, 3)
+
+
+def test_a_plane_through_the_weights_holds_its_line(run: Path) -> None:
+    line, _ = ask(run, "landscape", n=20, points=5, steps=2)
+    plane, arrays = ask(run, "landscape", n=20, points=5, steps=2, dimensions=2)
+    assert plane.curves == line.curves
+    assert arrays["adversarial"].shape == (5, 5)
+    np.testing.assert_allclose(arrays["adversarial"][2], line.curves["slice"]["adversarial"], rtol=1e-6)
+
+
+def test_the_length_of_perturbations_is_below_the_bound_and_the_error_falls_with_the_radius(run: Path) -> None:
+    found, _ = ask(run, "linearity", n=30, steps=5)
+    curve = found.curves["over eps"]
+    assert curve["eps sqrt(d)"][-1] == pytest.approx(0.2 * 8)
+    for length, bound in zip(curve["l2 size"], curve["eps sqrt(d)"], strict=True):
+        assert 0.3 * bound < length <= bound
+    assert [*curve["error, median"]] == sorted(curve["error, median"])
+
+
+def test_the_largest_eigenvalue_is_the_largest_stretch_that_is_found(run: Path) -> None:
+    """Against a power iteration on finite differences of the gradient, in float64."""
+    found, _ = ask(run, "curvature", n=30, products=25, losses="clean")
+    net = net_of(run).double().requires_grad_(True)
+    x, y = probe(30)
+    weights = list(net.parameters())
+
+    def slope() -> torch.Tensor:
+        loss = F.cross_entropy(net(x.double()), y)
+        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)])
+
+    v = torch.randn(sum(map(torch.numel, weights)), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    before = torch.nn.utils.parameters_to_vector(weights).detach().clone()
+    for _ in range(30):
+        v = v / v.norm()
+        sides = []
+        for sign in (1, -1):
+            torch.nn.utils.vector_to_parameters(before + sign * 1e-6 * v, weights)
+            sides.append(slope())
+        turned = (sides[0] - sides[1]) / 2e-6
+        value, v = float(v @ turned), turned
+    assert found.values["clean top"] == pytest.approx(value, rel=1e-2)
+    assert found.values["clean top +-"] < 1e-3 * value
+
+
+def test_the_trace_of_the_density_is_that_of_the_hessian_by_signs(run: Path) -> None:
+    found, arrays = ask(run, "curvature", n=20, products=15, draws=1, losses="clean")
+    assert arrays["clean density"][1].sum() == pytest.approx(1)
+    assert found.curves["clean density"]["density"]
+    # Signs of another draw estimate the same number, of which the top eigenvalues make up the most.
+    top = sum(value for value in found.curves["eigenvalues"]["clean"] if value)
+    assert 0.3 * top < found.values["clean trace"] < 4 * top
+
+
+def test_kernels_of_a_network_and_another(run: Path, natural: Path) -> None:
+    found, arrays = ask(run, "kernel", n=20, steps=3, against=natural)
+    values = found.values
+    assert arrays["clean"].shape == (20, 20)
+    assert 0 < values["distance, clean to attacked"] < 1
+    assert values["distance to standard, clean"] > 0
+    assert 1 <= values["clean effective rank"] <= 20
+    assert 1 < values["clean specialisation"] <= 10
+    same, _ = ask(run, "kernel", n=20, steps=3, against=run)
+    assert same.values["distance to fast_at, clean"] == pytest.approx(0, abs=1e-9)
+    full, whole = ask(run, "kernel", n=20, steps=3, outputs="full")
+    assert whole["clean"].shape == (200, 200)
+    assert full.values["clean specialisation"] == pytest.approx(values["clean specialisation"], rel=1e-4)
+    with pytest.raises(BadInput, match="every class"):
+        ask(run, "kernel", n=5, steps=3)
+
+
+def test_the_course_over_kept_epochs(natural: Path, run: Path) -> None:
+    found, arrays = ask(natural, "kernel", n=20, steps=2, checkpoints=True)
+    curve = found.curves["over epochs"]
+    assert curve["epoch"] == (2, 4, 6)
+    assert (curve["radius"][0], curve["radius"][-1]) == (0, 1)
+    assert curve["angle"][0] == pytest.approx(0, abs=1e-6)
+    between = arrays["distances between epochs"]
+    assert curve["velocity"][0] is None
+    assert [*curve["velocity"][1:]] == pytest.approx([between[0, 1], between[1, 2]], rel=1e-5)
+    scattered, _ = ask(natural, "scattering", n=20, steps=2, checkpoints=True, radii=[1.0], distances=[0.01])
+    assert scattered.curves["between kept epochs"]["epoch"] == (4, 6)
+    with pytest.raises(BadInput, match="keep_every"):
+        ask(run, "kernel", n=20, checkpoints=True)
+
+
+def test_scattering_grows_with_the_distance_and_the_change_is_not_more_than_its_parts(run: Path) -> None:
+    found, _ = ask(run, "scattering", n=20, steps=3, radii=[0.0, 1.0], distances=[0.001, 0.1])
+    far = found.curves["over the distance"]
+    assert far["change"][1] > far["change"][0] > 0
+    assert far["cosine of perturbations"][1] < far["cosine of perturbations"][0] <= 1
+    for name in found.curves:
+        for change, *parts in zip(
+            *(found.curves[name][key] for key in ("change", "by weights", "by perturbations")), strict=True
+        ):
+            assert change <= sum(parts) * (1 + 1e-5)
+    assert found.curves["over eps"]["by perturbations"][0] == 0
+
+
+def test_a_network_is_joined_to_itself_and_to_no_other_architecture(run: Path, natural: Path, tmp_path: Path) -> None:
+    small = {"n": 20, "updates": 2, "points": 3, "steps": 1, "batch": 32}
+    found, _ = ask(run, "connectivity", against=run, **{**small, "updates": 0})
+    assert found.values["curve: barrier"] == pytest.approx(0, abs=1e-9)
+    other, _ = ask(run, "connectivity", against=natural, **small)
+    assert other.curves["line"]["adversarial"][0] == other.curves["curve"]["adversarial"][0]
+    assert other.curves["line"]["adversarial"][1] != other.curves["curve"]["adversarial"][1]
+    with pytest.raises(BadInput, match="against"):
+        ask(run, "connectivity", **small)
+    wide = train("standard", settings={"epochs": "1"}, model="digits_cnn?width=8", results=tmp_path, quiet=True)
+    with pytest.raises(BadInput, match="one architecture"):
+        ask(run, "connectivity", against=wide, **small)
+
+
+def test_the_ball_of_another_norm(run: Path) -> None:
+    found, _, _ = measured(
+        MeasureRequest.of(model=run, measure="linearity", options={"n": 10, "steps": 2}, norm="l2", eps="0.5"),
+        Execution(quiet=True),
+    )
+    assert (found.norm, found.eps) == ("l2", "0.5")
+    assert found.values["l2 size"] <= ThreatModel.parse("l2", "0.5").radius * (1 + 1e-6)
