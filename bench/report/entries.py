@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bench.compare import known_outcomes
+from bench.compare import best_of_each_model, known_outcomes
 from bench.errors import BadInput, GauntletError
 from bench.files import below, sha256
 from bench.results import Card, Outcomes, read_card
@@ -48,6 +48,28 @@ def read_entries(places: Sequence[Path]) -> tuple[list[Entry], list[str]]:
                 refused.append(f"{path} contradicts itself: {told[0]}; `gauntlet verify {path}` has the rest")
                 continue
             entries.append(_lowered(entry_of(card, path, known), known))
+    return entries, refused
+
+
+def chosen(results: Path, *, every: bool = False, verified: bool = False) -> tuple[list[Entry], list[str]]:
+    """The rows of a board, and what was left out and why.
+
+    every: all evaluations of a model in a section, not only the one with most samples. verified: none whose number is stated.
+    """
+    entries, refused = read_entries([results])
+    if not entries and not refused:
+        raise BadInput(f"no cards below {results}; `gauntlet run` or `gauntlet evaluate` writes them")
+    if verified:
+        refused += [
+            f"{entry.path}: its number is stated, nothing here proves it" for entry in entries if entry.backing == "stated"
+        ]
+        entries = [entry for entry in entries if entry.backing != "stated"]
+    if not every:
+        kept = best_of_each_model([entry.card for entry in entries])
+        if len(kept) < len(entries):
+            fewer = len(entries) - len(kept)
+            refused.append(f"{fewer} evaluations of models that have one of as many or more samples; --all shows them too")
+        entries = [entries[place] for place in kept]
     return entries, refused
 
 
