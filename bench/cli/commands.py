@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import options as opt
+from bench.cli.show import show
 from bench.cli.trust import trust
 from bench.errors import GauntletError, PluginWarning, Skipped, UnknownName, no_room, out_of_memory
 from bench.escape import line
@@ -30,6 +31,7 @@ new = typer.Typer(
 app.add_typer(plans, name="plan")
 app.add_typer(new, name="new")
 app.add_typer(trust)
+app.add_typer(show)
 
 
 @app.callback(invoke_without_command=True)

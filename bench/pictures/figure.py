@@ -56,7 +56,6 @@ class Mark:
     """Whether its number is doubted."""
     link: str = ""
     told: str = ""
-    key: str = ""
 
 
 @dataclass(frozen=True)

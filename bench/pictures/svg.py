@@ -10,8 +10,8 @@ from bench.pictures.figure import Axis, Bars, Chart, Curve, Figure, Heat, Mark, 
 
 NARROW, WIDE = (460.0, 260.0), (640.0, 370.0)
 """Width and height in units of its own; a page scales it."""
-_NAMED = 16
-"""Marks that carry their names at most."""
+_NAMED, _TRIED = 16, 40
+"""Marks that carry their names at most, and those that are tried, the first."""
 
 
 def draw(figure: Figure) -> str:
@@ -22,9 +22,7 @@ def draw(figure: Figure) -> str:
 
 
 def _svg(kind: str, width: float, height: float, about: str, body: str) -> str:
-    return (
-        f'<svg class="{kind}" viewBox="0 0 {_n(width)} {_n(height)}" role="img" aria-label="{html(about)}">{body}</svg>'
-    )
+    return f'<svg class="{kind}" viewBox="0 0 {_n(width)} {_n(height)}" role="img" aria-label="{html(about)}">{body}</svg>'
 
 
 def _n(value: float) -> str:
@@ -46,9 +44,12 @@ class _Frame:
 
     def __init__(self, chart: Chart) -> None:
         width, height = WIDE if chart.wide else NARROW
-        right = 16.0 if chart.marks else 12 + max([0.0, *(6.4 * min(len(c.name), 18) for c in chart.curves if _labelled(chart))])
+        right = (
+            16.0 if chart.marks else 12 + max([0.0, *(6.4 * min(len(c.name), 18) for c in chart.curves if _labelled(chart))])
+        )
         self.size, self.chart = (width, height), chart
-        self.left, self.top, self.right, self.bottom = 46.0, 14.0, width - right, height - 44
+        ticks = max([2, *(len(text) for _, text in chart.y.ticks)])
+        self.left, self.top, self.right, self.bottom = 27 + 6.6 * ticks, 18.0, width - right, height - 44
 
     def x(self, value: float) -> float:
         return self.left + self.chart.x.at(value) * (self.right - self.left)
@@ -103,10 +104,8 @@ def _axes(frame: _Frame) -> str:
 
 def _moment(frame: _Frame, at: float, name: str, *, bad: bool) -> str:
     x, kind = frame.x(at), "moment bad" if bad else "moment"
-    late = x > (frame.left + frame.right) / 2
-    return (
-        f'<path class="{kind}" d="M{_n(x)} {_n(frame.top)}V{_n(frame.bottom)}"/>'
-        + _text(x - 4 if late else x + 4, frame.top + 9, name, f"{kind} name", "end" if late else "start")
+    return f'<path class="{kind}" d="M{_n(x)} {_n(frame.top)}V{_n(frame.bottom)}"/>' + _text(
+        x, frame.top - 6, name, "when bad" if bad else "when", "middle"
     )
 
 
@@ -123,7 +122,8 @@ def _curve(frame: _Frame, curve: Curve) -> str:
     if not curve.dots or len(curve.points) > 40:
         return line
     dots = "".join(
-        f'<circle class="dot t{curve.tone}" cx="{_n(frame.x(x))}" cy="{_n(frame.y(y))}" r="2.6">{_told(f"{curve.name}: {y:.4g}")}</circle>'
+        f'<circle class="dot t{curve.tone}" cx="{_n(frame.x(x))}" cy="{_n(frame.y(y))}" r="2.6">'
+        f"{_told(f'{curve.name}: {y:.4g}')}</circle>"
         for x, y in curve.points
     )
     return line + dots
@@ -162,9 +162,11 @@ def _marks(frame: _Frame, marks: Sequence[Mark]) -> str:
         inner += f'<circle{kind} cx="{_n(x)}" cy="{_n(y)}" r="5.5"/>'
         if number in labels:
             at, anchor, line = labels[number]
-            inner += _text(at[0], at[1], mark.name[:28], "name", anchor) + _text(x, y - 11, str(number), "number", "middle") + line
+            inner += (
+                _text(at[0], at[1], mark.name[:28], "name", anchor) + _text(x, y - 11, str(number), "number", "middle") + line
+            )
         wrapped = f'<a href="{html(mark.link)}">{inner}</a>' if mark.link else inner
-        parts.append(f'<g class="mark" data-key="{html(mark.key)}">{wrapped}</g>' if mark.key else f'<g class="mark">{wrapped}</g>')
+        parts.append(f'<g class="mark">{wrapped}</g>')
     return "".join(parts)
 
 
@@ -173,11 +175,22 @@ def _placed(frame: _Frame, marks: Sequence[Mark]) -> dict[int, tuple[Point, str,
     spots = [(frame.x(mark.at[0]), frame.y(mark.at[1])) for mark in marks]
     taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
     found: dict[int, tuple[Point, str, str]] = {}
-    for number, (mark, (x, y)) in enumerate(zip(marks, spots, strict=True), 1):
+    for number, (mark, (x, y)) in enumerate(zip(marks[:_TRIED], spots, strict=False), 1):
         if len(found) >= _NAMED:
             break
         width = 6.8 * len(mark.name[:28])
-        for dx, dy, anchor in ((10, 4, "start"), (-10, 4, "end"), (10, -8, "start"), (-10, -8, "end"), (10, 17, "start"), (-10, 17, "end"), (14, 30, "start"), (-14, 30, "end"), (14, -22, "start"), (-14, -22, "end")):
+        for dx, dy, anchor in (
+            (10, 4, "start"),
+            (-10, 4, "end"),
+            (10, -8, "start"),
+            (-10, -8, "end"),
+            (10, 17, "start"),
+            (-10, 17, "end"),
+            (14, 30, "start"),
+            (-14, 30, "end"),
+            (14, -22, "start"),
+            (-14, -22, "end"),
+        ):
             left = x + dx if anchor == "start" else x + dx - width
             box = (left - 2, y + dy - 11, left + width + 2, y + dy + 3)
             inside = box[0] > frame.left and box[2] < frame.right and box[1] > frame.top - 10 and box[3] < frame.bottom
@@ -192,7 +205,7 @@ def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-_LABELS, _ROW = 150.0, 26.0
+_LABELS, _ROW = 165.0, 26.0
 
 
 def _bars(bars: Bars) -> str:
@@ -201,8 +214,9 @@ def _bars(bars: Bars) -> str:
     body = _scale(room, height, bars.label)
     for number, bar in enumerate(bars.bars):
         y, x = 6 + _ROW * number, _LABELS + bar.start / 100 * room
-        body += f'<g>{_told(bar.told)}' + _text(_LABELS - 10, y + 13, bar.name[:24], "cell", "end")
-        body += f'<rect class="bar t{bar.tone}" x="{_n(x)}" y="{_n(y)}" width="{_n(max((bar.end - bar.start) / 100 * room, 1))}" height="18" rx="2"/>'
+        body += f"<g>{_told(bar.told)}" + _text(_LABELS - 10, y + 13, bar.name[:24], "cell", "end")
+        wide = max((bar.end - bar.start) / 100 * room, 1)
+        body += f'<rect class="bar t{bar.tone}" x="{_n(x)}" y="{_n(y)}" width="{_n(wide)}" height="18" rx="2"/>'
         body += _text(_LABELS + max(bar.end, 0) / 100 * room + 7, y + 13, bar.value, "value") + "</g>"
     for number, (above, below) in enumerate(pairwise(bars.bars)):
         edge = above.end if not above.tone else above.start
@@ -219,12 +233,17 @@ def _pairs(pairs: Pairs) -> str:
     body = _scale(room, height, pairs.label, top=20)
     x = [_LABELS + end / 100 * room for end in (pairs.pairs[0].low, pairs.pairs[0].high)] if pairs.pairs else [0.0, 0.0]
     close = abs(x[1] - x[0]) < 60
-    body += _text(x[0] - (24 if close else 0), 12, pairs.ends[0], "name t1", "middle") + _text(x[1] + (24 if close else 0), 12, pairs.ends[1], "name t0", "middle")
+    body += _text(x[0] - (24 if close else 0), 12, pairs.ends[0], "name t1", "middle") + _text(
+        x[1] + (24 if close else 0), 12, pairs.ends[1], "name t0", "middle"
+    )
     for number, pair in enumerate(pairs.pairs):
         y = 32 + row * number
         low, high = (_LABELS + end / 100 * room for end in (pair.low, pair.high))
-        body += f"<g>{_told(f'{pair.name}: {pair.low:.1f} and {pair.high:.1f} %')}" + _text(_LABELS - 10, y + 4, pair.name[:24], "cell", "end")
-        body += f'<path class="between" d="M{_n(low)} {_n(y)}H{_n(high)}"/><circle class="dot t1" cx="{_n(low)}" cy="{_n(y)}" r="4.5"/>'
+        body += f"<g>{_told(f'{pair.name}: {pair.low:.1f} and {pair.high:.1f} %')}" + _text(
+            _LABELS - 10, y + 4, pair.name[:24], "cell", "end"
+        )
+        body += f'<path class="between" d="M{_n(low)} {_n(y)}H{_n(high)}"/>'
+        body += f'<circle class="dot t1" cx="{_n(low)}" cy="{_n(y)}" r="4.5"/>'
         body += f'<circle class="dot t0" cx="{_n(high)}" cy="{_n(y)}" r="4.5"/></g>'
     return _svg("bars", width, height, pairs.about, body)
 
@@ -248,19 +267,25 @@ def _heat(heat: Heat) -> str:
     cell, left = max(7.0 * chars + 10, 34.0), 7.0 * names + 30
     top = (24.0 + 4.6 * max(len(name[:22]) for name in heat.columns)) if slanted else 40.0
     width, height = left + cell * len(heat.columns) + (60 if slanted else 8), top + 26 * len(heat.rows) + 6
-    body = _text(left, 12, heat.across, "label") + f'<text class="label" text-anchor="middle" transform="translate(11 {_n(top + 13 * len(heat.rows))}) rotate(-90)">{html(heat.down)}</text>'
+    body = (
+        _text(left, 12, heat.across, "label")
+        + f'<text class="label" text-anchor="middle" transform="translate(11 {_n(top + 13 * len(heat.rows))}) rotate(-90)">'
+        + f"{html(heat.down)}</text>"
+    )
     for number, name in enumerate(heat.columns):
         x = left + cell * (number + 0.5)
         body += (
             f'<text class="cell" transform="translate({_n(x)} {_n(top - 8)}) rotate(-40)">{html(name[:22])}</text>'
-            if slanted else _text(x, top - 8, name, "cell", "middle")
+            if slanted
+            else _text(x, top - 8, name, "cell", "middle")
         )
     for down, name in enumerate(heat.rows):
         y = top + 26 * down
         body += _text(left - 8, y + 17, name[:22], "cell", "end")
         for across, text in enumerate(heat.texts[down]):
             body += _cell(heat, down, across, left + cell * across, y, cell, text)
-    return f'<div class="scroll">{_svg("heat", width, height, heat.about, body).replace("<svg ", f"<svg width={chr(34)}{_n(width)}{chr(34)} ", 1)}</div>'
+    picture = _svg("heat", width, height, heat.about, body)
+    return f'<div class="scroll"><svg width="{_n(width)}"{picture.removeprefix("<svg")}</div>'
 
 
 def _cell(heat: Heat, down: int, across: int, x: float, y: float, width: float, text: str) -> str:

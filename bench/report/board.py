@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.compare import methods, remarks, sections
+import pandas as pd
+
+from bench.compare import methods, remarks
 from bench.errors import GauntletError
 from bench.report.entries import Entry, chosen
 from bench.report.history import History, read_history
 from bench.report.pages import Skip, doubts_of, read_skips, remarks_on, shown_columns
 from bench.report.tables import PLACES, placed
-from bench.verify import Check, read_evidence
+from bench.verify import Check
 
 Cells = Mapping[str, object]
 """What the columns of the leaderboard say of a line."""
@@ -108,11 +110,14 @@ def board_of(entries: Sequence[Entry], results: Path, refused: Sequence[str] = (
         dataset, threat = str(part["dataset"].iloc[0]), str(part["threat"].iloc[0])
         key = slug(f"{dataset} {threat}", f"{dataset}\0{threat}")
         parts = [
-            _part(own, entries, rows, remark.get((dataset, threat, str(plan)), ""))
-            for plan, own in part.groupby("plan", sort=True)
+            _part(own, rows, remark.get((dataset, threat, str(plan)), "")) for plan, own in part.groupby("plan", sort=True)
         ]
         parts.sort(key=lambda one: -len(one.rows))
-        why = [f"{skip['name']} skipped: {skip['reason']}" for skip in skips if (skip["dataset"], skip["threat"]) == (dataset, threat)]
+        why = [
+            f"{skip['name']} skipped: {skip['reason']}"
+            for skip in skips
+            if (skip["dataset"], skip["threat"]) == (dataset, threat)
+        ]
         found.append(Section(key, dataset, threat, tuple(parts), tuple(why)))
     return Board(tuple(found), tuple(told))
 
@@ -132,13 +137,12 @@ def _rows(entries: Sequence[Entry], results: Path) -> list[Row]:
         where = _below(entry.path.parent, results)
         seed = entry.card.model.training.get("seed", "")
         key = slug(f"{entry.card.name} {f's{seed}' if seed != '' else ''}", f"{where}\0{entry.path.name}")
-        evidence = read_evidence(entry.card, entry.path.parent)
         told, history = [], None
         try:
             history = read_history(entry.path.parent.parent / "train.json")
         except GauntletError as error:
             told.append(str(error).replace(f"{results}/", ""))
-        rows.append(Row(key, where, entry, cells[place], tuple(evidence.checks), history, tuple(told)))
+        rows.append(Row(key, where, entry, cells[place], entry.checks, history, tuple(told)))
     return rows
 
 
@@ -146,7 +150,7 @@ def _below(folder: Path, results: Path) -> str:
     return str(folder.relative_to(results)) if folder.is_relative_to(results) else str(folder)
 
 
-def _part(table, entries: Sequence[Entry], rows: Sequence[Row], remark: str) -> Part:  # type: ignore[no-untyped-def]
+def _part(table: pd.DataFrame, rows: Sequence[Row], remark: str) -> Part:
     found = []
     for line in table.to_dict("records"):
         own = sorted((rows[place] for place in line[PLACES]), key=lambda row: _seed(row.cells["seed"]))

@@ -27,17 +27,21 @@ COLUMNS: dict[str, Column] = {
     "clean": Column("clean", "Percent of the n images that are right as they are.", "up"),
     "robust": Column("robust", "Percent right and still right after every attack of the plan, image by image.", "up"),
     "sd": Column("± sd", "Standard deviation of the robust accuracy between seeds, in points.", "down"),
-    "95% interval": Column("95 % interval", "Where the robust accuracy lies: Wilson's interval; with several seeds a bootstrap of seeds and images."),
+    "95% interval": Column(
+        "95 % interval", "Where the robust accuracy lies: Wilson's interval; with seeds a bootstrap of seeds and images."
+    ),
     "8-bit": Column("8-bit", "Robust where an adversarial example has to survive rounding to 256 levels.", "up"),
     "certified": Column("certified", "Right, and proved so by the defense: no attack can go below it.", "up"),
     "collapse": Column("collapse", "The epoch of catastrophic overfitting, if there was one.", numeric=False),
     "verdict": Column("verdict", "Of the diagnosis: whether the number can be trusted.", numeric=False),
     "train passes": Column("cost", "Backward passes per training image: the price of the training.", "down"),
     "notes": Column("notes", "Remarks on the card."),
-    "proof": Column("proof", "What stands behind the number: audited, proved by examples that lie there, or stated.", numeric=False),
+    "proof": Column("proof", "What stands behind the number: an audit, examples, or the card's word.", numeric=False),
 }  # fmt: skip
 
 
 def column_of(name: str) -> Column:
     """The column of this name; any other is that of an attack."""
-    return COLUMNS.get(name) or Column(name, f"Percent that {name} alone leaves standing; run on survivors, what is left after it.", "up")
+    return COLUMNS.get(name) or Column(
+        name, f"Percent that {name} alone leaves standing; run on survivors, what is left after it.", "up"
+    )

@@ -10,32 +10,51 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.errors import BadInput, GauntletError
-from bench.results import Card, clean_rows, read_records
+from bench.results import Card, read_records
 
 
 class Falls:
     """The records of one evaluation, by sample."""
 
     def __init__(self, card: Card, rows: pd.DataFrame) -> None:
-        first = clean_rows(rows).sort_values("id")
-        if len(first) != card.n or not first["id"].is_unique:
-            raise BadInput(f"the records hold {len(first)} clean samples, and n is {card.n}")
         self.card, self.rows = card, rows
-        self.ids: NDArray[np.int64] = first["id"].to_numpy(dtype=np.int64)
-        self.labels: NDArray[np.int64] = first["label"].to_numpy(dtype=np.int64)
-        self.clean: NDArray[np.bool_] = ~first["broken"].to_numpy(dtype=bool)
+        self._ids, broken = rows["id"].to_numpy(dtype=np.int64), rows["broken"].to_numpy(dtype=bool)
+        self._tried = (rows["run"] != "").to_numpy()
+        self._fell = self._tried & broken
+        first = np.flatnonzero(~self._tried)
+        first = first[np.argsort(self._ids[first], kind="stable")]
+        self.ids: NDArray[np.int64] = self._ids[first]
+        if len(first) != card.n or len(np.unique(self.ids)) != card.n:
+            raise BadInput(f"the records hold {len(first)} clean samples, and n is {card.n}")
+        self.labels: NDArray[np.int64] = rows["label"].to_numpy(dtype=np.int64)[first]
+        self.clean: NDArray[np.bool_] = ~broken[first]
 
     @cached_property
     def by(self) -> pd.DataFrame:
         """For every right sample that fell: the run whose example is misclassified most clearly, which the archive holds."""
-        fell = self.rows[self.rows["broken"].to_numpy() & (self.rows["run"] != "").to_numpy()]
+        fell = self.rows[self._fell]
         last = fell.sort_values(["id", "margin"], kind="stable").drop_duplicates("id", keep="last")
-        return last.set_index("id")
+        found: pd.DataFrame = last.set_index("id")
+        return found
+
+    @cached_property
+    def taken(self) -> dict[tuple[str, str], int]:
+        """Of every attack and run, in order: how many samples fell to it that had not fallen before."""
+        attack, run = (self.rows[key].astype("category").cat for key in ("attack", "run"))
+        size = len(run.categories)
+        code = attack.codes.to_numpy().astype(np.int64) * size + run.codes.to_numpy()
+        kinds, first = np.unique(code[self._tried], return_index=True)
+        _, earliest = np.unique(self._ids[self._fell], return_index=True)
+        counts = dict(zip(*np.unique(code[self._fell][earliest], return_counts=True), strict=True))
+        return {
+            (str(attack.categories[kind // size]), str(run.categories[kind % size])): int(counts.get(kind, 0))
+            for kind in kinds[np.argsort(first)]
+        }
 
     @cached_property
     def standing(self) -> NDArray[np.bool_]:
         """Right and never broken by the plan."""
-        return self.clean & ~np.isin(self.ids, self.by.index.to_numpy())
+        return self.clean & ~np.isin(self.ids, self._ids[self._fell])
 
     def runs(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Of every attack that was run on all, or of every arm of a pilot: the samples it was run on, and those it broke."""
@@ -60,11 +79,9 @@ class Falls:
 
     def per_class(self) -> list[tuple[int, int, float, float]]:
         """Label, samples, clean and robust accuracy of every class."""
-        found = []
-        for label in np.unique(self.labels):
-            mine = self.labels == label
-            found.append((int(label), int(mine.sum()), float(self.clean[mine].mean()), float(self.standing[mine].mean())))
-        return found
+        labels, where, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
+        shares = [np.bincount(where, kind, len(labels)) / counts for kind in (self.clean, self.standing)]
+        return [(int(a), int(b), float(c), float(d)) for a, b, c, d in zip(labels, counts, *shares, strict=True)]
 
 
 def read_falls(card: Card, path: Path) -> Falls | None:

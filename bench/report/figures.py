@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from bench.errors import BadInput
 from bench.pictures import (
     TONES,
+    Axis,
     Bar,
     Bars,
     Chart,
@@ -24,7 +26,8 @@ from bench.pictures import (
 )
 from bench.report.board import Method, Part, Row
 from bench.report.falls import Falls
-from bench.results import AttackResult, CurvePoint, Round
+from bench.results import AttackResult, CurvePoint
+from bench.statistics import wilson
 
 ROBUST = "robust accuracy, %"
 _DOUBTED = ("suspicious", "broken", "constant", "not comparable")
@@ -32,7 +35,9 @@ _DOUBTED = ("suspicious", "broken", "constant", "not comparable")
 
 def tradeoff(part: Part, link: Callable[[Method], str] = lambda _: "") -> Chart:
     """Clean against robust accuracy: a mark per method."""
-    clean = [value for m in part.methods for value in (_number(m, "clean"), *(100 * r.entry.card.clean_accuracy for r in m.rows))]
+    clean = [
+        value for m in part.methods for value in (_number(m, "clean"), *(100 * r.entry.card.clean_accuracy for r in m.rows))
+    ]
     return Chart(
         about=f"Clean against robust accuracy of {len(part.methods)} methods under plan {part.plan}.",
         x=percent_axis("clean accuracy, %", clean, whole=False), y=_robust_axis(part), wide=True,
@@ -41,14 +46,12 @@ def tradeoff(part: Part, link: Callable[[Method], str] = lambda _: "") -> Chart:
 
 
 def cost(part: Part, link: Callable[[Method], str] = lambda _: "") -> Chart | None:
-    """Robust accuracy against what the training took, with the front that nothing beats on both; None where costs are unknown."""
-    known = [method for method in part.methods if _passes(method.rows[0]) is not None and method.cells["train passes"] != ""]
+    """Robust accuracy against what the training took, and the front that nothing beats; None where costs are unknown."""
+    known = [method for method in part.methods if _passes(method.rows[0]) and method.cells["train passes"] != ""]
     if len(known) < 2:
         return None
     x = [float(str(method.cells["train passes"])) for method in known]
-    marks = tuple(
-        _mark(m, at, lambda r, at=at: _passes(r) or at, link) for m, at in zip(known, x, strict=True)  # type: ignore[misc]
-    )
+    marks = tuple(_mark(m, at, partial(_passes, usual=at), link) for m, at in zip(known, x, strict=True))
     return Chart(
         about=f"Robust accuracy against the cost of training of {len(known)} methods under plan {part.plan}.",
         x=rising_axis("backward passes per training image, log scale", x, log=True), y=_robust_axis(part), wide=True,
@@ -56,101 +59,100 @@ def cost(part: Part, link: Callable[[Method], str] = lambda _: "") -> Chart | No
     )  # fmt: skip
 
 
-def waterfall(row: Row) -> Bars:
-    """From clean to robust: what each attack, or each round of a portfolio, took away."""
+def waterfall(row: Row, falls: Falls | None) -> Bars:
+    """From clean to robust: what each attack, or each arm of a portfolio, took that nothing before it had."""
     card, n = row.entry.card, row.entry.card.n
     left, share = round(card.clean_accuracy * n), 100 / n
     bars = [Bar("clean", 0, left * share, f"{left * share:.1f}", told=f"{left} of {n} are right")]
-    for name, broken, told in _taken(card.attacks):
-        bars.append(Bar(name, (left - broken) * share, left * share, f"-{broken * share:.1f}", 1, f"{name}: {told}"))
+    taken = _taken(falls) if falls else [("all attacks", card.archive.rows, "the records are not here")]
+    for name, broken, told in [*taken, *((f"by {added.by}", added.broken, "handed in later") for added in card.additions)]:
+        value = f"\u2212{broken * share:.1f}" if broken else "0"
+        bars.append(Bar(name, (left - broken) * share, left * share, value, 1, f"{name}: {broken} samples, {told}"))
         left -= broken
-    for added in card.additions:
-        bars.append(Bar(f"by {added.by}", (left - added.broken) * share, left * share, f"-{added.broken * share:.1f}", 1))
-        left -= added.broken
     stands = round(card.robust_accuracy * n)
     bars.append(Bar("robust", 0, stands * share, f"{stands * share:.1f}", told=f"{stands} of {n} stand"))
     return Bars(f"From {card.clean_accuracy:.1%} clean to {card.robust_accuracy:.1%} robust.", "% of the samples", tuple(bars))
 
 
-def _taken(attacks: Sequence[AttackResult]) -> list[tuple[str, int, str]]:
-    """What each attack broke beyond those before it, in the order of the plan; a portfolio by its rounds."""
-    found, left = [], None
-    for attack in attacks:
-        stands = round(attack.robust_accuracy * attack.n)
-        if attack.rounds:
-            idle = [one for one in attack.rounds if not one.broken]
-            found += _rounds(attack)
-            if idle:
-                found.append((f"{len(idle)} other rounds", 0, "broke none: " + ", ".join(dict.fromkeys(o.arm for o in idle))))
-        elif attack.on == "survivors":
-            found.append((attack.name, attack.broken, f"{attack.broken} of {attack.attempted} that still stood"))
-        else:
-            before = attack.attempted if left is None else left
-            fewer = max(before - stands, 0)
-            found.append((attack.name, fewer, f"{attack.broken} of {attack.attempted}, of which {fewer} beyond those before"))
-        left = stands if left is None else min(left, stands)
-    return found
+def _taken(falls: Falls) -> list[tuple[str, int, str]]:
+    """Attacks in order with what each took, a portfolio by arms and stages; what took nothing is one line where it is much."""
+    stages = {
+        (attack.name, f"round {number}: {one.arm}"): f"{one.arm} ({one.stage})"
+        for attack in falls.card.attacks
+        for number, one in enumerate(attack.rounds)
+    }
+    alike: dict[str, list[int]] = {}
+    for (attack, run), count in falls.taken.items():
+        alike.setdefault(stages.get((attack, run), attack), []).append(count)
+    found = [(name, sum(counts), f"{len(counts)} runs" if len(counts) > 1 else "one run") for name, counts in alike.items()]
+    idle = [name for name, count, _ in found if not count]
+    if len(idle) < 4:
+        return found
+    return [one for one in found if one[1]] + [(f"{len(idle)} others", 0, "which took nothing more: " + ", ".join(idle))]
 
 
-def _rounds(attack: AttackResult) -> list[tuple[str, int, str]]:
-    """Rounds that broke something, those of one arm in one stage together, in the order of the first."""
-    alike: dict[str, list[Round]] = {}
-    for one in attack.rounds:
-        if one.broken:
-            alike.setdefault(f"{one.arm} ({one.stage})", []).append(one)
-    return [
-        (name, sum(one.broken for one in ones), ", ".join(f"{one.broken} of {one.samples}" for one in ones) + " that it took on")
-        for name, ones in alike.items()
-    ]
-
-
-def rounds(rows: Sequence[Row]) -> Chart | None:
+def rounds(rows: Sequence[tuple[Row, Falls | None]]) -> Chart | None:
     """What still stands while a portfolio spends its effort."""
-    curves = []
-    for tone, row in enumerate(rows):
+    curves, every = [], [row for row, _ in rows]
+    for tone, (row, falls) in enumerate(rows):
         card = row.entry.card
         attack = next((attack for attack in card.attacks if attack.rounds), None)
-        if attack is None:
+        if attack is None or falls is None:
             continue
-        spent, left, points = 0.0, round(card.clean_accuracy * card.n), []
-        points.append((0.0, 100 * left / card.n))
-        for one in attack.rounds:
+        spent, left = 0.0, int(falls.clean.sum())
+        points = [(0.0, 100 * left / card.n)]
+        for number, one in enumerate(attack.rounds):
             spent += one.cost * one.samples / card.n
-            left -= one.broken
+            left -= falls.taken.get((attack.name, f"round {number}: {one.arm}"), 0)
             points.append((spent, 100 * left / card.n))
-        curves.append(Curve(_name(row, rows), tuple(points), tone, steps=True, dots=False))
+        curves.append(Curve(_name(row, every), tuple(points), tone, steps=True, dots=False))
     return _lines("What stands while the portfolio spends its effort.", "forward passes per test image", curves)
 
 
 def restarts(rows: Sequence[Row]) -> Chart | None:
     """Robust accuracy after 1, 2, 5, ... restarts on the same samples."""
-    found = [
-        (row, attack, tuple((float(point.restarts), 100 * point.robust_accuracy) for point in attack.restarts))
-        for row in rows
-        for attack in row.entry.card.attacks
-        if len(attack.restarts) > 1
-    ][:TONES]
-    curves = [Curve(_attack_name(row, attack, rows), points, tone) for tone, (row, attack, points) in enumerate(found)]
-    return _lines("Robust accuracy after so many restarts, on the same samples.", "restarts, log scale", curves, log=True, zoom=True)
+    found = [(row, attack) for row in rows for attack in row.entry.card.attacks if len(attack.restarts) > 1][:TONES]
+    curves = [
+        Curve(
+            _attack_name(row, attack, rows),
+            tuple((float(point.restarts), 100 * point.robust_accuracy) for point in attack.restarts),
+            tone,
+            tuple(_band(point.robust_accuracy, attack.n) for point in attack.restarts),
+        )
+        for tone, (row, attack) in enumerate(found)
+    ]
+    return _lines(
+        "Robust accuracy after so many restarts, on the same samples.", "restarts, log scale", curves, log=True, zoom=True
+    )
 
 
 def steps(rows: Sequence[Row]) -> Figure | None:
     """The step-size search: a curve, or a heat map where two settings were searched."""
     grids = [(row, attack) for row in rows for attack in row.entry.card.attacks if attack.grid and attack.grid.points]
-    curves = []
+    curves: list[Curve] = []
     for row, attack in grids:
         assert attack.grid is not None
         keys = list(attack.grid.points[0].parameters)
-        points = [(*(point.parameters.get(key) for key in keys), 100 * point.robust_accuracy) for point in attack.grid.points]
-        if not all(isinstance(value, int | float) for point in points for value in point):
+        values = [[*(point.parameters.get(key) for key in keys), 100 * point.robust_accuracy] for point in attack.grid.points]
+        points = [[float(v) for v in point if isinstance(v, int | float)] for point in values]
+        if any(len(point) <= len(keys) for point in points):
             continue
         if len(keys) == 2 and len(rows) == 1:
             return _searched(attack, keys, points)
         if len(keys) == 1:
             name = f"{_attack_name(row, attack, rows)}, {keys[0]}"
-            curves.append(Curve(name, tuple(sorted((float(x), float(y)) for x, y in points)), len(curves) % TONES))
-    label = "setting that was searched (a step is a share of eps), log scale"
-    return _lines("Robust accuracy on the probe over the settings that were searched.", label, curves[:TONES], log=True, zoom=True)
+            where = tuple(sorted((x, y) for x, y in points))
+            curves.append(Curve(name, where, len(curves) % TONES, tuple(_band(y / 100, attack.grid.probe) for _, y in where)))
+    label = "value of the searched setting, log scale"
+    return _lines(
+        "Robust accuracy on the probe over the settings that were searched.", label, curves[:TONES], log=True, zoom=True
+    )
+
+
+def _band(share: float, n: int) -> tuple[float, float]:
+    """Wilson's interval of a share of n samples, in percent."""
+    low, high = wilson(min(max(round(share * n), 0), n), max(n, 1))
+    return 100 * low, 100 * high
 
 
 def _searched(attack: AttackResult, keys: Sequence[str], points: Sequence[Sequence[float]]) -> Heat:
@@ -246,12 +248,12 @@ def becomes(labels: Sequence[int], predicted: Sequence[int], names: Sequence[str
     np.add.at(table, (np.asarray(labels), np.asarray(predicted)), 1)
     totals = table.sum(1, keepdims=True)
     shares = np.divide(table, totals, out=np.zeros(table.shape), where=totals > 0)
-    own = tuple(_class(label, names) for label in range(count))
+    own, every = tuple(_class(label, names) for label in range(count)), range(count)
     return Heat(
         "What the adversarial examples of each class are taken for.", own, own,
-        tuple(tuple(None if down == across else float(shares[down, across]) for across in range(count)) for down in range(count)),
-        tuple(tuple("" if down == across or not table[down, across] else str(table[down, across]) for across in range(count)) for down in range(count)),
-        "taken for", "is",
+        tuple(tuple(None if down == across else float(shares[down, across]) for across in every) for down in every),
+        tuple(tuple(str(table[down, across] or "") if down != across else "" for across in every) for down in every),
+        "taken for", "true class",
     )  # fmt: skip
 
 
@@ -268,20 +270,21 @@ def overlap(falls: Falls) -> Heat | None:
     return Heat(
         "Of the samples that the attack on the left broke, the share that the attack above broke too.", names, names,
         tuple(tuple(None if not of else hit / of for hit, of in line) for line in table),
-        tuple(tuple("" if not of else f"{100 * hit / of:.0f}" for hit, of in line) for line in table), "broke it too, %", "broken by",
+        tuple(tuple("" if not of else f"{100 * hit / of:.0f}" for hit, of in line) for line in table),
+        "broke it too, %", "broken by",
     )  # fmt: skip
 
 
 def _mark(method: Method, x: float, seed: Callable[[Row], float], link: Callable[[Method], str]) -> Mark:
     cells = method.cells
     robust, interval = _number(method, "robust"), str(cells["95% interval"])
+    proved = cells.get("certified", "")
     dots = tuple((seed(row), 100 * row.entry.card.robust_accuracy) for row in method.rows)
-    certified = cells.get("certified", "")
-    told = f"{method_name(method)}: clean {_number(method, 'clean'):.1f} %, robust {robust:.1f} %"
-    told += f" ({interval}), {len(dots)} seed{'s' if len(dots) > 1 else ''}, verdict {cells['verdict'] or 'none'}"
+    told = f"{method_name(method)}: {robust:.1f} robust, {_number(method, 'clean'):.1f} clean"
     return Mark(
-        method_name(method), (x, robust), _range(interval), dots, float(str(certified)) if certified not in ("", None) else None,
-        hollow=cells["verdict"] in _DOUBTED, link=link(method), told=told, key=method.key,
+        method_name(method), (x, robust), _range(interval), dots,
+        float(str(proved)) if proved not in ("", None) else None,
+        hollow=cells["verdict"] in _DOUBTED, link=link(method), told=told,
     )  # fmt: skip
 
 
@@ -296,7 +299,7 @@ def _range(interval: str) -> tuple[float, float] | None:
     return (float(low), float(high)) if high else None
 
 
-def _robust_axis(part: Part):  # type: ignore[no-untyped-def]
+def _robust_axis(part: Part) -> Axis:
     values = [100 * row.entry.card.robust_accuracy for row in part.rows]
     highs = [bounds[1] for m in part.methods if (bounds := _range(str(m.cells["95% interval"])))]
     top = max([*values, *highs, 10.0])
@@ -313,7 +316,7 @@ def _front(marks: Sequence[Mark]) -> tuple[tuple[float, float], ...]:
     return tuple(found)
 
 
-def _lines(  # noqa: PLR0913
+def _lines(
     about: str, label: str, curves: Sequence[Curve], *, log: bool = False, zoom: bool = False, least: float | None = None
 ) -> Chart | None:
     """Percent over something; None without a curve."""
@@ -323,12 +326,12 @@ def _lines(  # noqa: PLR0913
     if len(curves) > TONES:
         raise BadInput(f"{len(curves)} curves cannot be told apart; give at most {TONES} rows")
     across = [x for curve in curves for x, _ in curve.points]
-    up = [y for curve in curves for _, y in curve.points]
+    up = [y for curve in curves for y in (*(y for _, y in curve.points), *(end for ends in curve.band for end in ends))]
     x = _epochs(int(max(across))) if label == "epoch" else rising_axis(label, across, log=log, least=least)
     return Chart(about, x, percent_axis("accuracy, %", up, whole=not zoom), tuple(curves))
 
 
-def _epochs(count: int):  # type: ignore[no-untyped-def]
+def _epochs(count: int) -> Axis:
     return rising_axis("epoch", [1.0, float(count)], least=0.0)
 
 
@@ -345,9 +348,9 @@ def _number(method: Method, column: str) -> float:
     return float(str(method.cells[column]))
 
 
-def _passes(row: Row) -> float | None:
+def _passes(row: Row, usual: float = 0.0) -> float:
     passes = row.entry.card.model.training.get("backwards_per_sample")
-    return float(passes) if passes else None
+    return float(passes) if passes else usual
 
 
 def _radius(text: str) -> float:

@@ -52,7 +52,11 @@ def _rates(content: dict[str, object], epochs: int) -> tuple[float, ...]:
     settings = content.get("settings")
     try:
         assert isinstance(settings, dict)
-        peak, factor, planned = _number(settings["lr"]), learning_rate(str(settings["schedule"])), int(_number(settings["epochs"]))
+        peak, factor, planned = (
+            _number(settings["lr"]),
+            learning_rate(str(settings["schedule"])),
+            int(_number(settings["epochs"])),
+        )
         return tuple(peak * factor((epoch + 0.5) / max(planned, epochs, 1)) for epoch in range(epochs))
     except (GauntletError, AssertionError, KeyError, ValueError):
         return ()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from bench.core import ThreatModel
 from bench.report import Falls
 from bench.site.asked import Examples
 
@@ -76,15 +77,18 @@ def _words(found: Examples, falls: Falls, place: int, labels: dict[int, int], na
     number = int(found.ids[place])
     by = falls.by.loc[number]
     label = _named(labels[number], names)
-    first = f"#{number} is {label}"
+    first = f"is {label}"
     if found.after is not None:
         share, answer = found.after[place].max(0)
-        first = f"#{number} {label} → {_named(int(answer), names)}, {float(share):.0%} sure"
+        first = f"{label} → {_named(int(answer), names)}, {float(share):.0%} sure"
     threat = falls.card.threat
-    away = "" if found.x is None else f"{_distance(found.x[place], found.z[place], threat.norm):.3g} of {threat.eps} in {threat.norm}"
+    away = ""
+    if found.x is not None:
+        eps = float(ThreatModel.parse(threat.norm, threat.eps).eps)
+        away = f"{_distance(found.x[place], found.z[place], threat.norm) / eps:.0%} of eps away" if eps else ""
     run = str(by["run"])
     how = run if run.startswith("round ") else f"{by['attack']}{f', {run}' if run else ''}"
-    return tuple(text for text in (first, away, how) if text)
+    return tuple(text for text in (first, away, f"{how} (sample {number})") if text)
 
 
 def _named(label: int, names: Sequence[str]) -> str:

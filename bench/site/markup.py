@@ -12,11 +12,11 @@ from markupsafe import Markup
 
 from bench.escape import line as plain
 from bench.pictures import Figure, draw
-from bench.report import Method, Part, Row, column_of, method_name
+from bench.report import Cells, Method, Part, Row, column_of, method_name
 from bench.site import words
 
 FIRST = ("defense", "rank", "robust", "sd", "95% interval", "clean")
-LAST = ("certified", "8-bit", "verdict", "collapse", "train passes", "seeds", "n", "model", "proof")
+LAST = ("certified", "8-bit", "verdict", "proof", "collapse", "train passes", "seeds", "n", "model")
 UNSHOWN = ("differs in", "notes")
 """Columns that stand elsewhere: beside the name, and on the page of the row."""
 
@@ -43,7 +43,7 @@ def asset(name: str) -> str:
 
 def drawn(figure: Figure | None) -> Markup:
     """A picture as a part of a page; it is escaped where it is drawn."""
-    return Markup(draw(figure)) if figure else Markup("")  # noqa: S704
+    return Markup(draw(figure)) if figure else Markup("")
 
 
 def short(text: object, most: int = 80) -> str:
@@ -86,15 +86,14 @@ def columns(part: Part) -> list[str]:
 def line(part: Part, method: Method) -> Markup:
     """The line of a method."""
     name, apart = short(method.cells["defense"], 60), short(method.cells["differs in"], 120)
-    fold = Markup('<button class="fold" type="button" aria-expanded="false" aria-label="Its seeds">▸</button>')
     several = len(method.rows) > 1
-    first = Markup('<td data-v="{}"><input class="tick-box" type="checkbox" value="{}" aria-label="Compare {}">{}{}{}</td>').format(
-        name + (f" ({apart})" if apart else ""), method.key, name, fold if several else Markup('<span class="pad"></span>'),
+    first = Markup("<td{}>{}{}</td>").format(
+        Markup(' data-v="{} ({})"').format(name, apart) if apart else "",
         Markup('<a href="../row/{}.html">{}</a>').format(method.key, name),
         Markup(' <span class="soft">{}</span>').format(apart) if apart else "",
-    )  # fmt: skip
+    )
     rest = Markup("").join(_cell(column, method.cells, method) for column in columns(part)[1:])
-    return Markup("<tr{}>{}{}</tr>").format("" if several else Markup(' data-row="{}"').format(method.key), first, rest)
+    return Markup("<tr{}>{}{}</tr>").format(Markup(' class="several"') if several else "", first, rest)
 
 
 def seed_line(part: Part, row: Row) -> Markup:
@@ -105,14 +104,14 @@ def seed_line(part: Part, row: Row) -> Markup:
     return Markup('<tr class="seed" data-row="{}">{}{}</tr>').format(row.key, first, rest)
 
 
-def _cell(column: str, cells: words.Cells, of: Method | Row) -> Markup:
+def _cell(column: str, cells: Cells, of: Method | Row) -> Markup:
     value = cells.get(column, "")
     if _absent(value):
         return Markup("<td></td>")
     if column == "95% interval":
-        return Markup('<td class="r arm">{}{}</td>').format(str(value).replace("-", "–"), arm(cells))
+        return Markup('<td class="r arm">{}{}</td>').format(str(value).replace("-", "\u2013"), arm(cells))
     if column == "verdict":
-        return Markup('<td data-v="{}">{}</td>').format(value, chip(value))
+        return Markup("<td>{}</td>").format(chip(value))
     if column == "proof":
         first = of.rows[0] if isinstance(of, Method) else of
         return Markup('<td><a href="../row/{}.html#proof">{}</a></td>').format(first.key, value)
@@ -129,14 +128,14 @@ def _number(column: str, value: float) -> Markup:
     return Markup('<td class="r"{}>{}</td>').format(behind, inner)
 
 
-def arm(cells: words.Cells) -> Markup:
+def arm(cells: Cells) -> Markup:
     """An interval as a bar from 0 to 100 %, its value as a dot."""
     low, _, high = str(cells["95% interval"]).partition("-")
     if not high:
         return Markup("")
-    return Markup(
-        '<svg viewBox="0 0 100 12" aria-hidden="true"><rect y="5.5" width="100" height="1"/><path d="M{} 6H{}"/><circle cx="{}" cy="6" r="4"/></svg>'
-    ).format(low, high, f"{float(str(cells['robust'])):.1f}")
+    return Markup('<svg viewBox="0 0 100 12"><path d="M{} 6H{}"/><circle cx="{}" cy="6" r="4"/></svg>').format(
+        low, high, f"{float(str(cells['robust'])):.1f}"
+    )
 
 
 def chip(verdict: object) -> Markup:

@@ -28,6 +28,22 @@ FINE = ("rank:", "8-bit:", "sd:", "proof:", "certified:")
 """How notes begin that explain a column and say nothing of a single row."""
 
 
+_EFFORT = (
+    "The portfolio's rounds in order, which end where nothing more falls. Where the line is flat to the end, more effort would "
+    "hardly change the number."
+)
+_AGAIN = (
+    "The same samples each time; a curve that still falls at its end says that the number is not final. Shaded: 95 % interval."
+)
+_GRID = "On a probe before the attack; the best was used. At an edge, the search was too narrow. Shaded: 95 % interval."
+_RADII = "What fell in a smaller ball has fallen in a larger one. Shaded: 95 % interval."
+_VALIDATION = (
+    "Held-out training images after every epoch, at the target budget. Where FGSM stays and PGD falls, the training collapsed."
+)
+_BECOMES = "Of the adversarial examples in the archive, how many of each class the network takes for each other one."
+_TRANSFER = "Percent of the adversarial examples made on the network on the left that the network above gets wrong too."
+
+
 class Picture(NamedTuple):
     """A drawn picture with its words."""
 
@@ -67,7 +83,8 @@ def leaderboard(board: Board, section: Section, paired: Sequence[str]) -> str:
     return page(
         "board.html", board, f"{section.dataset[:60]} {section.threat[:40]}", "../", section.key,
         section=section, lead=words.section_lead(section), pictures=shown, columns={p.key: columns(p) for p in section.parts},
-        verdicts=verdicts, pairs=set(paired), legend=LEGEND, fine=FINE, captions={p.key: caption(section, p) for p in section.parts},
+        verdicts=verdicts, pairs=set(paired), legend=LEGEND, fine=FINE,
+        captions={p.key: caption(section, p) for p in section.parts},
     )  # fmt: skip
 
 
@@ -82,7 +99,9 @@ def _link(method: Method) -> str:
     return f"../row/{method.key}.html"
 
 
-def row_page(board: Board, section: Section, part: Part, row: Row, falls: Falls | None, found: Examples | None, results: Path) -> tuple[str, Gallery | None]:  # noqa: PLR0913
+def row_page(
+    board: Board, section: Section, part: Part, row: Row, falls: Falls | None, found: Examples | None, results: Path
+) -> tuple[str, Gallery | None]:
     """One evaluation, and the images that its page shows."""
     card, names = row.entry.card, class_names(row)
     shown = gallery(found, falls, names) if found and falls else None
@@ -92,8 +111,8 @@ def row_page(board: Board, section: Section, part: Part, row: Row, falls: Falls 
         seen = figures.becomes([known[number] for number in found.ids.tolist()], found.after.argmax(1).tolist(), names)
     html = page(
         "row.html", board, f"{card.name[:60]} on {card.dataset[:40]}", "../", section.key, section=section, part=part, row=row,
-        card=card, lead=words.row_lead(row), warnings=_warnings(row), waterfall=drawn(figures.waterfall(row)),
-        fell=words.fell(card.attacks), overlap=drawn(figures.overlap(falls) if falls else None), search=_search(row),
+        card=card, lead=words.row_lead(row), warnings=_warnings(row), waterfall=drawn(figures.waterfall(row, falls)),
+        fell=words.fell(card.attacks), overlap=drawn(figures.overlap(falls) if falls else None), search=_search(row, falls),
         diagnosis=_diagnosis(row), gallery=shown, perclass=_classes(falls, seen, names), training=_training(row),
         trained=words.trained(row), proved=words.proved(row), checks=[_checked(check) for check in row.checks],
         commands=words.commands(row, results), files=_files(row), attacks=[_attack(attack) for attack in card.attacks],
@@ -114,12 +133,12 @@ def _warnings(row: Row) -> list[str]:
     return told
 
 
-def _search(row: Row) -> list[Picture]:
+def _search(row: Row, falls: Falls | None) -> list[Picture]:
     return pictures(
-        ("What stood as effort was spent", figures.rounds([row]), "The portfolio's rounds in order; it stops where nothing more falls. Where the line is flat to the end, more effort would hardly change the number."),
-        ("After so many restarts", figures.restarts([row]), "The same samples each time; a curve still falling at its end says the number is not final."),
-        ("Step size", figures.steps([row]), "Measured on a probe before the attack; the best was used. At an edge, the search was too narrow."),
-        ("Over the radius", figures.eps([row]), "Work is shared between radii: what fell in a smaller ball has fallen in a larger one."),
+        ("What stood as effort was spent", figures.rounds([(row, falls)]), _EFFORT),
+        ("After so many restarts", figures.restarts([row]), _AGAIN),
+        ("Step size", figures.steps([row]), _GRID),
+        ("Over the radius", figures.eps([row]), _RADII),
     )  # fmt: skip
 
 
@@ -128,7 +147,11 @@ def _classes(falls: Falls | None, becomes: Figure | None, names: Sequence[str]) 
         return []
     return pictures(
         ("Clean and robust", figures.classes(falls, names), ""),
-        ("Who becomes whom", becomes, "Of the adversarial examples in the archive, how many of each class the network takes for each other one."),
+        (
+            "Who becomes whom",
+            becomes,
+            _BECOMES,
+        ),
     )
 
 
@@ -136,7 +159,7 @@ def _training(row: Row) -> list[Picture]:
     if not row.entry.card.model.training and not row.history:
         return []
     return pictures(
-        ("Validation", figures.training([row]), "Held-out training images after every epoch, at the target budget. Where FGSM stays and PGD falls, the training collapsed."),
+        ("Validation", figures.training([row]), _VALIDATION),
         ("Loss", figures.loss(row), ""),
         ("Learning rate", figures.rate(row), "In the middle of each epoch, by the schedule of the recipe."),
     )  # fmt: skip
@@ -150,7 +173,9 @@ def _diagnosis(row: Row) -> dict[str, object]:
         return {}
     lamps = [_lamp(finding) for finding in findings]
     bad = [lamp for lamp in lamps if lamp["verdict"] != "ok"]
-    told = f"{len(findings)} checks" + (f" on {card.diagnosis.n} samples" if card.diagnosis else " during the evaluation; no diagnosis was made")
+    told = f"{len(findings)} checks" + (
+        f" on {card.diagnosis.n} samples" if card.diagnosis else " during the evaluation; no diagnosis was made"
+    )
     told += f": {len(bad)} of them give reason to doubt it." if bad else ": none gives reason to doubt it."
     return {"told": told, "doubted": bad, "sound": [lamp for lamp in lamps if lamp["verdict"] == "ok"]}
 
@@ -171,28 +196,43 @@ def _checked(check) -> dict[str, str]:  # type: ignore[no-untyped-def]
 def _attack(attack: AttackResult) -> dict[str, object]:
     told = ", ".join(f"{key} {value}" for key, value in attack.parameters.items())
     rounds = f"{len(attack.rounds)} rounds" if attack.rounds else ""
-    return {**{key: getattr(attack, key) for key in ("name", "attempted", "broken", "robust_accuracy", "forwards", "backwards")}, "told": "; ".join(filter(None, [told, rounds, *attack.notes]))}
+    return {
+        **{key: getattr(attack, key) for key in ("name", "attempted", "broken", "robust_accuracy", "forwards", "backwards")},
+        "told": "; ".join(filter(None, [told, rounds, *attack.notes])),
+    }
 
 
 def _files(row: Row) -> list[tuple[str, str]]:
     card = row.entry.card
     found = [("card.json", f"{row.where}/card.json")]
-    found += [(file.file, f"sha256 {file.sha256}, {file.rows:,} rows") for file in (card.records, card.archive, *(a.archive for a in card.additions))]
-    return [*found, ("weights", f"sha256 {card.model.digest}"), ("data", f"sha256 {card.data.digest}"), ("plan", f"sha256 {card.plan_digest}")]
+    found += [
+        (file.file, f"sha256 {file.sha256}, {file.rows:,} rows")
+        for file in (card.records, card.archive, *(a.archive for a in card.additions))
+    ]
+    return [
+        *found,
+        ("weights", f"sha256 {card.model.digest}"),
+        ("data", f"sha256 {card.data.digest}"),
+        ("plan", f"sha256 {card.plan_digest}"),
+    ]
 
 
-def matrix(board: Board, section: Section, part: Part, found: Sequence[Duel], failed: Sequence[str], transfer: Figure | None) -> str:  # noqa: PLR0913
+def matrix(
+    board: Board, section: Section, part: Part, found: Sequence[Duel], failed: Sequence[str], transfer: Figure | None
+) -> str:
     """Who beats whom in a plan."""
     settled = sum(duel.found.winner is not None for duel in found)
     lead = f"{len(part.methods)} methods, {len(found)} pairs: {settled} settled, {len(found) - settled} open."
     return page(
         "matrix.html", board, "Who beats whom", "../", section.key, section=section, part=part, lead=lead,
-        beats=drawn(beats(part, list(found))), pairs=[_summary(duel) for duel in found], failed=failed, transfer=drawn(transfer),
-        transfer_told="Percent of the adversarial examples made on the network on the left that the network above gets wrong; its own are 100. A network that falls to another's examples as often as to its own hides no gradient; one row far above the rest makes examples that travel.",
+        beats=drawn(beats(part, list(found))), pairs=[_summary(duel) for duel in found], failed=failed,
+        transfer=drawn(transfer), transfer_told=_TRANSFER,
     )  # fmt: skip
 
 
-def pair_page(board: Board, section: Section, part: Part, duel: Duel, asked: Mapping[str, Examples], falls: Mapping[str, Falls]) -> tuple[str, dict[str, bytes]]:  # noqa: PLR0913
+def pair_page(
+    board: Board, section: Section, part: Part, duel: Duel, asked: Mapping[str, Examples], falls: Mapping[str, Falls]
+) -> tuple[str, dict[str, bytes]]:
     """Two methods, and the images of its page by their names."""
     told = flips(duel)
     bars, ids, words_ = told if told else (None, {}, "")
@@ -207,11 +247,24 @@ def pair_page(board: Board, section: Section, part: Part, duel: Duel, asked: Map
             images[file] = shown.png
             title = f"Only {method_name(keeper)[:60]} keeps these"
             told_ = f"{len(only):,} images; shown are examples that break {method_name(loser)[:60]}."
-            sides.append({"title": title, "told": told_, "file": file, "width": shown.width, "height": shown.height, "tiles": shown.tiles})
+            sides.append(
+                {
+                    "title": title,
+                    "told": told_,
+                    "file": file,
+                    "width": shown.width,
+                    "height": shown.height,
+                    "tiles": shown.tiles,
+                }
+            )
     rows = [duel.a.rows[0], duel.b.rows[0]]
     curves = pictures(
         ("Training: PGD-10 on validation images", figures.training(rows), ""),
-        ("What stood as effort was spent", figures.rounds(rows), ""),
+        (
+            "What stood as effort was spent",
+            figures.rounds([(method.rows[0], falls.get(method.key)) for method in (duel.a, duel.b)]),
+            "",
+        ),
         ("After so many restarts", figures.restarts(rows), ""),
         ("Over the radius", figures.eps(rows), ""),
     )
@@ -231,21 +284,33 @@ def _summary(duel: Duel) -> dict[str, object]:
     headline = (
         f"{winner[:60]} beats {loser[:60]} by {gap:.1f} points of robust accuracy on the same {found.n:,} images."
         if found.winner
-        else f"Not settled: they are {gap:.1f} points apart on the same {found.n:,} images."
+        else f"Not settled: they are {gap:.1f} points apart on the same {found.n:,} images"
+        + ("." if found.p is not None else ", and with one seed on a side no test between seeds is possible.")
     )
     sentences = []
     if found.only_a is not None and found.only_b is not None:
-        sentences.append(f"Only A keeps {found.only_a} images, only B {found.only_b}; the rest says nothing about who is better.")
+        sentences.append(
+            f"Only A keeps {found.only_a} images, only B {found.only_b}; the rest says nothing about who is better."
+        )
     if not found.winner and found.needed:
         unit = "samples" if found.only_a is not None else "seeds on either side"
-        sentences.append(f"About {found.needed:,.0f} {unit} would settle it at p < {ALPHA} with power 0.8, if what was seen is the truth.")
-    test = "exact McNemar" if found.only_a is not None else "Welch's t test between seeds" if found.p is not None else "one seed on a side"
+        sentences.append(
+            f"About {found.needed:,.0f} {unit} would settle it at p < {ALPHA} with power 0.8, if what was seen is the truth."
+        )
+    test = (
+        "exact McNemar"
+        if found.only_a is not None
+        else "Welch's t test between seeds"
+        if found.p is not None
+        else "one seed on a side"
+    )
     settled = f"{winner} is better" if found.winner else "open"
     return {
-        "a": a, "b": b, "a_key": duel.a.key, "b_key": duel.b.key, "a_robust": percent(100 * found.a.mean), "b_robust": percent(100 * found.b.mean),
-        "a_told": _seeds(found.a.accuracies), "b_told": _seeds(found.b.accuracies), "difference": f"{100 * found.difference:+.1f}",
-        "interval": f"{low:+.1f} to {high:+.1f}", "p": "-" if found.p is None else f"{found.p:.2g}", "test": test, "headline": headline,
-        "sentences": sentences, "notes": list(found.notes), "settled": settled, "file": duel.file,
+        "a": a, "b": b, "a_key": duel.a.key, "b_key": duel.b.key, "file": duel.file, "settled": settled, "headline": headline,
+        "a_robust": percent(100 * found.a.mean), "b_robust": percent(100 * found.b.mean),
+        "a_told": _seeds(found.a.accuracies), "b_told": _seeds(found.b.accuracies),
+        "difference": f"{100 * found.difference:+.1f}", "interval": f"{low:+.1f} to {high:+.1f}",
+        "p": "-" if found.p is None else f"{found.p:.2g}", "test": test, "sentences": sentences, "notes": list(found.notes),
     }  # fmt: skip
 
 

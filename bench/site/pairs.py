@@ -87,7 +87,15 @@ def transfers(part: Part, asked: Mapping[str, Examples], falls: Mapping[str, Fal
         shades.append(tuple(fooled(asked[source.key], nets, labels)))
     names = tuple(method_name(method) for method in there)
     texts = tuple(tuple(f"{100 * share:.0f}" for share in line) for line in shades)
-    return Heat("Of each method's adversarial examples, the share that each other one gets wrong.", names, names, tuple(shades), texts, "fool, %", "examples of")
+    return Heat(
+        "Of each method's adversarial examples, the share that each other one gets wrong.",
+        names,
+        names,
+        tuple(shades),
+        texts,
+        "fool, %",
+        "examples of",
+    )
 
 
 def flips(duel: Duel) -> tuple[Bars, dict[str, list[int]], str] | None:
@@ -105,4 +113,8 @@ def flips(duel: Duel) -> tuple[Bars, dict[str, list[int]], str] | None:
         at += share
     ids = {kind: [int(number) for number in a.ids[kinds[kind]]] for kind in ("A", "B")}
     seeds = "" if len(duel.a.rows) == len(duel.b.rows) == 1 else " with their first seeds"
-    return Bars(f"Which of {n} images stand under A and B.", "% of the samples", tuple(bars)), ids, f"{n:,} images under both{seeds}."
+    return (
+        Bars(f"Which of {n} images stand under A and B.", "% of the samples", tuple(bars)),
+        ids,
+        f"{n:,} images under both{seeds}.",
+    )

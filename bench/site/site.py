@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BadInput
-from bench.files import Reporter, atomic, write_text
+from bench.files import Reporter, write_text
 from bench.report import Board, Falls, Part, Section, read_board, read_falls, render
 from bench.report.paper import latex
 from bench.site import pages
 from bench.site.asked import Examples, examples_of
-from bench.site.documents import documents
+from bench.site.documents import Document, documents, rendered
 from bench.site.markup import asset, columns
 from bench.site.pairs import MOST, duels, transfers
 
@@ -25,12 +26,14 @@ MARK = "gauntlet-report"
 class Written(NamedTuple):
     """What was made."""
 
-    index: Path
+    first: Path
     pages: int
     refused: tuple[str, ...]
 
 
-def write_report(results: Path, out: Path | None = None, *, every: bool = False, galleries: bool = True, quiet: bool = False) -> Written:
+def write_report(
+    results: Path, out: Path | None = None, *, every: bool = False, galleries: bool = True, quiet: bool = False
+) -> Written:
     """Write the site of a results folder into out, by default its own `report`; an earlier one there is replaced.
 
     galleries: show samples, and ask the networks that are here what they take them for.
@@ -52,7 +55,9 @@ def write_report(results: Path, out: Path | None = None, *, every: bool = False,
                 _downloads(site, section, part)
             site.text(f"board/{section.key}.html", pages.leaderboard(board, section, paired))
     for doc in docs:
-        site.text(f"docs/{doc.name}.html", pages.page("doc.html", board, doc.title, "../", "docs", body=doc.body, here_doc=doc.name))
+        site.text(
+            f"docs/{doc.name}.html", pages.page("doc.html", board, doc.title, "../", "docs", body=doc.body, here_doc=doc.name)
+        )
     site.text("docs/index.html", _contents(board, docs))
     site.text("index.html", pages.index(board, docs))
     write_text(out / MARK, "This folder is made by `gauntlet report`, which replaces it.\n")
@@ -88,7 +93,9 @@ def _cleared(out: Path) -> None:
         raise BadInput(f"cannot write {out}: {error.strerror}") from None
 
 
-def _rows(site: _Site, board: Board, section: Section, part: Part, results: Path, report: Reporter, *, galleries: bool) -> tuple[dict[str, Examples], dict[str, Falls]]:  # noqa: PLR0913
+def _rows(
+    site: _Site, board: Board, section: Section, part: Part, results: Path, report: Reporter, *, galleries: bool
+) -> tuple[dict[str, Examples], dict[str, Falls]]:
     """The pages of a plan's rows; what is known of the first row of each method, for the pages of pairs."""
     asked: dict[str, Examples] = {}
     known: dict[str, Falls] = {}
@@ -107,7 +114,9 @@ def _rows(site: _Site, board: Board, section: Section, part: Part, results: Path
     return asked, known
 
 
-def _pairs(site: _Site, board: Board, section: Section, part: Part, asked: Mapping[str, Examples], falls: Mapping[str, Falls]) -> bool:  # noqa: PLR0913
+def _pairs(
+    site: _Site, board: Board, section: Section, part: Part, asked: Mapping[str, Examples], falls: Mapping[str, Falls]
+) -> bool:
     """The pages of a plan's pairs; False where there are none."""
     found, failed = duels(part)
     if not found:
@@ -134,14 +143,12 @@ def _downloads(site: _Site, section: Section, part: Part) -> None:
 
 def _value(value: object) -> object:
     if isinstance(value, float):
-        return round(value, 2) if value == value else None
+        return None if isnan(value) else round(value, 2)
     return value if isinstance(value, int | str) or value is None else str(value)
 
 
-def _contents(board: Board, docs) -> str:  # type: ignore[no-untyped-def]
+def _contents(board: Board, docs: Sequence[Document]) -> str:
     """The list of the documents."""
     items = "".join(f"- [{doc.title}]({doc.name}.md)\n" for doc in docs)
-    from bench.site.documents import rendered
-
     body = rendered("index", f"# Docs\n\n{items}", {doc.name for doc in docs}).body
     return pages.page("doc.html", board, "Docs", "../", "docs", body=body, here_doc="index")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from bench.plans import PLANS
 from bench.report import Board, Method, Row, Section, method_name
-from bench.report import Cells
 from bench.results import AttackResult, Card
 
 DOUBT = ("suspicious", "broken", "constant", "not comparable")
@@ -42,8 +41,8 @@ def section_lead(section: Section) -> str:
     if sound:
         best = sound[0]
         told.append(
-            f"{method_name(best)[:80]} keeps {number(best.cells['robust'])} % of {best.cells['n']:,} test images right under every "
-            f"attack of plan {part.plan[:40]}{_interval(best)}, at {number(best.cells['clean'])} % clean."
+            f"{method_name(best)[:80]} keeps {number(best.cells['robust'])} % of {best.cells['n']:,} test images right under "
+            f"every attack of plan {part.plan[:40]}{_interval(best)}, at {number(best.cells['clean'])} % clean."
         )
         open_ones = [m for m in sound[1:] if str(m.cells["rank"]).partition("-")[0] == "1"]
         if open_ones:
@@ -67,9 +66,8 @@ def row_lead(row: Row) -> str:
     card = row.entry.card
     right, stands = round(card.clean_accuracy * card.n), round(card.robust_accuracy * card.n)
     return (
-        f"Of {card.n:,} test images of {card.dataset[:60]} the network has {right:,} right. {card.plan.name[:60]}, a plan of "
-        f"{_count(len(card.attacks), 'attack')} in {card.threat.norm} balls of radius {card.threat.eps}, broke {right - stands:,} of "
-        f"them; {stands:,} stand."
+        f"Of {card.n:,} test images of {card.dataset[:60]} the network has {right:,} right. Plan {card.plan.name[:60]} "
+        f"attacked them within {card.threat.norm} {card.threat.eps} and broke {right - stands:,}; {stands:,} stand."
     )
 
 
@@ -84,10 +82,12 @@ def trained(row: Row) -> str:
         told += f" on {samples:,} images"
     told += f" with seed {training['seed']}" if "seed" in training else ""
     if "optimizer" in settings and "lr" in settings:
-        told += f": {settings['optimizer']}, peak rate {settings['lr']}, schedule {settings.get('schedule')}, batches of {settings.get('batch_size')}"
+        told += f": {settings['optimizer']}, peak rate {settings['lr']}, schedule {settings.get('schedule')}"
+        told += f", batches of {settings.get('batch_size')}"
     told += "."
     if training.get("best_epoch"):
-        told += f" Epoch {training['best_epoch']} was kept, chosen on {training.get('validation', 'some')} held-out training images."
+        held_out = training.get("validation", "some")
+        told += f" Epoch {training['best_epoch']} was kept, chosen on {held_out} held-out training images."
     if training.get("collapse_epoch"):
         told += f" It collapsed in epoch {training['collapse_epoch']}: single steps stopped finding what several steps find."
     spent = training.get("backwards_per_sample")
@@ -103,7 +103,8 @@ def proved(row: Row) -> str:
     card, backing = row.entry.card, row.entry.backing
     told = {
         "audited": "The board's maintainer verified this row and attacked some of its samples again.",
-        "proved": f"{card.archive.rows:,} adversarial examples lie beside the card, one for each sample it counts as broken, and agree with its records.",
+        "proved": f"{card.archive.rows:,} adversarial examples lie beside the card, one for each sample it counts as broken, "
+        "and agree with its records.",
         "stated": "The number is the card's word alone: its records or examples are not here, or not its own.",
     }[backing]
     return f"{told} The checks below need neither model nor data; gauntlet verify judges every example by the model."
@@ -112,8 +113,10 @@ def proved(row: Row) -> str:
 def fell(attacks: Sequence[AttackResult]) -> str:
     """How to read the waterfall."""
     if any(attack.rounds for attack in attacks):
-        return "Each round of the portfolio takes on what stood before it, the closest samples first; rounds that broke none are one line."
-    return "Each attack counts for what it broke beyond those before it in the plan; its own number is in the table of attacks below."
+        return (
+            "What each arm of the portfolio took that nothing before it had; where many took nothing more, they are one line."
+        )
+    return "What each attack took that nothing before it in the plan had; its own number is in the table of attacks below."
 
 
 def commands(row: Row, results: Path) -> dict[str, list[str]]:
@@ -122,7 +125,10 @@ def commands(row: Row, results: Path) -> dict[str, list[str]]:
     check = [f"gauntlet verify {where}", f"gauntlet verify {where} --rerun 50"]
     make = [] if not card.model.defense or not card.model.training else [_run(card)]
     if not make or card.plan.name not in PLANS:
-        make = [*(line.replace("gauntlet run", "gauntlet train", 1).partition(" --plan")[0] for line in make), _evaluate(card, row)]
+        make = [
+            *(line.replace("gauntlet run", "gauntlet train", 1).partition(" --plan")[0] for line in make),
+            _evaluate(card, row),
+        ]
     return {"check": check, "make": make}
 
 
@@ -133,7 +139,8 @@ def _run(card: Card) -> str:
         if value is not None and value not in ("", [])
     ]
     parts = [
-        f"gauntlet run {shlex.quote(str(card.model.defense))} --dataset {shlex.quote(card.dataset)} --model {shlex.quote(card.model.arch)}",
+        f"gauntlet run {shlex.quote(str(card.model.defense))} --dataset {shlex.quote(card.dataset)}",
+        f"--model {shlex.quote(card.model.arch)}",
         f"--norm {card.threat.norm} --eps {card.threat.eps} --seed {card.model.training.get('seed', 0)}"
         + (f" --name {shlex.quote(card.name)}" if card.name != card.model.defense else ""),
         *(" ".join(settings[start : start + 4]) for start in range(0, len(settings), 4)),
@@ -143,14 +150,16 @@ def _run(card: Card) -> str:
 
 
 def _evaluate(card: Card, row: Row) -> str:
-    reference = "/".join(("results", *row.where.split("/")[:-1])) if card.model.reference.startswith("run:") else card.model.reference
+    reference = (
+        "/".join(("results", *row.where.split("/")[:-1])) if card.model.reference.startswith("run:") else card.model.reference
+    )
     sweep = ",".join(point.eps for point in card.curve)
     radius = f"--eps-sweep {sweep}" if len(card.curve) > 1 else f"--eps {card.threat.eps}"
     plan = card.plan.name if card.plan.name in PLANS else f"{card.plan.name}.toml"
     added = f" --test-time {shlex.quote(card.model.test_time)}" if card.model.test_time else ""
     return (
-        f"gauntlet evaluate {shlex.quote(reference)} --dataset {shlex.quote(card.dataset)} \\\n    --norm {card.threat.norm} {radius} "
-        f"--plan {shlex.quote(plan)} --n {card.n} --seed {card.seed}{added}"
+        f"gauntlet evaluate {shlex.quote(reference)} --dataset {shlex.quote(card.dataset)} \\\n"
+        f"    --norm {card.threat.norm} {radius} --plan {shlex.quote(plan)} --n {card.n} --seed {card.seed}{added}"
     )
 
 
@@ -162,7 +171,8 @@ def _plain(value: object) -> str:
 
 def facts(card: Card) -> list[tuple[str, str]]:
     """The rest of a card."""
-    answers = card.answers
+    answers, balanced = card.answers, (card.balanced_accuracy, card.balanced_robust_accuracy)
+    set_ones = [(key, value) for key, value in card.model.settings.items() if value not in (None, "", [])]
     found = [
         ("data", f"{card.dataset} {card.data.split}, {card.data.source}; {card.data.taken or f'the first {card.n}'}"),
         ("threat model", f"{card.threat.norm}, eps {card.threat.eps}"),
@@ -175,9 +185,9 @@ def facts(card: Card) -> list[tuple[str, str]]:
         ("reference", card.model.reference),
         ("weights", card.model.digest[:16]),
         ("at test time", card.model.test_time),
-        ("settings", ", ".join(f"{key} {_plain(value)}" for key, value in card.model.settings.items() if value not in (None, "", []))),
+        ("settings", ", ".join(f"{key} {_plain(value)}" for key, value in set_ones)),
         ("8-bit accuracy", f"{card.eight_bit_accuracy:.1%}" if card.eight_bit_accuracy is not None else ""),
-        ("balanced", f"clean {card.balanced_accuracy:.1%}, robust {card.balanced_robust_accuracy:.1%}" if card.balanced_accuracy is not None and card.balanced_robust_accuracy is not None else ""),
+        ("balanced", f"clean {balanced[0]:.1%}, robust {balanced[1]:.1%}" if None not in balanced else ""),
         ("most frequent answer", f"class {answers.label}, to {answers.share:.1%} of the images" if answers else ""),
         ("seconds", f"{card.seconds:.0f} ({card.device})"),
         ("versions", ", ".join(f"{key} {value}" for key, value in card.versions.items())),

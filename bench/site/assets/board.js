@@ -4,7 +4,7 @@ document.documentElement.classList.add("js");
 addEventListener("DOMContentLoaded", () => {
   const $ = (selector, root = document) => [...root.querySelectorAll(selector)];
   const state = new URLSearchParams(location.hash.slice(1));
-  const value = (cell) => cell.dataset.v ?? cell.textContent.trim().replace("\u2013", "-");
+  const value = (cell) => cell.dataset.v ?? (cell.cellIndex ? cell.textContent : cell.querySelector("a").textContent).trim().replace("\u2013", "-");
   const compare = new Intl.Collator("en", { numeric: true }).compare;
 
   function remember(key, text) {
@@ -38,7 +38,7 @@ addEventListener("DOMContentLoaded", () => {
         seen.set(body.dataset.key, fits);
         shown += fits;
       }
-      for (const mark of $(".mark[data-key]", part)) mark.classList.toggle("off", seen.get(mark.dataset.key) === false);
+      for (const mark of $(".mark a", part)) mark.parentNode.classList.toggle("off", seen.get(mark.getAttribute("href").slice(7, -5)) === false);
       const count = part.querySelector(".count");
       if (count) count.textContent = shown === seen.size ? `${shown} methods` : `${shown} of ${seen.size} methods`;
     }
@@ -55,6 +55,17 @@ addEventListener("DOMContentLoaded", () => {
     const [name, way] = (state.get(`sort-${id}`) ?? "").split(/:(?=[a-z]+$)/);
     const head = $("th", table).find((one) => one.dataset.name === name);
     if (head) sort(table, head.cellIndex, way === "down");
+  }
+
+  // What only a script can use, a script makes: boxes to tick and buttons that unfold.
+  const made = (name, wanted) => Object.assign(document.createElement(name), wanted);
+  for (const body of $("table.board tbody")) {
+    const cell = body.rows[0].cells[0], name = cell.textContent.trim();
+    const several = body.rows.length > 1;
+    cell.prepend(several ? made("button", { className: "fold", type: "button", textContent: "\u25b8", ariaLabel: "Seeds of " + name }) : made("span", { className: "pad" }));
+    if (body.closest("section.part").querySelector(".versus")) {
+      cell.prepend(made("input", { className: "tick-box", type: "checkbox", value: body.dataset.key, ariaLabel: "Compare " + name }));
+    }
   }
 
   const opened = new Set((state.get("open") ?? "").split(",").filter(Boolean));
@@ -112,10 +123,8 @@ addEventListener("DOMContentLoaded", () => {
   $("a[data-form]").forEach((link) => link.addEventListener("click", (event) => {
     event.preventDefault();
     const table = link.closest("section.part").querySelector("table.board");
-    const made = document.createElement("a");
-    made.href = URL.createObjectURL(new Blob([FORMS[link.dataset.form](table)], { type: "text/plain" }));
-    made.download = link.getAttribute("href").split("/").pop();
-    made.click();
-    URL.revokeObjectURL(made.href);
+    const href = URL.createObjectURL(new Blob([FORMS[link.dataset.form](table)], { type: "text/plain" }));
+    made("a", { href, download: link.getAttribute("href").split("/").pop() }).click();
+    URL.revokeObjectURL(href);
   }));
 });
