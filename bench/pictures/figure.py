@@ -176,5 +176,11 @@ def _decades(label: str, low: float, high: float) -> Axis:
     powers = range(floor(log10(low)), floor(log10(high)) + 2)
     fine = [k * 10.0**p for p in powers for k in (1, 2, 5) if low <= k * 10.0**p <= high]
     whole = [10.0**p for p in powers if low <= 10.0**p <= high]
-    ticks = fine if len(fine) <= 7 or len(whole) < 2 else whole
-    return Axis(label, low, high, tuple((tick, f"{tick:.6g}" if tick < 1e5 else f"{tick:.0e}") for tick in ticks), log=True)
+    ticks = (fine if len(fine) <= 7 or len(whole) < 2 else whole) or [(low * high) ** 0.5]
+    return Axis(
+        label,
+        low,
+        high,
+        tuple((tick, f"{tick:.3g}" if tick < 1000 else f"{tick:.0f}" if tick < 1e5 else f"{tick:.0e}") for tick in ticks),
+        log=True,
+    )

@@ -131,7 +131,7 @@ def _curve(frame: _Frame, curve: Curve) -> str:
 
 def _names(frame: _Frame, curves: Sequence[Curve]) -> str:
     """Each curve's name at its right end, moved apart."""
-    ends = sorted((frame.y(curve.points[-1][1]), curve) for curve in curves if curve.points) if curves else []
+    ends = sorted(((frame.y(curve.points[-1][1]), curve) for curve in curves), key=lambda end: end[0])
     places: list[float] = []
     for at, _ in ends:
         places.append(max(at, places[-1] + 13) if places else at)

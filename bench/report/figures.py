@@ -30,6 +30,8 @@ from bench.results import AttackResult, CurvePoint
 from bench.statistics import wilson
 
 ROBUST = "robust accuracy, %"
+LONGEST = 80
+"""Characters of a name in a picture or a sentence."""
 _DOUBTED = ("suspicious", "broken", "constant", "not comparable")
 
 
@@ -39,7 +41,7 @@ def tradeoff(part: Part, link: Callable[[Method], str] = lambda _: "") -> Chart:
         value for m in part.methods for value in (_number(m, "clean"), *(100 * r.entry.card.clean_accuracy for r in m.rows))
     ]
     return Chart(
-        about=f"Clean against robust accuracy of {len(part.methods)} methods under plan {part.plan}.",
+        about=f"Clean against robust accuracy of {len(part.methods)} methods under plan {part.plan[:LONGEST]}.",
         x=percent_axis("clean accuracy, %", clean, whole=False), y=_robust_axis(part), wide=True,
         marks=tuple(_mark(m, _number(m, "clean"), lambda r: 100 * r.entry.card.clean_accuracy, link) for m in part.methods),
     )  # fmt: skip
@@ -53,7 +55,7 @@ def cost(part: Part, link: Callable[[Method], str] = lambda _: "") -> Chart | No
     x = [float(str(method.cells["train passes"])) for method in known]
     marks = tuple(_mark(m, at, partial(_passes, usual=at), link) for m, at in zip(known, x, strict=True))
     return Chart(
-        about=f"Robust accuracy against the cost of training of {len(known)} methods under plan {part.plan}.",
+        about=f"Robust accuracy against the cost of training of {len(known)} methods under plan {part.plan[:LONGEST]}.",
         x=rising_axis("backward passes per training image, log scale", x, log=True), y=_robust_axis(part), wide=True,
         marks=marks, front=_front(marks),
     )  # fmt: skip
@@ -289,9 +291,10 @@ def _mark(method: Method, x: float, seed: Callable[[Row], float], link: Callable
 
 
 def method_name(method: Method) -> str:
-    """What a method is called among others of its section."""
+    """What a method is called among others of its section, cut where it is long."""
     apart = str(method.cells["differs in"])
-    return str(method.cells["defense"]) + (f" ({apart})" if apart else "")
+    name = str(method.cells["defense"]) + (f" ({apart})" if apart else "")
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "\u2026"
 
 
 def _range(interval: str) -> tuple[float, float] | None:

@@ -67,8 +67,16 @@ def examples_of(row: Row, *, ask: bool = True) -> Examples | None:
     try:
         return _asked(row, path, ids, z)
     except (GauntletError, RuntimeError, MemoryError, OSError) as error:
-        reason = f"The network was not asked: {' '.join(str(error).split())[:200]}"
+        reason = f"The network was not asked: {_reason(error, row)}"
         return Examples(ids, z, None, None, None, None, reason)
+
+
+def _reason(error: BaseException, row: Row) -> str:
+    """What went wrong, without where on this machine it did."""
+    told = " ".join(str(error).split())
+    for folder in (row.entry.path.parent, row.entry.path.parent.resolve()):
+        told = told.replace(str(folder).removesuffix(row.where), "")
+    return told[:200]
 
 
 def _here(dataset: str) -> bool:
@@ -93,7 +101,7 @@ def _asked(row: Row, path: Path, ids: Tensor, z: Tensor) -> Examples:
     try:
         under = load_model(card, path, samples, given, checks)
     except GauntletError as error:
-        return Examples(ids, z, x, None, None, None, f"What they are taken for is not known: {str(error)[:200]}")
+        return Examples(ids, z, x, None, None, None, f"What they are taken for is not known: {_reason(error, row)}.")
     if under is None or under.noisy:
         why = "its answers are random" if under else "the network here is not that of the card"
         return Examples(ids, z, x, None, None, None, f"What they are taken for is not told: {why}.")
