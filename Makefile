@@ -1,15 +1,21 @@
 # Every target sets up what it needs; the only things taken for granted are make and Python >= 3.11.
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(if $(shell $(name) -c 'import sys; print(int(sys.version_info >= (3, 11)))' 2>/dev/null | grep 1),$(name))))
 BIN := .venv/bin
-SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py')
+SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py' -o -path '*/site/*' -type f) $(wildcard docs/*.md)
 
-.PHONY: demo test lint types wheel extras bench fuzz catch-rate study recipes clean
+.PHONY: demo test browser lint types wheel extras bench fuzz catch-rate study recipes clean
 
 demo: .venv/installed
 	$(BIN)/gauntlet demo
 
 test: .venv/installed
 	$(BIN)/pytest -n auto --dist worksteal
+
+# The report in a real Chromium; fails where there is none (apt-get install chromium).
+browser: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[browser]'
+	rm -rf build
+	GAUNTLET_BROWSER=1 $(BIN)/pytest tests/report/browser -p no:xdist
 
 # Imports and types from inside .venv, so that the installed package is checked and not the folders here.
 lint: .venv/installed

@@ -13,6 +13,7 @@ import typer
 from bench.cli import options as opt
 from bench.cli.boards import boards
 from bench.cli.science import science
+from bench.cli.show import show
 from bench.cli.trust import trust
 from bench.errors import GauntletError, PluginWarning, Skipped, UnknownName, no_room, out_of_memory
 from bench.escape import line
@@ -34,6 +35,7 @@ app.add_typer(new, name="new")
 app.add_typer(boards)
 app.add_typer(trust)
 app.add_typer(science)
+app.add_typer(show)
 
 
 @app.callback(invoke_without_command=True)

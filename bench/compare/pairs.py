@@ -67,7 +67,11 @@ def compare_rows(a: str | Path, b: str | Path, metric: str = "robust") -> Compar
     """Compare two cards, or two folders whose cards differ in nothing but the seed."""
     if metric not in METRICS:
         raise UnknownName("metric", metric, METRICS)
-    first, second = _read(a, "A"), _read(b, "B")
+    return compare_outcomes(_read(a, "A"), _read(b, "B"), metric)
+
+
+def compare_outcomes(first: Sequence[Outcomes], second: Sequence[Outcomes], metric: str = "robust") -> Comparison:
+    """The same of outcomes that were read already; those of a side differ in nothing but the seed."""
     notes: dict[str, None] = {}
     for other in (*first[1:], *second):
         names = ("A", "B") if other in second else ("A", "A")

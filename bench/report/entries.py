@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bench.compare import known_outcomes
+from bench.compare import best_of_each_model, known_outcomes
 from bench.errors import BadInput, GauntletError
 from bench.files import below, sha256
 from bench.results import Card, Outcomes, read_card
 from bench.statistics import wilson
-from bench.verify import Proven, contradictions, lowest_of, proved, read_lowest
+from bench.verify import Check, Proven, lowest_of, proved, read_evidence, read_lowest
 
 Backing = Literal["audited", "proved", "stated"]
 BACKINGS: tuple[Backing, ...] = ("audited", "proved", "stated")
@@ -26,6 +27,8 @@ class Entry(NamedTuple):
     outcomes: Outcomes | None
     """None where its records are not here, or not its own: then the number is the card's word alone."""
     backing: Backing = "stated"
+    checks: tuple[Check, ...] = ()
+    """What the card and its files say of each other; nothing where nobody looked."""
     lowered: str = ""
     """A sentence where a lower number was proved for its model, which stands in its card's place."""
 
@@ -44,21 +47,51 @@ def read_entries(places: Sequence[Path]) -> tuple[list[Entry], list[str]]:
             except GauntletError as error:
                 refused.append(str(error))
                 continue
-            if told := contradictions(card, path.parent):
+            evidence = read_evidence(card, path.parent)
+            if told := evidence.contradictions:
                 refused.append(f"{path} contradicts itself: {told[0]}; `gauntlet verify {path}` has the rest")
                 continue
-            entries.append(_lowered(entry_of(card, path, known), known))
+            backing = _backing(card, path, known, proved=evidence.outcomes is not None and evidence.proved)
+            outcomes = replace(evidence.outcomes, path=path) if evidence.outcomes else None
+            entries.append(_lowered(Entry(card, path, outcomes, backing, tuple(evidence.checks)), known))
+    return entries, refused
+
+
+def chosen(results: Path, *, every: bool = False, verified: bool = False) -> tuple[list[Entry], list[str]]:
+    """The rows of a board, and what was left out and why.
+
+    every: all evaluations of a model in a section, not only the one with most samples. verified: none whose number is stated.
+    """
+    entries, refused = read_entries([results])
+    if not entries and not refused:
+        raise BadInput(f"no cards below {results}; `gauntlet run` or `gauntlet evaluate` writes them")
+    if verified:
+        refused += [
+            f"{entry.path}: its number is stated, nothing here proves it" for entry in entries if entry.backing == "stated"
+        ]
+        entries = [entry for entry in entries if entry.backing != "stated"]
+    if not every:
+        kept = best_of_each_model([entry.card for entry in entries])
+        if len(kept) < len(entries):
+            fewer = len(entries) - len(kept)
+            refused.append(f"{fewer} evaluations of models that have one of as many or more samples; --all shows them too")
+        entries = [entries[place] for place in kept]
     return entries, refused
 
 
 def entry_of(card: Card, path: Path, known: Sequence[Proven] = ()) -> Entry:
     """A card with what stands beside it; known: what its board remembers, audits too."""
     outcomes = known_outcomes(card, path)
-    if not (outcomes and proved(outcomes)):
-        return Entry(card, path, outcomes, "stated")
+    return Entry(card, path, outcomes, _backing(card, path, known, proved=outcomes is not None and proved(outcomes)))
+
+
+def _backing(card: Card, path: Path, known: Sequence[Proven], *, proved: bool) -> Backing:
+    """What stands behind a row whose files are its own, or are not."""
+    if not proved:
+        return "stated"
     lowest = lowest_of(card, known)
     audited = lowest is not None and lowest.audited > 0 and lowest.card == sha256(path)
-    return Entry(card, path, outcomes, "audited" if audited else "proved")
+    return "audited" if audited else "proved"
 
 
 def _lowered(entry: Entry, known: Sequence[Proven]) -> Entry:
@@ -69,4 +102,4 @@ def _lowered(entry: Entry, known: Sequence[Proven]) -> Entry:
     share = lowest.standing / card.n
     down = card.model_copy(update={"robust_accuracy": share, "interval": wilson(lowest.standing, card.n)})
     told = f"{card.name}: its card says {card.robust_accuracy:.2%}; lowered to {lowest.told}"
-    return Entry(down, entry.path, None, lowered=told)
+    return Entry(down, entry.path, None, checks=entry.checks, lowered=told)

@@ -11,10 +11,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench import escape
-from bench.compare import best_of_each_model, methods, remarks, sections
+from bench.compare import methods, remarks, sections
 from bench.errors import BadInput, UnknownName
 from bench.files import below, read_text, regular, write_text
-from bench.report.entries import Entry, entry_of, read_entries
+from bench.report.entries import Entry, chosen, entry_of
 from bench.report.tables import CONSTANT, NOT_COMPARABLE, leaderboard
 from bench.results import Card
 
@@ -76,20 +76,20 @@ def render(
             notes = [
                 f"{skip['name']} skipped: {skip['reason']}" for skip in skips if (skip["dataset"], skip["threat"]) == place[:2]
             ]
-            shown = _shown(part, ranked=bool(told), proof=ranked)
+            shown = shown_columns(part, ranked=bool(told), proof=ranked)
             notes += [told] if told else []
-            notes += _doubts(here) if ranked else []
-            parts.append(Section(f"{dataset} · {threat} · plan {plan}", shown, [*notes, *_remarks(shown, here)]))
+            notes += doubts_of(here) if ranked else []
+            parts.append(Section(f"{dataset} · {threat} · plan {plan}", shown, [*notes, *remarks_on(shown, here)]))
             if "sd" in shown.columns and len(seeds):
                 alike = ["dataset", "threat", "plan", "defense", "model", "differs in"]
                 own = seeds.merge(part.loc[part["seeds"] > 1, alike], on=alike)
                 parts.append(
-                    Section(f"{dataset} · {threat} · plan {plan} · each seed", _shown(own, ranked=False, proof=True), [])
+                    Section(f"{dataset} · {threat} · plan {plan} · each seed", shown_columns(own, ranked=False, proof=True), [])
                 )
     return {"md": _markdown, "tex": _latex, "html": _html, "text": _text}[form](parts)
 
 
-def _shown(part: pd.DataFrame, *, ranked: bool, proof: bool) -> pd.DataFrame:
+def shown_columns(part: pd.DataFrame, *, ranked: bool, proof: bool) -> pd.DataFrame:
     """The columns of a section that say something: none that is empty, nor a plan of one attack beside robust.
 
     proof: whether to say what stands behind rows that are all proved, too.
@@ -107,7 +107,7 @@ def _shown(part: pd.DataFrame, *, ranked: bool, proof: bool) -> pd.DataFrame:
     return shown.loc[:, [name for name in shown.columns if (shown[name].astype(str) != "").any()]]
 
 
-def _doubts(entries: Sequence[Entry]) -> list[str]:
+def doubts_of(entries: Sequence[Entry]) -> list[str]:
     """What evaluations noticed of the gradients of rows that no diagnosis has looked at."""
     return [
         f"{card.name}: {finding.check}: {finding.told}"
@@ -117,7 +117,7 @@ def _doubts(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _remarks(shown: pd.DataFrame, entries: Sequence[Entry]) -> list[str]:
+def remarks_on(shown: pd.DataFrame, entries: Sequence[Entry]) -> list[str]:
     """What is to be said below a section."""
     told = [EIGHT_BIT] if "8-bit" in shown.columns else []
     if "sd" in shown.columns:
@@ -264,20 +264,7 @@ def write_leaderboard(
 
     every: all evaluations of a model in a section, not only the one with most samples. verified: none whose number is stated.
     """
-    entries, refused = read_entries([results])
-    if not entries and not refused:
-        raise BadInput(f"no cards below {results}; `gauntlet run` or `gauntlet evaluate` writes them")
-    if verified:
-        refused += [
-            f"{entry.path}: its number is stated, nothing here proves it" for entry in entries if entry.backing == "stated"
-        ]
-        entries = [entry for entry in entries if entry.backing != "stated"]
-    if not every:
-        kept = best_of_each_model([entry.card for entry in entries])
-        if len(kept) < len(entries):
-            fewer = len(entries) - len(kept)
-            refused.append(f"{fewer} evaluations of models that have one of as many or more samples; --all shows them too")
-        entries = [entries[place] for place in kept]
+    entries, refused = chosen(results, every=every, verified=verified)
     written, skips = [], read_skips(results)
     for form in forms:
         path = results / f"leaderboard.{form}"

@@ -28,8 +28,15 @@ def leaderboard(entries: Sequence[Entry] | Path | str, *, by: Literal["method", 
     """
     if isinstance(entries, Path | str):
         entries, _ = read_entries([Path(entries)])
-    if not entries:
-        return pd.DataFrame()
+    return placed(entries, by).drop(columns=PLACES) if entries else pd.DataFrame()
+
+
+PLACES = "_places"
+"""The column that says which entries a line is of."""
+
+
+def placed(entries: Sequence[Entry], by: Literal["method", "seed"]) -> pd.DataFrame:
+    """The leaderboard with the places of its entries in each line."""
     groups = methods([entry.card for entry in entries])
     places = sections([entry.card for entry in entries])
     ranked = ranks([entry.card for entry in entries], [entry.outcomes for entry in entries], groups)
@@ -37,7 +44,8 @@ def leaderboard(entries: Sequence[Entry] | Path | str, *, by: Literal["method", 
     rows = []
     for group, rank in zip(groups, ranked, strict=True):
         for part in [group] if by == "method" else [[place] for place in group]:
-            rows.append(_row([entries[place] for place in part], places[group[0]], rank, apart[group[0]], by))
+            row = _row([entries[place] for place in part], places[group[0]], rank, apart[group[0]], by)
+            rows.append({**row, PLACES: part})
     table = pd.DataFrame(rows)
     attacks = {name for name in table.columns if name.startswith(ATTACK)}
     first = list(table.columns).index("clean") + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import ceil, inf, sqrt
 from typing import Any
 
@@ -149,6 +150,7 @@ def hierarchical_bootstrap(
     return float(low), float(high)
 
 
+@cache
 def _interval(successes: int, n: int, confidence: float, method: str) -> tuple[float, float]:
     interval = binomtest(successes, n).proportion_ci(confidence, method=method)
     return float(interval.low), float(interval.high)

@@ -83,28 +83,43 @@ class Evidence(NamedTuple):
     """The archive, then the additions."""
     unlisted: list[Proof]
     """What was handed in, lies beside the card and is not listed by it, as far as it can be read."""
+    contradictions: tuple[str, ...] = ()
+    """Where the card contradicts itself or records that are its own, as `contradictions` tells."""
+    outcomes: Outcomes | None = None
+    """As `outcomes_of` reads them; None where the records or additions are missing or not the card's."""
+
+    @property
+    def proved(self) -> bool:
+        """Whether the examples are the card's own, and one for each sample that its records count as broken."""
+        about = [found for found in self.checks if found.name.partition(" ")[0] in ("archive", "archives", "header")]
+        return bool(about) and all(found.ok for found in about)
 
 
 def read_evidence(card: Card, folder: Path) -> Evidence:
     """Read everything beside a card, and check all that can be checked without the model and the data."""
-    checks = [check("card", [*_arithmetic(card)], f"its numbers fit each other, n = {card.n}")]
+    told = [*_arithmetic(card)]
+    checks = [check("card", told, f"its numbers fit each other, n = {card.n}")]
     samples, fallen = None, None
     problems = _whole(folder, card.records)
+    own = not problems
+    at_odds: list[str] = []
     try:
         rows = read_records(folder / card.records.file)
-        problems += check_samples(card, rows)
+        problems += (at_odds := [*check_samples(card, rows)])
         first = clean_rows(rows)
         if len(first) == card.n and first["id"].is_unique:
             ids, labels, wrong = (first[key].to_numpy() for key in ("id", "label", "broken"))
-            told, fallen = check_outcomes(card, rows, ids, ~wrong)
-            checks.append(check("outcomes", told, "every number of the card follows from the records"))
+            follows, fallen = check_outcomes(card, rows, ids, ~wrong)
+            checks.append(check("outcomes", follows, "every number of the card follows from the records"))
             planned = [*carried_out.problems(card, rows, ids, ~wrong)]
+            at_odds = at_odds or [*follows, *planned]
             checks.append(check("attacks", planned, "every run that the plan asks for is in the records"))
             if not card.archive.rows and not card.additions and bool((~wrong).any()):
                 checks.append(Check(ATTEMPTS, None, (_UNTOUCHED,)))
             samples = Samples(*(torch.tensor(part) for part in (ids, labels, ~wrong)))
     except BadInput as error:
         problems.append(str(error))
+        at_odds = [str(error)]
     checks.insert(1, check("records", problems, f"{card.records.rows} rows, as they were written"))
     proofs, archives = _archives(card, folder, None if samples is None else samples.ids[torch.from_numpy(fallen)])
     checks += archives
@@ -119,7 +134,21 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
         checks.append(check("classes", problems, "accuracies per class follow from the records"))
     undone, sentence = _undone(card, folder)
     checks += [Check(UNLISTED, False, (sentence,))] if sentence else []
-    return Evidence(checks, samples, proofs, undone)
+    told = told + ([sentence] if sentence else []) or (at_odds if own else [])
+    whole = own and not at_odds and samples is not None and there and all(found.ok for found in archives[2:])
+    outcomes = _outcomes(card, folder, samples, fallen, proofs) if whole else None
+    return Evidence(checks, samples, proofs, undone, tuple(told), outcomes)
+
+
+def _outcomes(card: Card, folder: Path, samples: Samples | None, fallen: Any, proofs: Sequence[Proof]) -> Outcomes:
+    """What happened to every sample, in the order of their ids."""
+    assert samples is not None
+    ids, labels, clean = (part.numpy() for part in samples)
+    order = np.argsort(ids, kind="stable")
+    planned = clean & ~fallen
+    lost = np.concatenate([ids[:0], *(proof.ids.numpy() for proof in proofs[1:])])
+    robust = planned & ~np.isin(ids, lost)
+    return Outcomes(card, folder / "card.json", ids[order], labels[order], clean[order], planned[order], robust[order])
 
 
 def proved(outcomes: Outcomes) -> bool:

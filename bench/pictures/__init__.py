@@ -1,0 +1,22 @@
+"""Pictures as values, and how they are drawn: SVG for pages, matplotlib for papers.
+
+May import bench.escape and bench.errors.
+"""
+
+from bench.pictures.figure import (
+    TONES,
+    Axis,
+    Bar,
+    Bars,
+    Chart,
+    Curve,
+    Figure,
+    Heat,
+    Mark,
+    Moment,
+    Pair,
+    Pairs,
+    percent_axis,
+    rising_axis,
+)
+from bench.pictures.svg import draw

@@ -1,0 +1,62 @@
+"""What a training said of itself, epoch by epoch, from the record beside its weights; the record may be a stranger's."""
+
+from __future__ import annotations
+
+import json
+from math import isfinite
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.errors import BadInput, GauntletError
+from bench.files import read_text, regular
+from bench.plugins import learning_rate
+
+BYTES = 2**24
+EPOCHS = 10_000
+CURVES = ("clean", "fgsm", "pgd", "loss")
+
+
+class History(NamedTuple):
+    """A training over its epochs, which are numbered from 1."""
+
+    epochs: int
+    curves: dict[str, tuple[float, ...]]
+    """clean, fgsm and pgd as shares of the validation images; loss."""
+    seconds: float
+    rate: tuple[float, ...] = ()
+    """The learning rate in the middle of each epoch; empty where the record does not tell its schedule."""
+
+
+def read_history(path: Path) -> History | None:
+    """The history in a train.json; None where there is none, BadInput where it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        regular(path, BYTES)
+        content = json.loads(read_text(path, BYTES))
+        epochs = content["history"][:EPOCHS]
+        curves = {name: tuple(_number(epoch[name]) for epoch in epochs) for name in CURVES if all(name in e for e in epochs)}
+        seconds = _number(epochs[-1].get("seconds", 0.0)) if epochs else 0.0
+    except (GauntletError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, IndexError) as error:
+        raise BadInput(f"{path} holds no history of a training: {' '.join(str(error).split())[:200]}") from None
+    return History(len(epochs), curves, seconds, _rates(content, len(epochs))) if epochs else None
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or abs(value) > 1e9:
+        raise ValueError(f"{str(value)[:60]!r} is no number of a training")
+    return float(value)
+
+
+def _rates(content: dict[str, object], epochs: int) -> tuple[float, ...]:
+    settings = content.get("settings")
+    try:
+        assert isinstance(settings, dict)
+        peak, factor, planned = (
+            _number(settings["lr"]),
+            learning_rate(str(settings["schedule"])),
+            int(_number(settings["epochs"])),
+        )
+        return tuple(peak * factor((epoch + 0.5) / max(planned, epochs, 1)) for epoch in range(epochs))
+    except (GauntletError, AssertionError, KeyError, ValueError):
+        return ()

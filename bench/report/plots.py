@@ -1,0 +1,75 @@
+"""Pictures of rows by name, as `gauntlet plot` draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.errors import BadInput, UnknownName
+from bench.pictures import TONES, Figure
+from bench.report import figures
+from bench.report.board import Part, Row, board_of
+from bench.report.entries import read_entries
+from bench.report.falls import read_falls
+from bench.results import find_cards
+
+_OF_PART: dict[str, Callable[[Part], Figure | None]] = {"tradeoff": figures.tradeoff, "cost": figures.cost}
+_OF_ROWS: dict[str, Callable[[Sequence[Row]], Figure | None]] = {
+    "rounds": lambda rows: figures.rounds([(row, read_falls(row.entry.card, row.entry.path)) for row in rows]),
+    "restarts": figures.restarts, "steps": figures.steps, "eps": figures.eps, "training": figures.training,
+}  # fmt: skip
+_OF_ROW: dict[str, Callable[[Row], Figure | None]] = {
+    "waterfall": lambda row: figures.waterfall(row, read_falls(row.entry.card, row.entry.path)),
+    "classes": lambda row: _falling(row, figures.classes),
+    "overlap": lambda row: _falling(row, figures.overlap),
+    "loss": figures.loss,
+}
+KINDS = (*_OF_PART, *_OF_ROWS, *_OF_ROW)
+_ABOUT = {
+    "tradeoff": "a data set, threat model and plan",
+    "cost": "the cost of at least two trainings",
+    "rounds": "a portfolio and its records",
+    "restarts": "an attack with restarts",
+    "steps": "an attack with a grid",
+    "eps": "a sweep over eps, a certificate or distances",
+    "training": "a training's history of two epochs",
+    "loss": "a training's history of two epochs",
+    "classes": "records of 2 to 40 classes",
+    "overlap": "two attacks on all samples, or a pilot",
+    "waterfall": "a row",
+}
+
+
+def plot(kind: str, places: Sequence[str]) -> Figure:
+    """The picture of this kind of the rows that these cards, folders and patterns name; BadInput where there is none."""
+    if kind not in KINDS:
+        raise UnknownName("picture", kind, KINDS)
+    cards = list(dict.fromkeys(path for place in places for path in find_cards(place)))
+    entries, refused = read_entries(cards)
+    if not entries:
+        raise BadInput(f"no row can be read there: {refused[0]}")
+    parts = [part for section in board_of(entries, Path()).sections for part in section.parts]
+    rows = [row for part in parts for row in part.rows]
+    figure = _drawn(kind, parts, rows)
+    if figure is None:
+        raise BadInput(f"{kind} needs {_ABOUT[kind]}, and the {len(rows)} rows given have none")
+    return figure
+
+
+def _drawn(kind: str, parts: Sequence[Part], rows: Sequence[Row]) -> Figure | None:
+    if kind in _OF_PART:
+        if len(parts) > 1:
+            raise BadInput(f"the rows are of {len(parts)} sections, whose numbers are not to be compared; name rows of one")
+        return _OF_PART[kind](parts[0])
+    if kind in _OF_ROWS:
+        if len(rows) > TONES:
+            raise BadInput(f"{len(rows)} curves cannot be told apart; name at most {TONES} rows")
+        return _OF_ROWS[kind](rows)
+    if len(rows) > 1:
+        raise BadInput(f"{kind} is a picture of one row, and {len(rows)} are named")
+    return _OF_ROW[kind](rows[0])
+
+
+def _falling(row: Row, picture: Callable[..., Figure | None]) -> Figure | None:
+    falls = read_falls(row.entry.card, row.entry.path)
+    return picture(falls) if falls else None

@@ -1,0 +1,209 @@
+"""What pages say in sentences: the story of a section, a card in words, what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.plans import PLANS
+from bench.report import Board, Method, Row, Section, method_name
+from bench.results import AttackResult, Card
+
+DOUBT = ("suspicious", "broken", "constant", "not comparable")
+
+
+def board_lead(board: Board) -> str:
+    """What the whole board holds."""
+    rows = len(board.rows)
+    if not rows:
+        return "No row could be read here; what was left out is named below."
+    methods = sum(len(part.methods) for section in board.sections for part in section.parts)
+    images = sum(row.entry.card.archive.rows for row in board.rows)
+    return (
+        f"{_count(methods, 'method')} in {_count(rows, 'evaluation')} on {_count(len(board.sections), 'data set')} and threat "
+        f"{'models' if len(board.sections) > 1 else 'model'}, with {images:,} adversarial examples that prove the numbers."
+    )
+
+
+def counted(section: Section) -> str:
+    """What a link to a section says."""
+    methods = sum(len(part.methods) for part in section.parts)
+    plans = f" under {len(section.parts)} plans" if len(section.parts) > 1 else ""
+    return f"All {_count(methods, 'method')}{plans} →" if methods > 1 else "The whole row →"
+
+
+def section_lead(section: Section) -> str:
+    """Who is first, with what certainty, and what is doubtful."""
+    part = section.parts[0]
+    sound = [method for method in part.methods if method.cells["verdict"] not in DOUBT]
+    told = []
+    if sound:
+        best = sound[0]
+        told.append(
+            f"{method_name(best)[:80]} keeps {number(best.cells['robust'])} % of {best.cells['n']:,} test images right under "
+            f"every attack of plan {part.plan[:40]}{_interval(best)}, at {number(best.cells['clean'])} % clean."
+        )
+        open_ones = [m for m in sound[1:] if str(m.cells["rank"]).partition("-")[0] == "1"]
+        if open_ones:
+            names = ", ".join(method_name(m)[:60] for m in open_ones[:3]) + (" and others" if len(open_ones) > 3 else "")
+            told.append(f"First place is open: the samples do not tell it from {names}.")
+        elif len(sound) > 1 and str(best.cells["rank"]) == "1":
+            told.append("First place is settled.")
+    doubted = [method for method in part.methods if method not in sound]
+    if doubted:
+        told.append(f"{_count(len(doubted), 'number')} in doubt, below all others.")
+    return " ".join(told)
+
+
+def _interval(method: Method) -> str:
+    text = str(method.cells["95% interval"])
+    return f" (95 % interval {text.replace('-', ' to ')})" if text else ""
+
+
+def row_lead(row: Row) -> str:
+    """A card in two sentences."""
+    card = row.entry.card
+    right, stands = round(card.clean_accuracy * card.n), round(card.robust_accuracy * card.n)
+    return (
+        f"Of {card.n:,} test images of {card.dataset[:60]} the network has {right:,} right. Plan {card.plan.name[:60]} "
+        f"attacked them within {card.threat.norm} {card.threat.eps} and broke {right - stands:,}; {stands:,} stand."
+    )
+
+
+def trained(row: Row) -> str:
+    """How the network came to be."""
+    card = row.entry.card
+    training, settings = card.model.training, card.model.settings
+    if not training:
+        return "The network came from elsewhere; the card tells nothing of its training."
+    told = f"{card.model.defense} trained {card.model.arch[:80]} for {_count(int(training.get('epochs') or 0), 'epoch')}"
+    if samples := training.get("samples"):
+        told += f" on {samples:,} images"
+    told += f" with seed {training['seed']}" if "seed" in training else ""
+    if "optimizer" in settings and "lr" in settings:
+        told += f": {settings['optimizer']}, peak rate {settings['lr']}, schedule {settings.get('schedule')}"
+        told += f", batches of {settings.get('batch_size')}"
+    told += "."
+    if training.get("best_epoch"):
+        held_out = training.get("validation", "some")
+        told += f" Epoch {training['best_epoch']} was kept, chosen on {held_out} held-out training images."
+    if training.get("collapse_epoch"):
+        told += f" It collapsed in epoch {training['collapse_epoch']}: single steps stopped finding what several steps find."
+    spent = training.get("backwards_per_sample")
+    if spent:
+        told += f" It took {spent:g} backward passes per image" + (
+            f" and {_time(training['seconds'])} ({training.get('device', '')})." if training.get("seconds") else "."
+        )
+    return told
+
+
+def proved(row: Row) -> str:
+    """What stands behind the number."""
+    card, backing = row.entry.card, row.entry.backing
+    told = {
+        "audited": "The board's maintainer verified this row and attacked some of its samples again.",
+        "proved": f"{card.archive.rows:,} adversarial examples lie beside the card, one for each sample it counts as broken, "
+        "and agree with its records.",
+        "stated": "The number is the card's word alone: its records or examples are not here, or not its own.",
+    }[backing]
+    return f"{told} The checks below need neither model nor data; gauntlet verify judges every example by the model."
+
+
+def fell(attacks: Sequence[AttackResult]) -> str:
+    """How to read the waterfall."""
+    if any(attack.rounds for attack in attacks):
+        return (
+            "What each arm of the portfolio took that nothing before it had; where many took nothing more, they are one line."
+        )
+    return "What each attack took that nothing before it in the plan had; its own number is in the table of attacks below."
+
+
+def commands(row: Row, results: Path) -> dict[str, list[str]]:
+    """What to type to check the row and to make it again."""
+    card, where = row.entry.card, shlex.quote(f"{results.name}/{row.where}/card.json")
+    check = [f"gauntlet verify {where}", f"gauntlet verify {where} --rerun 50"]
+    make = [] if not card.model.defense or not card.model.training else [_run(card)]
+    if not make or card.plan.name not in PLANS:
+        make = [
+            *(line.replace("gauntlet run", "gauntlet train", 1).partition(" --plan")[0] for line in make),
+            _evaluate(card, row),
+        ]
+    return {"check": check, "make": make}
+
+
+def _run(card: Card) -> str:
+    settings = [
+        f"--set {shlex.quote(f'{key}={_plain(value)}')}"
+        for key, value in card.model.settings.items()
+        if value is not None and value not in ("", [])
+    ]
+    parts = [
+        f"gauntlet run {shlex.quote(str(card.model.defense))} --dataset {shlex.quote(card.dataset)}",
+        f"--model {shlex.quote(card.model.arch)}",
+        f"--norm {card.threat.norm} --eps {card.threat.eps} --seed {card.model.training.get('seed', 0)}"
+        + (f" --name {shlex.quote(card.name)}" if card.name != card.model.defense else ""),
+        *(" ".join(settings[start : start + 4]) for start in range(0, len(settings), 4)),
+        f"--plan {shlex.quote(card.plan.name)} --n {card.n}",
+    ]
+    return " \\\n    ".join(parts)
+
+
+def _evaluate(card: Card, row: Row) -> str:
+    reference = (
+        "/".join(("results", *row.where.split("/")[:-1])) if card.model.reference.startswith("run:") else card.model.reference
+    )
+    sweep = ",".join(point.eps for point in card.curve)
+    radius = f"--eps-sweep {sweep}" if len(card.curve) > 1 else f"--eps {card.threat.eps}"
+    plan = card.plan.name if card.plan.name in PLANS else f"{card.plan.name}.toml"
+    added = f" --test-time {shlex.quote(card.model.test_time)}" if card.model.test_time else ""
+    return (
+        f"gauntlet evaluate {shlex.quote(reference)} --dataset {shlex.quote(card.dataset)} \\\n"
+        f"    --norm {card.threat.norm} {radius} --plan {shlex.quote(plan)} --n {card.n} --seed {card.seed}{added}"
+    )
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def facts(card: Card) -> list[tuple[str, str]]:
+    """The rest of a card."""
+    answers, balanced = card.answers, (card.balanced_accuracy, card.balanced_robust_accuracy)
+    set_ones = [(key, value) for key, value in card.model.settings.items() if value not in (None, "", [])]
+    found = [
+        ("data", f"{card.dataset} {card.data.split}, {card.data.source}; {card.data.taken or f'the first {card.n}'}"),
+        ("threat model", f"{card.threat.norm}, eps {card.threat.eps}"),
+        ("plan", f"{card.plan.name}: {card.plan.about}"),
+        ("plan digest", card.plan_digest[:16]),
+        ("seed of the evaluation", str(card.seed)),
+        ("precision of the search", card.search or "float32"),
+        ("answers averaged (eot)", str(card.eot) if card.eot > 1 else ""),
+        ("network", card.model.arch),
+        ("reference", card.model.reference),
+        ("weights", card.model.digest[:16]),
+        ("at test time", card.model.test_time),
+        ("settings", ", ".join(f"{key} {_plain(value)}" for key, value in set_ones)),
+        ("8-bit accuracy", f"{card.eight_bit_accuracy:.1%}" if card.eight_bit_accuracy is not None else ""),
+        ("balanced", f"clean {balanced[0]:.1%}, robust {balanced[1]:.1%}" if None not in balanced else ""),
+        ("most frequent answer", f"class {answers.label}, to {answers.share:.1%} of the images" if answers else ""),
+        ("seconds", f"{card.seconds:.0f} ({card.device})"),
+        ("versions", ", ".join(f"{key} {value}" for key, value in card.versions.items())),
+        ("notes", "; ".join(card.notes)),
+    ]  # fmt: skip
+    return [(name, text) for name, text in found if text]
+
+
+def number(value: object) -> str:
+    """A percentage as tables show it."""
+    return f"{float(str(value)):.1f}"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

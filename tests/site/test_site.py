@@ -1,0 +1,189 @@
+"""The site: what it names, where its links lead, what cannot act, and that the same results are the same bytes."""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pandas as pd
+import pytest
+
+from bench.errors import BadInput
+from bench.report import COLUMNS, read_board
+from bench.report.paper import latex
+from bench.site import write_report
+from bench.site.documents import documents, rendered
+from bench.site.words import commands
+
+
+@pytest.fixture(scope="module")
+def site(shown_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole site of a board."""
+    out = tmp_path_factory.mktemp("site") / "report"
+    write_report(shown_results, out, quiet=True)
+    return out
+
+
+class _Page(HTMLParser):
+    """The links, names and tags of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def ids(self) -> set[str]:
+        return {str(attrs["id"]) for _, attrs in self.tags if "id" in attrs}
+
+    @property
+    def links(self) -> Iterator[str]:
+        for _, attrs in self.tags:
+            yield from (str(attrs[key]) for key in ("href", "src") if attrs.get(key))
+
+
+def test_every_link_leads_somewhere(site: Path) -> None:
+    pages = {path: _Page(path) for path in site.rglob("*.html")}
+    assert len(pages) > 20
+    for path, page in pages.items():
+        for link in page.links:
+            if link.startswith("https://"):
+                assert "docs" in path.parts, f"{path.name} leads out: {link}"
+                continue
+            file, _, fragment = link.partition("#")
+            target = (path.parent / unquote(file)).resolve() if file else path
+            assert target.is_file(), f"{path.relative_to(site)} leads to {link}, which is not there"
+            if fragment and target.suffix == ".html":
+                assert fragment in pages[target].ids, f"{path.relative_to(site)} leads to {link}, which has no such place"
+
+
+def test_nothing_acts_but_our_script(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        text, page = path.read_text(encoding="utf-8"), _Page(path)
+        assert "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'" in text
+        scripts = [attrs.get("src") for tag, attrs in page.tags if tag == "script"]
+        assert set(scripts) <= {"../assets/board.js"}
+        assert not [attrs for _, attrs in page.tags for key in attrs if key.startswith("on") or key == "style"]
+        assert not [attrs for tag, attrs in page.tags if tag == "img" and attrs.get("src") == "x"]
+        assert "http://" not in re.sub(r"<code>.*?</code>|<pre>.*?</pre>", "", text, flags=re.S)
+
+
+def test_hostile_names_are_text(site: Path, hostile: str) -> None:
+    (board,) = (site / "board").iterdir()
+    words = "".join(_Page(board).words)
+    assert "<script>alert(1)</script>" in words
+    assert "{{7*7}}" in words
+    assert "n" * 100 not in words
+    assert "n" * 59 + "…" in words
+    rows = ["".join(_Page(path).words) for path in (site / "row").glob("*.html")]
+    assert sum(hostile in words for words in rows) == 1
+    csv = next((site / "data").glob("*.csv")).read_text()
+    assert "n" * 10_000 in csv
+
+
+def test_what_is_damaged_foreign_or_forged_is_named_and_stops_nothing(site: Path, shown_results: Path) -> None:
+    words = "".join(_Page(site / "index.html").words)
+    for name in ("damaged", "foreign", "forged"):
+        assert f"{name}/card.json" in words
+    assert str(shown_results) not in words
+    assert len(read_board(shown_results).rows) == 6
+
+
+def test_a_row_whose_archive_was_exchanged_says_so(shown_results: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(shown_results / "digits" / "linf-0.2" / "seed-1", results / "row")
+    with (results / "row" / "smoke" / "archive.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\x00\x00\x80\x3f")
+    (results / "row" / "train.json").write_text("[]")
+    out = write_report(results, tmp_path / "out", quiet=True)
+    assert any("archive.safetensors is not the file of the card" in sentence for sentence in out.refused)
+    (row,) = (out.first.parent / "row").glob("*.html")
+    words = "".join(_Page(row).words)
+    assert "FAILS" in words
+    assert "stated" in words
+    assert "holds no history of a training" in words
+
+
+def test_the_same_results_give_the_same_bytes(site: Path, shown_results: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "results"
+    shutil.copytree(shown_results, moved)
+    write_report(moved, tmp_path / "again", quiet=True)
+    first, second = (
+        {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+        for home in (site, tmp_path / "again")
+    )
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_a_folder_with_other_files_is_left_alone(shown_results: Path, tmp_path: Path, site: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(BadInput, match="--out"):
+        write_report(shown_results, tmp_path, quiet=True)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    stale = site / "row" / "stale.html"
+    stale.write_text("")
+    write_report(shown_results, site, quiet=True)
+    assert not stale.exists()
+
+
+def test_pages_are_small(site: Path) -> None:
+    assert max(path.stat().st_size for path in (site / "row").glob("*.html")) < 300 * 1024
+    assert max(path.stat().st_size for path in (site / "row").glob("*.png")) < 300 * 1024
+
+
+def test_the_glossary_knows_every_column() -> None:
+    glossary = next(doc for doc in documents() if doc.name == "glossary")
+    for name in COLUMNS:
+        assert f'<td id="{re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")}">' in glossary.body
+
+
+def test_documents_link_each_other_and_hold_no_html() -> None:
+    text = "# A\n\n[b](b.md#x), [out](../README.md), docs/b.md, docs/c.md, <script>1</script>, [ev](javascript:alert(1))\n"
+    body = rendered("a", text, {"a", "b"}).body
+    assert 'href="b.html#x"' in body
+    assert '<a href="b.html">docs/b.md</a>' in body
+    assert "docs/c.md" in body
+    assert "README" not in body
+    assert "<script" not in body
+    assert "javascript:" not in re.findall(r'href="([^"]*)"', body)
+
+
+def test_json_and_csv_hold_the_same_numbers(site: Path) -> None:
+    lines = json.loads(next((site / "data").glob("*.json")).read_text())
+    frame = pd.read_csv(next((site / "data").glob("*.csv")))
+    assert len(lines) == len(frame) == 6
+    for key in ("clean", "robust", "pgd-20", "square", "n"):
+        assert sorted(line[key] for line in lines) == sorted(frame[key])
+    assert all(isinstance(line["robust"], float) for line in lines)
+
+
+def test_a_row_says_how_it_is_made_again(shown_results: Path, hostile: str) -> None:
+    rows = read_board(shown_results).rows
+    row = next(row for row in rows if row.entry.card.name == hostile)
+    told = commands(row, shown_results)
+    words = shlex.split(told["make"][0].replace("\\\n", " "))
+    assert words[words.index("--name") + 1] == hostile
+    assert words[:3] == ["gauntlet", "run", "fast_at"]
+    assert told["check"][0] == f"gauntlet verify results/{row.where}/card.json"
+
+
+def test_latex_has_what_a_paper_needs(shown_results: Path) -> None:
+    (part,) = read_board(shown_results).sections[0].parts
+    text = latex(part, "digits, linf 0.2, plan smoke, n = 80 test images")
+    for needed in (r"\centering", r"\label{tab:", r"\caption{digits, linf 0.2, plan smoke, n = 80", r"\toprule", r"\textbf{"):
+        assert needed in text
+    assert "<script>" not in text
+    assert max(line.count("&") for line in text.splitlines()) < 10
