@@ -9,5 +9,5 @@ from bench.report.columns import COLUMNS, column_of
 from bench.report.entries import Entry, read_entries
 from bench.report.falls import Falls, read_falls
 from bench.report.figures import method_name
-from bench.report.pages import FORMATS, LEGEND, render, summary, write_leaderboard
+from bench.report.pages import FORMATS, LEGEND, read_skips, render, summary, write_leaderboard
 from bench.report.tables import leaderboard

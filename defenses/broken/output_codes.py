@@ -52,4 +52,5 @@ class Coded(nn.Module):
         """Log-probabilities [N, K]: the correlation with each word, not below 0, over the sum."""
         bits = (self.steepness * self.read(self.net(x))).tanh()
         likeness = (bits @ self.words.T).clamp_min(0) + 1e-4
-        return (likeness / likeness.sum(1, keepdim=True)).log()
+        answer: Tensor = (likeness / likeness.sum(1, keepdim=True)).log()
+        return answer

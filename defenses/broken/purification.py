@@ -35,7 +35,8 @@ class Purification(TrainedRobustly):
     def matched(self, score: nn.Module, x: Tensor) -> Tensor:
         """How far the score is from pointing back to the clean image."""
         noise = self.sigma * torch.randn_like(x)
-        return (score(x + noise) + noise).square().mean()
+        distance: Tensor = (score(x + noise) + noise).square().mean()
+        return distance
 
     def wrap(self, net: nn.Module) -> nn.Module:
         return net
@@ -69,4 +70,5 @@ class Purifier(nn.Module):
             end = z
             for _ in range(self.moves):
                 end = (end + 0.5 * self.score(end)).clamp(0, 1)
-        return z + (end - z).detach()
+        purified: Tensor = z + (end - z).detach()
+        return purified
