@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +15,7 @@ from bench.evaluation.engine import Evaluation, share
 from bench.evaluation.target import Run
 from bench.evaluation.units import Unit
 from bench.plans import AttackSpec
+from bench.plugins import code
 from bench.results import AttackResult, CurvePoint, Grid, GridPoint, RestartPoint
 from bench.statistics import wilson
 
@@ -122,11 +124,7 @@ def _grid(
     shown = evaluation.probes.setdefault(number, probe)
     common = int(torch.isin(probe, shown).sum())
     points, scores = [], []
-    for point, combination in enumerate(combinations):
-        told = f"grid {point}: " + ", ".join(f"{key}={value}" for key, value in combination.items())
-        # All points share their noise, so that only the parameters differ.
-        run = Run(number, spec.label, spec.attack, {**spec.parameters, **combination}, told, ("grid",))
-        units = evaluation.launch(run, probe)
+    for combination, told, units in _points(evaluation, number, spec, probe):
         _fell(standing, units)
         _advance(evaluation, spec, len(targets), len(probe), told)
         fooled = torch.cat([unit.fooled for unit in units]) if units else torch.zeros(0, dtype=torch.bool)
@@ -139,6 +137,24 @@ def _grid(
         points.append(GridPoint(parameters=combination, robust_accuracy=accuracy, mean_margin=distance))
     best = combinations[max(range(len(scores)), key=lambda i: (*scores[i], -i))]
     return Grid(probe=len(shown), points=tuple(points), best=best), {**spec.parameters, **best}
+
+
+def _points(
+    evaluation: Evaluation, number: int, spec: AttackSpec, probe: Tensor
+) -> Iterator[tuple[dict[str, Any], str, list[Unit]]]:
+    """Every combination, its name and its units; at once where no point can go on from what another found."""
+    combinations, runs = list(spec.combinations()), []
+    for point, combination in enumerate(combinations):
+        told = f"grid {point}: " + ", ".join(f"{key}={value}" for key, value in combination.items())
+        # All points share their noise, so that only the parameters differ.
+        runs.append(Run(number, spec.label, spec.attack, {**spec.parameters, **combination}, told, ("grid",)))
+    # What an attack of somebody's reads of earlier candidates, nobody knows.
+    going_on = bool(code("attack", spec.attack)) or any(run.parameters.get("start") == "known" for run in runs)
+    groups = [[run] for run in runs] if going_on else [runs]
+    every = (pair for group in groups for pair in zip(group, evaluation.together(group, probe), strict=True))
+    for combination, (run, units) in zip(combinations, every, strict=True):
+        evaluation.absorb(units)
+        yield combination, run.name, units
 
 
 def _fell(standing: Tensor, units: list[Unit]) -> None:

@@ -27,7 +27,7 @@ from bench.executors import Executor, Failed
 from bench.files import Reporter
 from bench.plugins import culprit, get_attack, load_plugin, loaded_plugins
 
-SMALLEST, EACH = 16, 2
+SMALLEST, EACH = 16, 4
 """Samples that a piece has at least, and pieces that each worker has of a launch."""
 
 
@@ -67,7 +67,7 @@ def carrying(aim: Aim, executor: Executor) -> Carry:
             f"{held[0]} is only in the memory of this process, and workers cannot see it: save it to a file, or use one"
         )
     asked = Question(
-        task.request.to_json(), loaded_plugins(), Path.cwd(), task.where.type, task.batch_size, torch.get_num_threads(),
+        task.request.to_json(), loaded_plugins(), Path.cwd(), str(task.where), task.batch_size, torch.get_num_threads(),
         tuple(_identity(aim).items()),
     )  # fmt: skip
     return _Elsewhere(executor, asked, together=task.subject.noisy or task.subject.batch_dependent)
@@ -89,6 +89,12 @@ def _identity(aim: Aim) -> dict[str, str]:
     }
 
 
+def piece_size(samples: int, workers: int, batch_size: int) -> int:
+    """Samples in a piece: a share of all for each worker, in multiples of the smallest, and no more than a batch."""
+    each = -(-samples // (workers * EACH))
+    return min(-(-each // SMALLEST) * SMALLEST, batch_size)
+
+
 class _Elsewhere:
     """Carries out shards in pieces, on an executor."""
 
@@ -99,13 +105,19 @@ class _Elsewhere:
         """Whether samples answered in one batch have to stay together, because the answer to one depends on the others."""
 
     def __call__(self, evaluation: Evaluation, shards: Sequence[Shard]) -> Iterator[tuple[int, Sequence[Found]]]:
-        size = self._size(sum(len(shard.rows) for shard in shards), evaluation.batch_size)
+        size = evaluation.batch_size
+        if not self.together:
+            size = piece_size(sum(len(shard.rows) for shard in shards), self.executor.workers, size)
         cuts = [(place, rows) for place, shard in enumerate(shards) for rows in self._cut(shard, size)]
         waiting = [sum(place == at for at, _ in cuts) for place in range(len(shards))]
         parts: list[dict[int, Found]] = [{} for _ in shards]
+        refused: dict[int, Failed] = {}
         for number, found in self.executor.run(_carry_out, _Pieces(self.question, evaluation, shards, cuts)):
             if isinstance(found, Failed):
-                found.reraise()
+                if not isinstance(found.error, BadInput):
+                    found.reraise()
+                refused[number] = found
+                continue
             place = cuts[number][0]
             parts[place][number], said = found
             for line in said:
@@ -113,13 +125,9 @@ class _Elsewhere:
             evaluation.report.advance(0.0)
             if len(parts[place]) == waiting[place]:
                 yield place, [part for _, part in sorted(parts[place].items())]
-
-    def _size(self, samples: int, batch_size: int) -> int:
-        """Samples in a piece: a share of all for each worker, in multiples of the smallest, and no more than a batch."""
-        if self.together:
-            return batch_size
-        each = -(-samples // (self.executor.workers * EACH))
-        return min(-(-each // SMALLEST) * SMALLEST, batch_size)
+        if refused:
+            # An optional attack is left out then: what it said first is what one process would have heard.
+            refused[min(refused)].reraise()
 
     @staticmethod
     def _cut(shard: Shard, size: int) -> Sequence[Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.errors import BadInput
 from bench.executors.executor import Failed
-from bench.executors.pool import Attempt, Died, Pool, cores, threads_each
+from bench.executors.pool import Attempt, Died, Pool, cores, live_with, threads_each
 
 TAMED = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Nothing is sent to anybody, tries are counted here alone, and a task that asks for no GPU keeps those it sees."""
@@ -98,4 +98,5 @@ def _imported() -> Any:
 
 
 def _carry_out(attempt: Attempt, function: Callable[[Any], Any], task: object) -> Any:
+    live_with(os.getppid())
     return attempt(function, task)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
+import time
 import traceback
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from bench.executors.executor import TRIES, Executor, Failed, R, T, sentence
 
 Handle = TypeVar("Handle")
+BEAT = 0.5
+"""Seconds after which a worker notices that the process it works for is gone."""
 _LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -111,6 +116,18 @@ def threads_each(workers: int) -> int:
 def cores() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def live_with(parent: int) -> None:
+    """End this process, a worker, when its parent is gone, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(BEAT)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _lost(last: Died) -> Failed:

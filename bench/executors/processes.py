@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,10 +12,7 @@ from joblib.externals.loky import FIRST_COMPLETED, Future, ProcessPoolExecutor, 
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from bench.executors.executor import Failed
-from bench.executors.pool import Attempt, Died, Pool, threads_each
-
-BEAT = 0.5
-"""Seconds after which a worker notices that the process it works for is gone."""
+from bench.executors.pool import Attempt, Died, Pool, live_with, threads_each
 
 
 class _Hand(NamedTuple):
@@ -51,7 +46,7 @@ class Loky(Pool[_Hand]):
         with _uninterrupted():
             if worker not in self._pools:
                 self._pools[worker] = ProcessPoolExecutor(
-                    1, initializer=_live_with, initargs=(os.getpid(),), env=attempt.environment()
+                    1, initializer=live_with, initargs=(os.getpid(),), env=attempt.environment()
                 )
             return _Hand(worker, self._pools[worker].submit(attempt, function, task))
 
@@ -84,14 +79,3 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _live_with(parent: int) -> None:
-    """End this process when its parent is gone, however that ended."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(BEAT)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

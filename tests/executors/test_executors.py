@@ -1,9 +1,6 @@
 """Every executor: what tasks give, raise and die of; what is left when the process ends, however it ends."""
 
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from deeds import die, in_session, mark_and_die, raise_it, square, surroundings
+from deeds import die, mark_and_die, raise_it, square, surroundings
 
 from bench.errors import BadInput, GauntletError, UnknownName
 from bench.executors import Executor, Failed, InProcess, executor_of
 from bench.executors.executor import TRIES
-from bench.executors.processes import BEAT
 
 
 @pytest.fixture(scope="module")
@@ -101,35 +97,3 @@ def test_what_cannot_be_an_executor_is_told(workers: int | None, on: str | None,
 def test_one_worker_is_this_process() -> None:
     assert isinstance(executor_of(), InProcess)
     assert isinstance(executor_of(1), InProcess)
-
-
-DRIVER = """
-import sys, time
-from pathlib import Path
-from bench.executors import executor_of
-
-with executor_of(2) as executor:
-    list(executor.run(time.sleep, [0.1, 0.1]))
-    print("up", flush=True)
-    list(executor.run(time.sleep, [1000, 1000]))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_however_the_driver_ends_nothing_is_left(how: signal.Signals) -> None:
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert driver.stdout
-    assert driver.stdout.readline() == "up\n"
-    time.sleep(0.2)
-    assert len(in_session(driver.pid)) > 2
-    # As a terminal does: to all processes of the session's foreground.
-    (os.killpg if how == signal.SIGINT else os.kill)(driver.pid, how)
-    _, told = driver.communicate(timeout=30)
-    assert told.count("Traceback") <= 1
-    deadline = time.monotonic() + 20 * BEAT
-    while in_session(driver.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not in_session(driver.pid)

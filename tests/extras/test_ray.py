@@ -105,15 +105,14 @@ def test_however_the_driver_ends_no_raylet_is_left(how: signal.Signals) -> None:
     )
     assert driver.stdout
     assert driver.stdout.readline() == "up\n"
-    there = in_session(driver.pid)
-    assert len(there) > 3
+    assert len(in_session(driver.pid)) > 3
     # As a terminal does: to all processes of the session's foreground.
     (os.killpg if how == signal.SIGINT else os.kill)(driver.pid, how)
     driver.communicate(timeout=60)
     deadline = time.monotonic() + 30
-    while (left := [pid for pid in there if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+    while in_session(driver.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not left
+    assert not in_session(driver.pid)
 
 
 def test_a_cluster_that_is_not_there_is_a_sentence() -> None:
