@@ -75,7 +75,7 @@ def _made(
     note_skips([one.line for one in standings], execution.results)
     if not works:
         done = sum(one.done for one in standings)
-        opt.tell(f"nothing to do: {counted(done, 'network')} of {file} done already", err=True)
+        opt.tell(f"nothing to do: {done} of {counted(len(standings), 'network')} of {file} are done", err=True)
         return unbegun
     memory, together = failures_file(file, execution.results), bool(on) or (workers or 1) > 1
     with executor_of(workers, on) as executor:
