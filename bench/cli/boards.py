@@ -75,7 +75,7 @@ def _made(
     note_skips([one.line for one in standings], execution.results)
     if not works:
         done = sum(one.done for one in standings)
-        opt.tell(f"nothing to do: {counted(done, 'network')} of {file} done already", err=True)
+        opt.tell(f"nothing to do: {done} of {counted(len(standings), 'network')} of {file} are done", err=True)
         return unbegun
     memory, together = failures_file(file, execution.results), bool(on) or (workers or 1) > 1
     with executor_of(workers, on) as executor:
@@ -106,3 +106,28 @@ def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, resul
     page = results / "boards" / f"{file.stem}.md"
     write_board(page, Page(content.title, content.about, kinds[False], kinds[True], figures, read_skips(results)))
     return [*written, page]
+
+
+@boards.command()
+def submit(
+    row: Annotated[Path, typer.Argument(help="A run folder, or the folder of one of its evaluations.")],
+    into: Annotated[Path | None, typer.Option("--into", help="The file [default: the run's name, .zip].")] = None,
+    paper: Annotated[str, typer.Option("--paper", help="Where the method is published.")] = "",
+    authors: Annotated[Path | None, typer.Option("--authors", help="A text file: what its authors want to be known.")] = None,
+    weights_at: Annotated[
+        str, typer.Option("--weights-at", help="Where the weights can be had; they are then left out of the file.")
+    ] = "",
+    plugin: Annotated[
+        list[Path] | None, typer.Option("--plugin", help="A Python file that the row was made with; packed, and not run.")
+    ] = None,
+) -> None:
+    """Pack a row into one file to send: card, records, examples and weights. Nothing of it is run."""
+    from bench.verify.submission import submission_of
+    from bench.verify.submission import submit as pack
+
+    file, names = pack(row, into, submission_of(paper, authors, weights_at), plugin or [])
+    size = file.stat().st_size / 2**20
+    opt.tell(f"wrote {file}, {size:.1f} MiB:")
+    for name in names:
+        opt.tell(f"  {name}")
+    opt.tell(f"send it; whoever keeps the board runs `gauntlet accept {file.name} --into results --by NAME`")

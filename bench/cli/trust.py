@@ -80,7 +80,7 @@ def verify(
 
 @trust.command()
 def accept(
-    card: Annotated[Path, typer.Argument(help="The card that was handed in, or its folder.")],
+    card: Annotated[Path, typer.Argument(help="What was handed in: a .zip of `gauntlet submit`, a card or its folder.")],
     into: Annotated[Path, typer.Option("--into", help="The board: a folder of results that is committed.")],
     by: Annotated[str, typer.Option("--by", help="Who proved the number.")],
     on: Annotated[str, typer.Option("--on", help="When, to be remembered with it, such as 2026-11-28.")] = "",
@@ -91,6 +91,9 @@ def accept(
     model: Annotated[str | None, typer.Option("--model", help="The model, if the card's reference leads nowhere.")] = None,
     dataset: opt.Dataset = None,
     plugin: opt.Plugin = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Run the plug-ins that came with it, which you have read.")
+    ] = False,
     device: opt.Device = "auto",
     batch_size: opt.Batch = None,
     as_json: opt.Json = False,
@@ -105,7 +108,7 @@ def accept(
     opt.load(plugin)
     given, quiet = Given(model, dataset, device, batch_size), opt.quiet_for(quiet, as_json)
     audit = Audit(again, lambda row: audited([row], Asked(again, again_seed), given, quiet=True)[0]) if again else None
-    accepted = run_accept(card, into, Signed(by, on), given, audit=audit, quiet=quiet)
+    accepted = run_accept(card, into, Signed(by, on), given, audit=audit, run_code=run_code, quiet=quiet)
     opt.tell(render(accepted, as_json=as_json))
     if accepted.path is None:
         raise typer.Exit(1)

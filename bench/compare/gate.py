@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 
 from bench.compare.comparable import require_attacked, require_same, require_same_work
 from bench.errors import BadInput, UnknownName
-from bench.results import METRICS, Card, Outcomes, find_cards, outcomes_of, read_card
+from bench.results import METRICS, Card, Outcomes, fell_to, find_cards, outcomes_of, read_card
 from bench.statistics import drop_p, paired_interval
 
 ALPHA = 0.025
@@ -42,6 +43,10 @@ class Check:
     """Ids of the samples that only the baseline is right on."""
     won: tuple[int, ...] = ()
     """Ids of the samples that only the candidate is right on."""
+    lost_to: Mapping[str, int] = field(default_factory=dict)
+    """How many of the lost ones fell first to each attack, the most first; "clean" where the clean image is wrong already."""
+    measured: str = ""
+    """On what: data set, threat model, plan and samples."""
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
@@ -105,8 +110,14 @@ def _paired(first: Outcomes, second: Outcomes, metric: str, alpha: float, tolera
         interval=paired_interval(len(lost), len(won), n),
         lost=tuple(lost.tolist()),
         won=tuple(won.tolist()),
+        lost_to=fell_to(second, lost) if metric == "robust" else {},
+        measured=_measured(second.card),
         notes=(*_weights(first.card, second.card), *notes),
     )
+
+
+def _measured(card: Card) -> str:
+    return f"{card.dataset} {card.data.split}, {card.threat.norm} {card.threat.eps}, plan {card.plan.name}, n {card.n}"
 
 
 def _weights(first: Card, second: Card) -> list[str]:
@@ -134,5 +145,6 @@ def _seconds(first: Card, second: Card, tolerance: float) -> Check:
         drop=slower,
         tolerance=tolerance,
         n=first.n,
+        measured=_measured(second),
         notes=(*_weights(first, second), *notes, "one number on either side: a plain threshold, not a test"),
     )

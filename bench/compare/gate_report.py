@@ -18,12 +18,19 @@ NAMED = 20
 
 def render(found: Check) -> str:
     """The verdict in a few lines."""
-    lines = [f"{'regression' if found.regression else 'fine'}: {headline(found)}"]
+    lines = [f"{'regression' if found.regression else 'fine'}: {headline(found)}", f"measured: {line(found.measured)}"]
     if found.p is not None:
         lines.append(_test(found))
     if found.lost:
         lines.append(f"lost: {_named(found.lost)}")
+    if found.lost_to:
+        lines.append(f"lost to: {line(_by_attack(found))}")
     return "\n".join([*lines, *(f"note: {line(note)}" for note in found.notes)])
+
+
+def _by_attack(found: Check) -> str:
+    """What broke the samples that were lost, the first of it for each."""
+    return ", ".join(f"{name} {count}" for name, count in found.lost_to.items())
 
 
 def headline(found: Check) -> str:
@@ -63,10 +70,14 @@ def markdown(found: Check) -> str:
     parts = [
         f"## Gauntlet: {'regression' if found.regression else 'fine'}",
         escaped(headline(found)) + ".",
+        f"Measured on {escaped(found.measured)}.",
         "\n".join([f"| | model | {measure} |", "| --- | --- | ---: |", *(f"| {a} | {escaped(b)} | {c} |" for a, b, c in rows)]),
     ]
     if found.p is not None:
         parts.append(escaped(_test(found)) + ".")
+    if found.lost_to:
+        rows_of = "\n".join(f"| {escaped(name)} | {count} |" for name, count in found.lost_to.items())
+        parts.append(f"| what broke the lost samples first | samples |\n| --- | ---: |\n{rows_of}")
     if found.lost:
         parts.append(f"<details><summary>{len(found.lost)} samples lost</summary>\n\nids {_ids(found.lost)}\n\n</details>")
     return "\n\n".join([*parts, *(f"- {escaped(note)}" for note in found.notes)]) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,20 @@ def outcomes_of(card: Card, path: Path) -> Outcomes:
     if not whole or not all(abs(share * card.n - flags.sum()) < 0.5 for share, flags in said):
         raise BadInput(f"the records beside {path} are not those of its card: their numbers differ; {_AGAIN}")
     return Outcomes(card, path, ids, first["label"].to_numpy(dtype=np.int64), clean, planned, robust)
+
+
+def fell_to(outcomes: Outcomes, ids: NDArray[np.int64]) -> dict[str, int]:
+    """How many of these samples fell first to each attack of a plan, or to the search of a portfolio; the most first."""
+    rows = read_records(_whole(outcomes.card.records, outcomes.path), outcomes.card.records.rows)
+    first = rows[rows["broken"] & rows["id"].isin(ids)].drop_duplicates("id")
+    counts = Counter(map(_attempt, first["attack"].astype(str), first["run"].astype(str)))
+    return dict(counts.most_common())
+
+
+def _attempt(attack: str, run: str) -> str:
+    """ "clean", or an attack, or "margin-20 of fast" where a portfolio says which of its searches it was."""
+    search = run.partition(": ")[2] if run.startswith("round ") else ""
+    return f"{search} of {attack}" if search else attack
 
 
 def find_cards(place: str | Path) -> list[Path]:

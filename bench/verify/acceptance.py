@@ -14,17 +14,17 @@ from bench.core import ThreatModel, check_name, device
 from bench.errors import BadInput
 from bench.escape import line
 from bench.files import ASIDE, LOCK, Reporter, alone, bury, opened, regular, set_aside, sha256
-from bench.results import Card, read_card, section, unlisted
+from bench.plugins import load_plugin
+from bench.results import Card, read_card, section
 from bench.verify.cards import Verified, cards_of, to_json, verify_card
 from bench.verify.cards import render as show
 from bench.verify.consistency import ATTEMPTS
-from bench.verify.loading import Given, weights_of
+from bench.verify.loading import Given
 from bench.verify.lowest import LOWEST, lowest_of, proven, read_lowest, remember
+from bench.verify.submission import ABOUT, MOST_FILES, SUFFIX, Unpacked, read_about, row_files, unpack
 
 LARGEST_ROW = 2**34
 """Bytes of a row with its weights at most."""
-MOST_FILES = 1000
-"""Files of a row at most."""
 STAGE = ".accept-"
 """How the folders begin that rows are judged in before they have a place."""
 
@@ -55,20 +55,44 @@ class Audit(NamedTuple):
 
 
 def accept(
-    place: Path, board: Path, signed: Signed, given: Given, *, audit: Audit | None = None, quiet: bool = False
+    place: Path,
+    board: Path,
+    signed: Signed,
+    given: Given,
+    *,
+    audit: Audit | None = None,
+    run_code: bool = False,
+    quiet: bool = False,
 ) -> Accepted:
-    """Take a row into a board where it holds, stands an audit and is not above the lowest number proved for its model."""
+    """Take a row into a board where it holds, stands an audit and is not above the lowest number proved for its model.
+
+    place: a card, its folder, or what `gauntlet submit` made of them. run_code: load the plug-ins that came with it.
+    """
     _check(signed)
+    with Reporter("accept", 1, quiet=quiet) as report, alone(board, report.tell), device.exact_float32():
+        # What a kill has left.
+        for old in board.glob(f"{STAGE}*"):
+            shutil.rmtree(old, ignore_errors=True)
+        if place.suffix != SUFFIX:
+            return _accepted(place, board, signed, given, audit)
+        with _stage(board) as stage:
+            sent = unpack(place, stage)
+            for file in sent.code if run_code else ():
+                load_plugin(file)
+            accepted = _accepted(sent.card, board, signed, given, audit)
+            return _with(place, sent, accepted, ran=run_code)
+
+
+def _accepted(place: Path, board: Path, signed: Signed, given: Given, audit: Audit | None) -> Accepted:
     paths = cards_of([place])
     if len(paths) > 1:
         raise BadInput(f"there are {len(paths)} cards below {place}; one is accepted at a time, such as {paths[0]}")
     source = paths[0].parent.resolve() / paths[0].name
-    with Reporter("accept", 1, quiet=quiet) as report, alone(board, report.tell), device.exact_float32():
-        home = _home(read_card(source), source, board.resolve())
-        if home == source.parent:
-            return _judged(source, source.parent, board, signed, given, audit)
-        with _staged(source, home, board) as staged:
-            return _as_from(source, staged, _judged(staged, home, board, signed, given, audit))
+    home = _home(read_card(source), source, board.resolve())
+    if home == source.parent:
+        return _judged(source, source.parent, board, signed, given, audit)
+    with _staged(source, home, board) as staged:
+        return _as_from(source, staged, _judged(staged, home, board, signed, given, audit))
 
 
 def _check(signed: Signed) -> None:
@@ -115,6 +139,23 @@ def _as_from(source: Path, staged: Path, accepted: Accepted) -> Accepted:
     return accepted._replace(found=accepted.found._replace(path=source, checks=checks))
 
 
+def _with(file: Path, sent: Unpacked, accepted: Accepted, *, ran: bool) -> Accepted:
+    """The same of a submission: called by its file, and with what is to be done where it could not be checked."""
+    inside = str(sent.card.parents[2])
+    checks = [one._replace(told=tuple(text.replace(inside, str(file)) for text in one.told)) for one in accepted.found.checks]
+    told = [accepted.told.replace(inside, str(file))]
+    if accepted.path is None and sent.code and not ran:
+        told.append(
+            f"it brings code, {', '.join(sent.said.code)}, which runs only where you say so: read it, and add --run-code"
+        )
+    if accepted.path is None and sent.said.weights_at:
+        told.append(
+            f"its weights are not in it but, as it says, at {sent.said.weights_at}: fetch them, and name them with --model"
+        )
+    path = file / sent.card.relative_to(inside)
+    return accepted._replace(found=accepted.found._replace(path=path, checks=checks), told="; ".join(told))
+
+
 def _home(card: Card, source: Path, board: Path) -> Path:
     """The folder on the board that a row belongs into."""
     threat = ThreatModel.parse(card.threat.norm, card.threat.eps)
@@ -128,27 +169,27 @@ def _home(card: Card, source: Path, board: Path) -> Path:
 
 
 def _files(card: Card, source: Path) -> Iterator[Path]:
-    """The files of a row, from the folder of its run or model."""
-    own = source.parent.name
-    yield Path(own, "card.json")
-    for file in (card.records, card.archive, *(addition.archive for addition in card.additions)):
-        yield Path(own, file.file)
-    # What the card leaves out has to be judged with it.
-    yield from (Path(own, name) for name in unlisted(card, source.parent))
-    if card.model.reference.startswith("run:"):
-        yield Path("train.json")
-        there = [name for name in weights_of(card) if (source.parent.parent / name).is_file()]
-        yield from (Path(name) for name in there[:1] if Path(name).name == name)
+    """The files of a row, and what its authors say of it."""
+    yield from row_files(card, source)
+    about = source.parent / ABOUT
+    if about.is_file():
+        yield from (Path(source.parent.name, name) for name in (ABOUT, *read_about(about).code))
+
+
+@contextmanager
+def _stage(board: Path) -> Iterator[Path]:
+    """An empty folder on the board's disk that nothing takes for a part of the board; gone afterwards."""
+    stage = Path(tempfile.mkdtemp(prefix=STAGE, suffix=ASIDE, dir=board.resolve()))
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 @contextmanager
 def _staged(source: Path, home: Path, board: Path) -> Iterator[Path]:
-    """A copy of a row's own regular files on the board's disk: what is judged is what is placed. Gone afterwards, as are those
-    that a kill has left."""
-    for old in board.glob(f"{STAGE}*"):
-        shutil.rmtree(old, ignore_errors=True)
-    stage = Path(tempfile.mkdtemp(prefix=STAGE, suffix=ASIDE, dir=board.resolve()))
-    try:
+    """A copy of a row's own regular files on the board's disk: what is judged is what is placed."""
+    with _stage(board) as stage:
         files = list(dict.fromkeys(_files(read_card(source), source)))
         if len(files) > MOST_FILES:
             raise BadInput(f"{source} names {len(files)} files; a row has {MOST_FILES} at most")
@@ -158,8 +199,6 @@ def _staged(source: Path, home: Path, board: Path) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             left -= _copy(source.parent.parent / file, target, left)
         yield stage / home.parent.name / home.name / "card.json"
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path, most: int) -> int:

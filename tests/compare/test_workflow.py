@@ -90,6 +90,11 @@ def test_the_workflow_runs(real: Path, tmp_path: Path) -> None:
     assert "regression: robust accuracy fell" in text
     page = (tmp_path / "page.md").read_text()
     assert page.index("## Gauntlet: fine") < page.index("## Gauntlet: regression")
+    assert f"Measured on digits test, linf 0.2, plan smoke, n {N}." in page
+    told = dict(re.findall(r"^\| (.+) \| (\d+) \|$", page.partition("## Gauntlet: regression")[2], re.MULTILINE))
+    lost = int(re.findall(r"lost b = (\d+)", page)[-1])
+    assert set(told) <= {"clean", "pgd-20", "square"}
+    assert sum(map(int, told.values())) == lost > 0
 
 
 def test_the_workflow_is_plain_yaml() -> None:

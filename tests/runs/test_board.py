@@ -135,7 +135,7 @@ def test_a_second_run_does_nothing_and_says_so(
     content = bytes_of(board / "results")
     code, _, err = call(capsys, monkeypatch, "board", "mine.toml")
     assert code == 1
-    assert err.startswith("nothing to do: 6 networks of mine.toml done already\n")
+    assert err.startswith("nothing to do: 6 of 7 networks of mine.toml are done\n")
     assert "epoch" not in err
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert bytes_of(board / "results") == content
