@@ -54,7 +54,8 @@ def _models() -> str:
 
 def _datasets() -> str:
     rows = [
-        (name, data.CLASSES[name], "embedded" if name == "digits" else "GAUNTLET_DATA or download") for name in data.names()
+        (name, data.CLASSES[name], "embedded" if name in ("digits", "structured") else "GAUNTLET_DATA or download")
+        for name in data.names()
     ]
     return _table(rows, "dataset", "classes", "comes from")
 

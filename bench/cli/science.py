@@ -51,3 +51,25 @@ def measure(
         )  # fmt: skip
         found, path, told = measured(request, execution)
         opt.tell(found.to_json().rstrip() if as_json else render(found, path, told))
+
+
+@science.command()
+def lab(
+    name: Annotated[str, typer.Argument(help="linear or structured.")],
+    setting: opt.Setting = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, from --seed on.")] = 5,
+    seed: opt.Seed = 0,
+    results: opt.Results = opt.RESULTS,
+    fresh: opt.Fresh = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Run an experiment where everything can be worked out: linear classifiers, or patches with robust and other features."""
+    from bench.evaluation import Execution
+    from bench.measures import performed, render
+    from bench.plugins import read_value
+
+    given = {key: read_value(text) for key, text in opt.settings_of(setting or []).items()}
+    execution = Execution(results, quiet=opt.quiet_for(quiet, as_json), fresh=fresh)
+    found, path, told = performed(name, given, seed, seeds, execution)
+    opt.tell(found.to_json().rstrip() if as_json else render(found, path, told))

@@ -1,6 +1,6 @@
 """Data sets: where they come from, their geometry, digests and splits.
 
-May import files and core.
+May import files, science and core.
 """
 
 from bench.data.datasets import CLASSES, STATISTICS, Dataset, crop_and_flip, has_own_split, hold_out, load, names

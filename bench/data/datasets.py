@@ -33,7 +33,7 @@ _TORCHVISION = {
     "svhn": "SVHN",
 }
 SPLITS = ("train", "test", "all")
-CLASSES = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "svhn": 10}
+CLASSES = {"digits": 10, "mnist": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "svhn": 10, "structured": 2}
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -79,7 +79,9 @@ class Dataset:
 
     @property
     def family(self) -> str:
-        """Which models fit the images: "digits", "mnist" or "cifar"."""
+        """Which models fit the images: "digits", "mnist", "cifar" or, for what the lab makes, "structured"."""
+        if self.name == "structured":
+            return self.name
         channels, height, _ = self.shape
         if channels == 1 and height >= 20:
             return "mnist"
@@ -220,8 +222,8 @@ def _share(text: str, size: int, split: str) -> Tensor:
 def _named(name: str, split: str) -> Dataset:
     root = os.environ.get("GAUNTLET_DATA")
     file = Path(root or "", name, f"{split}.npz").expanduser()
-    if name == "digits":
-        (x, y), source = _digits(split), "embedded"
+    if name in _EMBEDDED:
+        (x, y), source = _EMBEDDED[name](split), "embedded"
     elif root and file.exists():
         (x, y), source = read(sources.NpzPart(file)), f"$GAUNTLET_DATA/{name}/{split}.npz"
     else:
@@ -240,6 +242,20 @@ def _digits(split: str) -> tuple[Tensor, Tensor]:
     order = order[:360] if split == "test" else order[360:]
     x = sources.as_images(np.rint(found.images * 255 / 16).astype(np.uint8), "digits")
     return x[order], sources.as_labels(found.target, "digits")[order]
+
+
+def _structured(split: str) -> tuple[Tensor, Tensor]:
+    """Patches with robust and non-robust features (bench.science.lab.structured): 512 for training, 500 for test."""
+    from bench.science.lab.structured import World, as_images
+
+    size, seed = (500, 1) if split == "test" else (512, 0)
+    x, y = World().draw(size, torch.Generator().manual_seed(seed))
+    order = shuffled(size, 0, "structured")
+    return as_images(x[order]), y[order]
+
+
+_EMBEDDED = {"digits": _digits, "structured": _structured}
+"""Sets that need no file."""
 
 
 def _download(name: str, split: str) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from bench.models import hold as hold_model
 from bench.plans import PLANS, Plan
 from bench.plans import load as load_plan
 
-DEFAULT_EPS = {"digits": "0.2", "mnist": "0.3", "cifar": "8/255"}
+DEFAULT_EPS = {"digits": "0.2", "mnist": "0.3", "cifar": "8/255", "structured": "0.03125"}
 """linf budgets for each family of data sets."""
 
 

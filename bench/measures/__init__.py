@@ -4,6 +4,7 @@ The mathematics is in bench.science; here are models, samples and files. May imp
 """
 
 from bench.measures.document import Measurement, find_measurements, read_measurement
+from bench.measures.lab import EXPERIMENTS, performed
 from bench.measures.registry import Measure, get_measure, measure_names
 from bench.measures.session import MeasureRequest, measured
 from bench.measures.told import render

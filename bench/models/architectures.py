@@ -10,15 +10,17 @@ from torch import nn
 
 from bench.errors import BadInput, UnknownName
 from bench.models.cnn import digits_cnn, lenet, mnist_fast
+from bench.models.lab import linear, patches
 from bench.models.layers import Normalize, Normalized
 from bench.models.resnet import preact_resnet18, resnet18
 from bench.models.vgg import vgg16
 from bench.models.wide_resnet import wide_resnet
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    builder.__name__: builder for builder in (digits_cnn, lenet, mnist_fast, preact_resnet18, resnet18, vgg16, wide_resnet)
+    builder.__name__: builder
+    for builder in (digits_cnn, lenet, linear, mnist_fast, patches, preact_resnet18, resnet18, vgg16, wide_resnet)
 }
-_DEFAULTS = {"digits": "digits_cnn", "mnist": "mnist_fast", "cifar": "preact_resnet18"}
+_DEFAULTS = {"digits": "digits_cnn", "mnist": "mnist_fast", "cifar": "preact_resnet18", "structured": "patches"}
 LARGEST = 1024
 """The largest width or depth that is built; beyond it memory runs out before anyone is told."""
 
@@ -65,7 +67,7 @@ def describe(name: str) -> str:
 
 
 def default_architecture(family: str) -> str:
-    """The architecture for a family of data sets: "digits", "mnist" or "cifar"."""
+    """The architecture for a family of data sets: "digits", "mnist", "cifar" or "structured"."""
     if family not in _DEFAULTS:
         raise UnknownName("family of data sets", family, _DEFAULTS)
     return _DEFAULTS[family]

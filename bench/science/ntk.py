@@ -123,7 +123,7 @@ def _sum(logits: Tensor) -> Tensor:
 
 
 def _classes(net: nn.Module, x: Tensor, entries: int | None) -> Tensor:
-    return torch.stack([_gram(net, x, lambda logits, c=c: logits[c], entries) for c in range(_logits(net, x))])  # type: ignore[misc]
+    return torch.stack([_gram(net, x, lambda logits, c=c: logits[c], entries) for c in range(_logits(net, x))])
 
 
 def _logits(net: nn.Module, x: Tensor) -> int:

@@ -66,7 +66,8 @@ def _attacked(
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
     """Of every row; NaN where one of the two is 0."""
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    found: Tensor = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    return found
 
 
 def plateau(losses: list[float], classes: int, share: float = 0.95) -> int:

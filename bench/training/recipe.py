@@ -99,7 +99,7 @@ class Recipe:
     def settings(self) -> dict[str, Any]:
         """All of them as a training's key and record have them: an option of a later release only where it is set, so that
         trainings without it keep their key."""
-        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}  # type: ignore[call-overload]
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
 
     def of_norms(self) -> str:
         """An option that is set and concerns batch norms alone; empty for none."""
@@ -132,6 +132,8 @@ BASE: Mapping[str, Mapping[str, Any]] = {
     "digits": {**_ADAM, "epochs": 30, "batch_size": 64, "schedule": "cosine"},
     "mnist": {**_ADAM, "epochs": 10, "batch_size": 100, "schedule": "triangular:0.4"},
     "cifar": _CIFAR,
+    # Plain descent, as in the theory that the data are from.
+    "structured": {"epochs": 30, "batch_size": 32, "lr": 2.0, "schedule": "constant", "weight_decay": 0.0, "momentum": 0.9},
     # Numbers seen in a mirror are no numbers.
     "svhn": {**_CIFAR, "augment": "crop"},
 }
@@ -140,7 +142,7 @@ BASE: Mapping[str, Mapping[str, Any]] = {
 
 def family_of(key: str) -> str:
     """The family whose defaults serve what presets call by this key, a data set or a family."""
-    return key if key in ("digits", "mnist") else "cifar"
+    return key if key in ("digits", "mnist", "structured") else "cifar"
 
 
 def _served() -> set[str]:

@@ -81,7 +81,7 @@ def test_digits_has_fixed_disjoint_splits():
 
 
 def test_names_and_statistics():
-    assert names() == ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"]
+    assert names() == ["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "structured"]
     assert set(STATISTICS) < set(names())
 
 

@@ -27,7 +27,9 @@ DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 SLIM = (
     "digits_cnn?width=4",
     "lenet?width=2",
+    "linear",
     "mnist_fast",
+    "patches?filters=2",
     "preact_resnet18?width=4",
     "resnet18?width=4",
     "vgg16?width=4",

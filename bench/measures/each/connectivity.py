@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.core import Rng, shuffled
 from bench.data import Dataset
 from bench.errors import BadInput
-from bench.measures.registry import Found, Positive, Probe, Samples, Whole, measure
+from bench.measures.registry import Curve, Found, Positive, Probe, Samples, Whole, measure
 from bench.models import batchnorm
 from bench.science.ascent import Ascent
 from bench.science.landscape import bernstein, height, on_curve
@@ -51,7 +51,8 @@ def connectivity(
     line = torch.stack([torch.lerp(ends[0], ends[1], share) for share in torch.linspace(0, 1, bends + 2).tolist()])
     bent = probe.part("points", lambda: _bent(probe, line, train, ascent, (updates, lr, batch))).to(line)
     at = torch.linspace(0, 1, points, dtype=torch.float64)
-    curves, values = {}, {}
+    curves: dict[str, Curve] = {}
+    values: dict[str, Tensor] = {}
     for name, course in (("line", line), ("curve", bent)):
         table = probe.part(f"along-{name}", lambda c=course: _along(probe, c, at, train, ascent, batch))  # type: ignore[misc]
         curves[name] = {"t": at, **{column: table[:, i] for i, column in enumerate(_NAMES)}}

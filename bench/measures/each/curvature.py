@@ -46,7 +46,7 @@ def curvature(
         largest, error = ritz[0, :top], ritz[1, :top]
         missing = torch.full((top - len(largest),), torch.nan)
         table |= {kind: torch.cat([largest, missing]), f"{kind} +-": torch.cat([error, missing])}
-        values |= {f"{kind} top": largest[0], f"{kind} top +-": error[0], f"{kind} smallest": ritz[0, -1]}
+        values |= {f"{kind} top": float(largest[0]), f"{kind} top +-": float(error[0]), f"{kind} smallest": float(ritz[0, -1])}
         if draws:
             found = under.part(f"{kind}-density", lambda b=batches: _density(under, b, draws, products))  # type: ignore[misc]
             arrays[f"{kind} density"] = found
@@ -58,7 +58,7 @@ def curvature(
         "+- is the residual: an eigenvalue of the Hessian lies within it",
         "perturbations stay where they are, and the Hessian of a network with ReLU knows no kinks",
     )
-    return Found({k: float(v) for k, v in values.items()}, {"eigenvalues": table, **curves}, arrays, notes)
+    return Found(values, {"eigenvalues": table, **curves}, arrays, notes)
 
 
 def _batches(under: Probe, kind: str, ascent: Ascent) -> list[Batch]:
