@@ -48,7 +48,7 @@ def demo(results: opt.Results = Path("results/demo"), quiet: opt.Quiet = False) 
     """Train six defenses on 1,797 real digits, attack each with the smoke plan, print a leaderboard."""
     from bench.cli.demo import demo as run_demo
 
-    opt.tell(run_demo(results, quiet=quiet))
+    opt.tell(run_demo(results, quiet=quiet, width=opt.width()))
 
 
 @app.command()
@@ -68,7 +68,7 @@ def evaluate(evaluating: opt.Evaluating) -> None:
     from bench.report import summary
 
     card, path, told = evaluated(evaluating.request(), evaluating.execution())
-    opt.tell(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)], [told]))
+    opt.tell(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)], [told], opt.width()))
 
 
 @app.command()
@@ -89,7 +89,7 @@ def run(
     request, execution = training.request(), training.execution(batch_size, fresh=fresh)
     try:
         rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution)
-        opt.tell(summary([row[:2] for row in rows], [row.told for row in rows]))
+        opt.tell(summary([row[:2] for row in rows], [row.told for row in rows], opt.width()))
     except Skipped as reason:
         noted = skip(str(reason), request, training.results)
         opt.tell(f"skipped: {reason}; noted for the leaderboard in {noted}")

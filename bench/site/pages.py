@@ -12,6 +12,7 @@ from markupsafe import Markup
 from bench.compare.pairs import ALPHA
 from bench.pictures import Figure
 from bench.report import LEGEND, Board, Falls, Method, Part, Row, Section, figures, method_name
+from bench.report.paper import samples
 from bench.results import AttackResult, Finding
 from bench.site import words
 from bench.site.asked import Examples, class_names
@@ -90,9 +91,8 @@ def leaderboard(board: Board, section: Section, paired: Sequence[str]) -> str:
 
 def caption(section: Section, part: Part) -> str:
     """What a table in a paper says of itself: n, plan and eps."""
-    counts = sorted({row.entry.card.n for row in part.rows})
-    n = f"n = {counts[0]:,}" if len(counts) == 1 else f"n from {counts[0]:,} to {counts[-1]:,}"
-    return f"{section.dataset[:60]}, {section.threat[:40]}, plan {part.plan[:40]}, {n} test images; accuracies in percent"
+    told = samples([method.cells for method in part.methods])
+    return f"{section.dataset[:60]}, {section.threat[:40]}, plan {part.plan[:40]}, {told}"
 
 
 def _link(method: Method) -> str:
