@@ -222,7 +222,8 @@ def matrix(
 ) -> str:
     """Who beats whom in a plan."""
     settled = sum(duel.found.winner is not None for duel in found)
-    lead = f"{len(part.methods)} methods, {len(found)} pairs: {settled} settled, {len(found) - settled} open."
+    lead = f"{words.count_of(len(part.methods), 'method')}, {words.count_of(len(found), 'pair')}: "
+    lead += f"{settled} settled, {len(found) - settled} open."
     return page(
         "matrix.html", board, "Who beats whom", "../", section.key, section=section, part=part, lead=lead,
         beats=drawn(beats(part, list(found))), pairs=[_summary(duel) for duel in found], failed=failed,
