@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(
 BIN := .venv/bin
 SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py' -o -path '*/site/*' -type f) $(wildcard docs/*.md)
 
-.PHONY: demo test browser lint types wheel extras bench fuzz catch-rate study recipes clean
+.PHONY: demo test browser screenshots lint types wheel extras bench fuzz catch-rate study recipes clean
 
 demo: .venv/installed
 	$(BIN)/gauntlet demo
@@ -16,6 +16,12 @@ browser: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[browser]'
 	rm -rf build
 	GAUNTLET_BROWSER=1 $(BIN)/pytest tests/report/browser -p no:xdist
+
+# The pictures of the README, from the project's own results.
+screenshots: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[browser]'
+	rm -rf build
+	$(BIN)/python tests/report/browser/screenshots.py
 
 # Imports and types from inside .venv, so that the installed package is checked and not the folders here.
 lint: .venv/installed

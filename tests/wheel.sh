@@ -16,6 +16,9 @@ mkdir attacks defenses
 for defense in standard fast_at noise_fgsm clean_warmup periodic_budget pgd_at; do grep -q " $defense " demo.txt; done
 for form in md csv tex html; do test -s "results/demo/leaderboard.$form"; done
 test "$(find results/demo -name card.json | wc -l)" -eq 6
+# Pages, style and documents are in the wheel.
+"$folder/venv/bin/gauntlet" report results/demo --out pages --quiet
+for page in index.html docs/glossary.html assets/board.js; do test -s "pages/$page"; done
 cp -r results/demo before
 "$folder/venv/bin/gauntlet" leaderboard results/demo >/dev/null
 for form in md csv tex html; do cmp "before/leaderboard.$form" "results/demo/leaderboard.$form"; done

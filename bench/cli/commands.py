@@ -52,7 +52,7 @@ def demo(results: opt.Results = Path("results/demo"), quiet: opt.Quiet = False) 
     """Train six defenses on 1,797 real digits, attack each with the smoke plan, print a leaderboard."""
     from bench.cli.demo import demo as run_demo
 
-    opt.tell(run_demo(results, quiet=quiet))
+    opt.tell(run_demo(results, quiet=quiet, width=opt.width()))
 
 
 @app.command()
@@ -73,7 +73,7 @@ def evaluate(evaluating: opt.Evaluating) -> None:
 
     with evaluating.execution() as execution:
         card, path, told = evaluated(evaluating.request(), execution)
-    opt.tell(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)], [told]))
+    opt.tell(card.to_json().rstrip() if evaluating.as_json else summary([(card, path)], [told], opt.width()))
 
 
 @app.command()
@@ -98,7 +98,7 @@ def run(
     try:
         with training.execution(batch_size, fresh=fresh, workers=workers, on=on) as execution:
             rows = trained_and_evaluated(request, seeds, load_plan(plan), n, execution, watch or ())
-        opt.tell(summary([row[:2] for row in rows], [row.told for row in rows]))
+        opt.tell(summary([row[:2] for row in rows], [row.told for row in rows], opt.width()))
     except Skipped as reason:
         noted = skip(str(reason), request, training.results)
         opt.tell(f"skipped: {reason}; noted for the leaderboard in {noted}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -168,6 +169,11 @@ class Evaluating:
 def tell(text: object, *, err: bool = False) -> None:
     """Print what a command has to say, whatever strangers' files put into it."""
     typer.echo(lines(text), err=err)
+
+
+def width() -> int | None:
+    """Characters of a line of the terminal; None where the output is a file or another program's."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def quiet_for(quiet: bool, as_json: bool) -> bool:

@@ -19,4 +19,4 @@ from bench.pictures.figure import (
     percent_axis,
     rising_axis,
 )
-from bench.pictures.svg import draw
+from bench.pictures.svg import NUMBERED, draw

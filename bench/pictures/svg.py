@@ -10,8 +10,8 @@ from bench.pictures.figure import Axis, Bars, Chart, Curve, Figure, Heat, Mark, 
 
 NARROW, WIDE = (460.0, 260.0), (640.0, 370.0)
 """Width and height in units of its own; a page scales it."""
-_NAMED, _TRIED = 16, 40
-"""Marks that carry their names at most, and those that are tried, the first."""
+NUMBERED, _TRIED = 16, 40
+"""Marks that carry a number, or their names, at most, and those that are tried for a name, the first."""
 
 
 def draw(figure: Figure) -> str:
@@ -161,22 +161,22 @@ def _marks(frame: _Frame, marks: Sequence[Mark]) -> str:
         kind = ' class="hollow"' if mark.hollow else ""
         inner += f'<circle{kind} cx="{_n(x)}" cy="{_n(y)}" r="5.5"/>'
         if number in labels:
-            at, anchor, line = labels[number]
-            inner += (
-                _text(at[0], at[1], mark.name[:28], "name", anchor) + _text(x, y - 11, str(number), "number", "middle") + line
-            )
+            at, anchor = labels[number]
+            inner += _text(at[0], at[1], mark.name[:28], "name", anchor)
+        if number <= NUMBERED:
+            inner += _text(x, y - 11, str(number), "number", "middle")
         wrapped = f'<a href="{html(mark.link)}">{inner}</a>' if mark.link else inner
         parts.append(f'<g class="mark">{wrapped}</g>')
     return "".join(parts)
 
 
-def _placed(frame: _Frame, marks: Sequence[Mark]) -> dict[int, tuple[Point, str, str]]:
+def _placed(frame: _Frame, marks: Sequence[Mark]) -> dict[int, tuple[Point, str]]:
     """Where names go without lying on one another or on a mark: beside it, else above or below, else nowhere."""
     spots = [(frame.x(mark.at[0]), frame.y(mark.at[1])) for mark in marks]
     taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
-    found: dict[int, tuple[Point, str, str]] = {}
+    found: dict[int, tuple[Point, str]] = {}
     for number, (mark, (x, y)) in enumerate(zip(marks[:_TRIED], spots, strict=False), 1):
-        if len(found) >= _NAMED:
+        if len(found) >= NUMBERED:
             break
         width = 6.8 * len(mark.name[:28])
         for dx, dy, anchor in (
@@ -193,10 +193,10 @@ def _placed(frame: _Frame, marks: Sequence[Mark]) -> dict[int, tuple[Point, str,
         ):
             left = x + dx if anchor == "start" else x + dx - width
             box = (left - 2, y + dy - 11, left + width + 2, y + dy + 3)
-            inside = box[0] > frame.left and box[2] < frame.right and box[1] > frame.top - 10 and box[3] < frame.bottom
+            inside = box[0] > frame.left and box[2] < frame.size[0] + 30 and box[1] > frame.top - 10 and box[3] < frame.bottom
             if inside and not any(_meet(box, other) for other in taken if other != (x - 8, y - 8, x + 8, y + 8)):
                 taken.append(box)
-                found[number] = ((x + dx, y + dy), anchor, "")
+                found[number] = ((x + dx, y + dy), anchor)
                 break
     return found
 
@@ -262,6 +262,8 @@ def _scale(room: float, height: float, label: str, top: float = 0) -> str:
 def _heat(heat: Heat) -> str:
     """Cells as wide as what stands in them."""
     chars = max([3, *(len(text) for row in heat.texts for text in row)])
+    longest = max([0, *(len(name) for name in heat.columns)])
+    chars = max(chars, longest - 1) if longest <= 9 else chars
     names = max([4, *(len(name[:22]) for name in heat.rows)])
     slanted = any(len(name) > chars + 1 for name in heat.columns)
     cell, left = max(7.0 * chars + 10, 34.0), 7.0 * names + 30

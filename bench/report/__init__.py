@@ -3,7 +3,7 @@
 May import compare, pictures, results, verify and what lies below.
 """
 
-from bench.report.board import Board, Cells, Method, Part, Row, Section, board_of, read_board, slug
+from bench.report.board import Board, Cells, Method, Part, Row, Section, board_of, read_board
 from bench.report.boards import Figure, Page, write_board
 from bench.report.columns import COLUMNS, column_of
 from bench.report.entries import Entry, read_entries

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +12,7 @@ from bench.compare import methods, remarks
 from bench.errors import GauntletError
 from bench.report.entries import Entry, chosen
 from bench.report.history import History, read_history
+from bench.report.naming import slug
 from bench.report.pages import Skip, doubts_of, read_skips, remarks_on, shown_columns
 from bench.report.tables import PLACES, placed
 from bench.verify import Check
@@ -120,12 +119,6 @@ def board_of(entries: Sequence[Entry], results: Path, refused: Sequence[str] = (
         ]
         found.append(Section(key, dataset, threat, tuple(parts), tuple(why)))
     return Board(tuple(found), tuple(told))
-
-
-def slug(text: str, whole: str) -> str:
-    """A plain and short name of a file for what a stranger may have called anything; other wholes have other names."""
-    plain = re.sub(r"[^a-z0-9]+", "-", text.lower())[:48].strip("-")
-    return f"{plain or 'row'}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def _rows(entries: Sequence[Entry], results: Path) -> list[Row]:

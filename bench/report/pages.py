@@ -15,6 +15,8 @@ from bench.compare import methods, remarks, sections
 from bench.errors import BadInput, UnknownName
 from bench.files import below, read_text, regular, write_text
 from bench.report.entries import Entry, chosen, entry_of
+from bench.report.naming import slug
+from bench.report.paper import latex, samples
 from bench.report.tables import CONSTANT, NOT_COMPARABLE, leaderboard
 from bench.results import Card
 
@@ -55,8 +57,12 @@ def render(
     *,
     by: Literal["method", "seed"] = "method",
     ranked: bool = True,
+    width: int | None = None,
 ) -> str:
-    """The leaderboard as md, csv, tex (booktabs), html or text; a section per data set, threat and plan."""
+    """The leaderboard as md, csv, tex (booktabs), html or text; a section per data set, threat and plan.
+
+    width: characters that a line of text has; columns that do not fit are left out and named. None for any.
+    """
     if form not in (*FORMATS, "text"):
         raise UnknownName("format", form, [*FORMATS, "all"])
     if form == "csv":
@@ -86,7 +92,9 @@ def render(
                 parts.append(
                     Section(f"{dataset} · {threat} · plan {plan} · each seed", shown_columns(own, ranked=False, proof=True), [])
                 )
-    return {"md": _markdown, "tex": _latex, "html": _html, "text": _text}[form](parts)
+    if form == "text":
+        return _text(parts, width)
+    return {"md": _markdown, "tex": _latex, "html": _html}[form](parts)
 
 
 def shown_columns(part: pd.DataFrame, *, ranked: bool, proof: bool) -> pd.DataFrame:
@@ -159,10 +167,10 @@ UNPROVED = ("collapse", "certified", "verdict", "train passes")
 """Columns that are the card's word, whatever stands behind the robust accuracy."""
 
 
-def summary(rows: Sequence[tuple[Card, Path]], told: Sequence[str] = ()) -> str:
+def summary(rows: Sequence[tuple[Card, Path]], told: Sequence[str] = (), width: int | None = None) -> str:
     """What an evaluation prints: the rows, what the reader must know about them, and where the cards are.
 
-    told: what of each row is not the work of this run.
+    told: what of each row is not the work of this run. width: characters of a line, None for any.
     """
     lines = []
     for card, _ in rows:
@@ -178,7 +186,7 @@ def summary(rows: Sequence[tuple[Card, Path]], told: Sequence[str] = ()) -> str:
     lines += [f"note: {sentence}" for sentence in dict.fromkeys(told) if sentence]
     lines += [f"card: {path}" for _, path in rows]
     entries = [entry_of(card, path) for card, path in rows]
-    return "\n".join([render(entries, "text", by="seed", ranked=False), *map(escape.line, lines)])
+    return "\n".join([render(entries, "text", by="seed", ranked=False, width=width), *map(escape.line, lines)])
 
 
 def _table(frame: pd.DataFrame, style: str) -> str:
@@ -210,20 +218,49 @@ def _markdown(sections: Sequence[Section]) -> str:
     return f"# Leaderboard\n\n{body}{_legend(sections)}\n"
 
 
-def _text(sections: Sequence[Section]) -> str:
+def _text(sections: Sequence[Section], width: int | None = None) -> str:
+    """For a terminal of so many characters; None for any."""
     body = ""
     for title, frame, notes in sections:
+        shown, left = _fitting(frame, width)
         told = "".join(f"{escape.line(note)}\n" for note in notes)
-        body += f"{escape.line(title)}\n{_table(frame, 'simple')}\n{told}\n"
+        if left:
+            named = escape.line(", ".join(left))
+            told = f"left out to fit {width} characters: {named}; `gauntlet leaderboard` writes every column\n{told}"
+        body += f"{escape.line(title)}\n{_table(shown, 'simple')}\n{told}\n"
     return body + _legend(sections)
 
 
+_KEPT = (
+    "defense", "robust", "rank", "seed", "seeds", "n", "clean", "95% interval", "verdict", "sd", "certified", "differs in",
+    "collapse", "train passes", "model", "proof", "8-bit", "notes",
+)  # fmt: skip
+"""Columns that a narrow terminal keeps, the dearest first; those of attacks come before the last five."""
+
+
+def _fitting(frame: pd.DataFrame, width: int | None) -> tuple[pd.DataFrame, list[str]]:
+    """The columns that fit, in their order, and those that do not."""
+    names = [str(name) for name in frame.columns]
+    if width is None:
+        return frame, []
+    attacks = [name for name in names if name not in _KEPT]
+    dearest = [name for name in (*_KEPT[:-5], *attacks, *_KEPT[-5:]) if name in names]
+    kept = list(dearest)
+    while len(kept) > 2 and _width(frame[[name for name in names if name in kept]]) > width:
+        kept.pop()
+    return frame[[name for name in names if name in kept]], [name for name in names if name not in kept]
+
+
+def _width(frame: pd.DataFrame) -> int:
+    return max(map(len, _table(frame, "simple").splitlines()))
+
+
 def _latex(sections: Sequence[Section]) -> str:
-    parts = [
-        f"% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\caption{{{escape.latex(title)}}}\n"
-        f"{_table(frame, 'latex_booktabs')}\n\\end{{table}}\n"
-        for title, frame, _ in sections
-    ]
+    parts = []
+    for title, frame, _ in sections:
+        lines = [{str(key): value for key, value in line.items()} for line in frame.to_dict("records")]
+        caption = f"{title.replace(' · ', ', ')[:200]}, {samples(lines)}"
+        parts.append(latex(lines, set(map(str, frame.columns)), caption, slug(title, title)))
     return "\n".join(parts)
 
 

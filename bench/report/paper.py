@@ -2,54 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isnan
 
 from bench.escape import latex as escaped
-from bench.report.board import Method, Part
 from bench.report.columns import column_of
 
-CHOSEN = ("defense", "rank", "clean", "robust", "sd", "95% interval", "certified", "verdict", "train passes")
+CHOSEN = ("rank", "defense", "seeds", "clean", "robust", "sd", "95% interval", "certified", "verdict", "train passes")
 """Columns of a table that fits; others by name."""
-_SETTLED = {"rank": "down", "robust": "up", "clean": "up", "certified": "up"}
+_BOLD = ("clean", "robust", "certified")
 """Columns whose best is bold, among rows whose number is not doubted."""
+_LONGEST = 40
+"""Characters of a text in a cell."""
 
 
-def latex(part: Part, caption: str, columns: Sequence[str] = ()) -> str:
-    """A whole table environment."""
-    shown = [name for name in columns or CHOSEN if name in part.columns]
-    bold = {name: _best(part, name) for name in shown if _SETTLED.get(name) == "up"}
+def latex(
+    lines: Sequence[Mapping[str, object]], known: Collection[str], caption: str, label: str, columns: Sequence[str] = CHOSEN
+) -> str:
+    """A whole table environment of lines of a leaderboard; known: the columns that say something."""
+    shown = [name for name in columns if name in known]
+    best = {name: _best(lines, name) for name in shown if name in _BOLD}
     heads = " & ".join(r"$\pm$ sd" if name == "sd" else escaped(column_of(name).head) for name in shown)
-    lines = [" & ".join(_cell(method, name, bold) for name in shown) + r" \\" for method in part.methods]
+    rows = [" & ".join(_cell(line, name, best) for name in shown) + r" \\" for line in lines]
     kinds = "".join("r" if column_of(name).numeric else "l" for name in shown)
+    bold = " Bold: the best number that is not in doubt." if len(lines) > 1 else ""
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small", r"\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{{escaped(caption)}. Bold: the best number that is not in doubt.}}", rf"\label{{tab:{part.key}}}",
-            rf"\begin{{tabular}}{{@{{}}{kinds}@{{}}}}", r"\toprule", heads + r" \\", r"\midrule", *lines, r"\bottomrule",
+            rf"\caption{{{escaped(caption)}.{bold}}}", rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{@{{}}{kinds}@{{}}}}", r"\toprule", heads + r" \\", r"\midrule", *rows, r"\bottomrule",
             r"\end{tabular}", r"\end{table}", "",
         ]
     )  # fmt: skip
 
 
-def _best(part: Part, name: str) -> float | None:
-    values = [_number(m.cells.get(name)) for m in part.methods if m.cells["verdict"] in ("", "ok")]
+def samples(lines: Sequence[Mapping[str, object]]) -> str:
+    """What a caption says of n."""
+    counts = sorted({int(str(line["n"])) for line in lines})
+    n = f"n = {counts[0]:,}" if len(counts) == 1 else f"n from {counts[0]:,} to {counts[-1]:,}"
+    return f"{n} test images; accuracies in percent"
+
+
+def _sound(line: Mapping[str, object]) -> bool:
+    return line.get("verdict", "") in ("", "ok")
+
+
+def _best(lines: Sequence[Mapping[str, object]], name: str) -> float | None:
+    values = [_number(line.get(name)) for line in lines if _sound(line)]
     return max((value for value in values if value is not None), default=None)
 
 
-def _cell(method: Method, name: str, bold: dict[str, float | None]) -> str:
-    value = method.cells.get(name, "")
-    number = _number(value)
+def _cell(line: Mapping[str, object], name: str, best: Mapping[str, float | None]) -> str:
+    value = line.get(name, "")
     if isinstance(value, float):
-        if number is None:
-            return "--"
-        text = f"{number:.1f}"
-        sound = method.cells["verdict"] in ("", "ok")
-        return rf"\textbf{{{text}}}" if sound and bold.get(name) is not None and text == f"{bold[name]:.1f}" else text
-    text = str(value)
-    apart = str(method.cells["differs in"]) if name == "defense" else ""
-    shown = text.replace("-", "--") if name in ("95% interval", "rank") else text
-    return escaped((shown + (f" ({apart})" if apart else ""))[:60]) or "--"
+        number = _number(value)
+        text = "--" if number is None else f"{number:.1f}"
+        top = best.get(name)
+        return rf"\textbf{{{text}}}" if top is not None and _sound(line) and text == f"{top:.1f}" else text
+    text, apart = str(value), str(line.get("differs in", "")) if name == "defense" else ""
+    text += f" ({apart})" if apart else ""
+    text = text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    text = escaped(text)
+    return (text.replace("-", "--") if name in ("95% interval", "rank") and text != "-" else text) or "--"
 
 
 def _number(value: object) -> float | None:

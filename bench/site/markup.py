@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from bench.escape import line as plain
-from bench.pictures import Figure, draw
+from bench.pictures import NUMBERED, Figure, draw
 from bench.report import Cells, Method, Part, Row, column_of, method_name
 from bench.site import words
 
@@ -28,7 +28,14 @@ def environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("bench.site", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
     )  # fmt: skip
-    found.filters |= {"percent": percent, "short": short, "thousands": thousands, "tidy": tidy, "counted": words.counted}
+    found.filters |= {
+        "percent": percent,
+        "short": short,
+        "thousands": thousands,
+        "tidy": tidy,
+        "counted": words.counted,
+        "count_of": words.count_of,
+    }
     found.globals |= {
         "column_of": column_of, "method_name": method_name, "arm": arm, "chip": chip, "line": line, "seed_line": seed_line,
         "anchor": anchor,
@@ -83,11 +90,12 @@ def columns(part: Part) -> list[str]:
     return [name for name in (*FIRST, *attacks, *LAST) if name in part.columns]
 
 
-def line(part: Part, method: Method) -> Markup:
-    """The line of a method."""
+def line(part: Part, method: Method, number: int) -> Markup:
+    """The line of a method, with the number that its mark has in a narrow picture."""
     name, apart = short(method.cells["defense"], 60), short(method.cells["differs in"], 120)
     several = len(method.rows) > 1
-    first = Markup("<td{}>{}{}</td>").format(
+    first = Markup("<td{}{}>{}{}</td>").format(
+        Markup(' data-no="{}"').format(number) if number <= NUMBERED else "",
         Markup(' data-v="{} ({})"').format(name, apart) if apart else "",
         Markup('<a href="../row/{}.html">{}</a>').format(method.key, name),
         Markup(' <span class="soft">{}</span>').format(apart) if apart else "",

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from bench.compare.pairs import ALPHA
 from bench.pictures import Figure
 from bench.report import LEGEND, Board, Falls, Method, Part, Row, Section, figures, method_name
+from bench.report.paper import samples
 from bench.results import AttackResult, Finding
 from bench.site import words
 from bench.site.asked import Examples, class_names
@@ -90,9 +91,8 @@ def leaderboard(board: Board, section: Section, paired: Sequence[str]) -> str:
 
 def caption(section: Section, part: Part) -> str:
     """What a table in a paper says of itself: n, plan and eps."""
-    counts = sorted({row.entry.card.n for row in part.rows})
-    n = f"n = {counts[0]:,}" if len(counts) == 1 else f"n from {counts[0]:,} to {counts[-1]:,}"
-    return f"{section.dataset[:60]}, {section.threat[:40]}, plan {part.plan[:40]}, {n} test images; accuracies in percent"
+    told = samples([method.cells for method in part.methods])
+    return f"{section.dataset[:60]}, {section.threat[:40]}, plan {part.plan[:40]}, {told}"
 
 
 def _link(method: Method) -> str:
@@ -222,7 +222,8 @@ def matrix(
 ) -> str:
     """Who beats whom in a plan."""
     settled = sum(duel.found.winner is not None for duel in found)
-    lead = f"{len(part.methods)} methods, {len(found)} pairs: {settled} settled, {len(found) - settled} open."
+    lead = f"{words.count_of(len(part.methods), 'method')}, {words.count_of(len(found), 'pair')}: "
+    lead += f"{settled} settled, {len(found) - settled} open."
     return page(
         "matrix.html", board, "Who beats whom", "../", section.key, section=section, part=part, lead=lead,
         beats=drawn(beats(part, list(found))), pairs=[_summary(duel) for duel in found], failed=failed,

@@ -138,7 +138,10 @@ def _downloads(site: _Site, section: Section, part: Part) -> None:
     shown = [name for name in columns(part) if name != "seeds"]
     lines = [{name: _value(row.cells.get(name)) for name in ("dataset", "threat", "plan", "seed", *shown)} for row in part.rows]
     site.text(f"data/{part.key}.json", json.dumps(lines, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    site.text(f"data/{part.key}.tex", latex(part, pages.caption(section, part)))
+    site.text(
+        f"data/{part.key}.tex",
+        latex([method.cells for method in part.methods], part.columns, pages.caption(section, part), part.key),
+    )
 
 
 def _value(value: object) -> object:

@@ -20,9 +20,11 @@ def board_lead(board: Board) -> str:
         return "No row could be read here; what was left out is named below."
     methods = sum(len(part.methods) for section in board.sections for part in section.parts)
     images = sum(row.entry.card.archive.rows for row in board.rows)
+    sections = len(board.sections)
+    threats = f"{count_of(sections, 'data set')} and threat {'models' if sections > 1 else 'model'}"
     return (
-        f"{_count(methods, 'method')} in {_count(rows, 'evaluation')} on {_count(len(board.sections), 'data set')} and threat "
-        f"{'models' if len(board.sections) > 1 else 'model'}, with {images:,} adversarial examples that prove the numbers."
+        f"{count_of(methods, 'method')} in {count_of(rows, 'evaluation')} on {threats}, with {images:,} adversarial examples "
+        "that prove the numbers."
     )
 
 
@@ -30,7 +32,7 @@ def counted(section: Section) -> str:
     """What a link to a section says."""
     methods = sum(len(part.methods) for part in section.parts)
     plans = f" under {len(section.parts)} plans" if len(section.parts) > 1 else ""
-    return f"All {_count(methods, 'method')}{plans} →" if methods > 1 else "The whole row →"
+    return f"All {count_of(methods, 'method')}{plans} →" if methods > 1 else "The whole row →"
 
 
 def section_lead(section: Section) -> str:
@@ -45,14 +47,19 @@ def section_lead(section: Section) -> str:
             f"every attack of plan {part.plan[:40]}{_interval(best)}, at {number(best.cells['clean'])} % clean."
         )
         open_ones = [m for m in sound[1:] if str(m.cells["rank"]).partition("-")[0] == "1"]
+        unranked = [method for method in sound if method.cells["rank"] == "-"]
+        if unranked and len(sound) > 1:
+            told.append(
+                f"{count_of(len(unranked), 'method')} without a verdict {'has' if len(unranked) == 1 else 'have'} no rank."
+            )
         if open_ones:
             names = ", ".join(method_name(m)[:60] for m in open_ones[:3]) + (" and others" if len(open_ones) > 3 else "")
             told.append(f"First place is open: the samples do not tell it from {names}.")
-        elif len(sound) > 1 and str(best.cells["rank"]) == "1":
+        elif len(sound) > 1 and not unranked and str(best.cells["rank"]) == "1":
             told.append("First place is settled.")
     doubted = [method for method in part.methods if method not in sound]
     if doubted:
-        told.append(f"{_count(len(doubted), 'number')} in doubt, below all others.")
+        told.append(f"{count_of(len(doubted), 'number')} {'is' if len(doubted) == 1 else 'are'} in doubt, below all others.")
     return " ".join(told)
 
 
@@ -77,7 +84,7 @@ def trained(row: Row) -> str:
     training, settings = card.model.training, card.model.settings
     if not training:
         return "The network came from elsewhere; the card tells nothing of its training."
-    told = f"{card.model.defense} trained {card.model.arch[:80]} for {_count(int(training.get('epochs') or 0), 'epoch')}"
+    told = f"{card.model.defense} trained {card.model.arch[:80]} for {count_of(int(training.get('epochs') or 0), 'epoch')}"
     if samples := training.get("samples"):
         told += f" on {samples:,} images"
     told += f" with seed {training['seed']}" if "seed" in training else ""
@@ -201,7 +208,8 @@ def number(value: object) -> str:
     return f"{float(str(value)):.1f}"
 
 
-def _count(count: int, what: str) -> str:
+def count_of(count: int, what: str) -> str:
+    """So many of something: "1 method", "2,000 methods"."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from bench.errors import BadInput, GauntletError
 from bench.pictures.paper import save
-from bench.report import Falls, figures, leaderboard, read_board, read_entries, read_falls
+from bench.report import Falls, figures, leaderboard, read_board, read_entries, read_falls, render
 from bench.report.history import read_history
 from bench.report.plots import KINDS, plot
 from bench.results import AttackResult, outcomes_of
@@ -139,3 +139,15 @@ def test_more_curves_than_tell_apart_are_refused(shown_results: Path, tmp_path: 
         str(shown_results / "digits" / "linf-0.2" / name) for name in ("one", "seed-1", "seed-2", "doubted", "hostile", "long")
     ]
     assert len(plot("training", rows).curves) == 6  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 140])
+def test_tables_fit_the_terminal(width: int, shown_results: Path) -> None:
+    entries, _ = read_entries([shown_results / "digits" / "linf-0.2" / name for name in ("one", "doubted")])
+    text = render(entries, "text", width=width)
+    table = text.splitlines()[1:5]
+    assert max(map(len, table)) <= max(width, 30)
+    heads = table[0].split()
+    assert {"defense", "robust"} <= set(heads)
+    whole = render(entries, "text").splitlines()[1].split()
+    assert all((head in heads) or (head in text.partition("left out to fit")[2]) for head in whole)

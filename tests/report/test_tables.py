@@ -468,7 +468,7 @@ def test_a_spreadsheet_takes_no_name_for_a_formula(name: str) -> None:
 def test_tex_of_a_strangers_names_runs_no_command() -> None:
     page = render(hostile(r"\input{/etc/hostname}", r"p}\input{/etc/hostname}{$^~"), "tex")
     assert "\\input" not in page
-    assert r"plan p\}\textbackslash{}input\{/etc/hostname\}\{\$\^{}\textasciitilde{}}" in page
+    assert r"plan p\}\textbackslash{}input\{/etc/hostname\}\{\$\^{}\textasciitilde{}" in page
 
 
 @pytest.mark.parametrize("form", [*FORMATS, "text"])

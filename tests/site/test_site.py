@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,8 +14,7 @@ import pandas as pd
 import pytest
 
 from bench.errors import BadInput
-from bench.report import COLUMNS, read_board
-from bench.report.paper import latex
+from bench.report import COLUMNS, read_board, write_leaderboard
 from bench.site import write_report
 from bench.site.documents import documents, rendered
 from bench.site.words import commands
@@ -180,10 +180,25 @@ def test_a_row_says_how_it_is_made_again(shown_results: Path, hostile: str) -> N
     assert told["check"][0] == f"gauntlet verify results/{row.where}/card.json"
 
 
-def test_latex_has_what_a_paper_needs(shown_results: Path) -> None:
-    (part,) = read_board(shown_results).sections[0].parts
-    text = latex(part, "digits, linf 0.2, plan smoke, n = 80 test images")
-    for needed in (r"\centering", r"\label{tab:", r"\caption{digits, linf 0.2, plan smoke, n = 80", r"\toprule", r"\textbf{"):
-        assert needed in text
-    assert "<script>" not in text
-    assert max(line.count("&") for line in text.splitlines()) < 10
+def test_latex_has_what_a_paper_needs(site: Path, shown_results: Path) -> None:
+    """In the site as by `gauntlet leaderboard`."""
+    (path,), _ = write_leaderboard(shown_results, ["tex"])
+    (own,) = (site / "data").glob("*.tex")
+    for text in (path.read_text(), own.read_text()):
+        wanted = (r"\centering", r"\label{tab:", r"\caption{digits, linf 0.2, plan smoke, n = 80", r"\toprule", r"\textbf{")
+        for needed in wanted:
+            assert needed in text
+        assert "<script>" not in text
+        assert max(line.count("&") for line in text.splitlines()) < 10
+        assert max(map(len, text.splitlines())) < 300
+
+
+@pytest.mark.skipif(not (TEX := shutil.which("pdflatex") or shutil.which("tectonic")), reason="no TeX is at hand")
+def test_latex_compiles_and_fits_a_column_of_two(site: Path, tmp_path: Path) -> None:
+    (table,) = (site / "data").glob("*.tex")
+    text = r"\documentclass[twocolumn]{article}\usepackage{booktabs}\begin{document}" + "\n"
+    wide = table.read_text().replace("{table}", "{table*}")
+    (tmp_path / "paper.tex").write_text(text + wide + r"\end{document}")
+    done = subprocess.run([TEX, "paper.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (tmp_path / "paper.pdf").is_file(), done.stdout[-2000:]
+    assert "Overfull" not in done.stdout

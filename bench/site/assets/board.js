@@ -40,7 +40,7 @@ addEventListener("DOMContentLoaded", () => {
       }
       for (const mark of $(".mark a", part)) mark.parentNode.classList.toggle("off", seen.get(mark.getAttribute("href").slice(7, -5)) === false);
       const count = part.querySelector(".count");
-      if (count) count.textContent = shown === seen.size ? `${shown} methods` : `${shown} of ${seen.size} methods`;
+      if (count) count.textContent = `${shown === seen.size ? shown : `${shown} of ${seen.size}`} method${seen.size === 1 ? "" : "s"}`;
     }
   }
 
