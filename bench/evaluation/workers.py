@@ -64,7 +64,8 @@ def carrying(aim: Aim, executor: Executor) -> Carry:
     held = [what for what in (task.request.model, task.dataset) if what.startswith("live:")]
     if held:
         raise BadInput(
-            f"{held[0]} is only in the memory of this process, and workers cannot see it: save it to a file, or use one"
+            f"{held[0]} is only in the memory of this process, where workers cannot see it: save it to a file, or leave out "
+            "--workers and --on"
         )
     asked = Question(
         task.request.to_json(), loaded_plugins(), Path.cwd(), str(task.where), task.batch_size, torch.get_num_threads(),
@@ -105,6 +106,9 @@ class _Elsewhere:
         """Whether samples answered in one batch have to stay together, because the answer to one depends on the others."""
 
     def __call__(self, evaluation: Evaluation, shards: Sequence[Shard]) -> Iterator[tuple[int, Sequence[Found]]]:
+        if not shards:
+            # Nobody is started for what an earlier run left.
+            return
         size = evaluation.batch_size
         if not self.together:
             size = piece_size(sum(len(shard.rows) for shard in shards), self.executor.workers, size)

@@ -29,9 +29,10 @@ class Failed:
 
     def reraise(self) -> NoReturn:
         """Raise here what was raised there."""
-        if self.error is None and not self.trace:
-            raise GauntletError(self.text)
-        raise self.error or RuntimeError(self.text) from _Elsewhere(self.trace)
+        error = self.error or (RuntimeError if self.trace else GauntletError)(self.text)
+        if self.trace:
+            raise error from _Elsewhere(self.trace)
+        raise error
 
 
 class _Elsewhere(Exception):

@@ -17,6 +17,8 @@ from bench.core.threat import ThreatModel
 from bench.core.views import VIEWS, Meter
 from bench.data.datasets import load
 from bench.errors import BadInput
+from bench.evaluation import EvaluationRequest, Execution, evaluated
+from bench.executors import InProcess
 from bench.files.progress import Reporter
 from bench.models import build
 from bench.plugins.registry import attack_names, defense_names, get_attack
@@ -192,6 +194,25 @@ def test_evaluations_say_the_same_and_are_verified(
     assert there.certified == here.certified
     said = [card.diagnosis and (card.diagnosis.verdict, card.diagnosis.findings) for card in (there, here)]
     assert said[0] == said[1]
+
+
+class Apart(InProcess):
+    """Workers that know nothing of each other, in this process, which has the device."""
+
+    workers = 2
+    apart = True
+
+
+def test_workers_there_find_the_same(trained: dict[str, Path], tmp_path: Path) -> None:
+    records = []
+    for device, executor in (("lazy:0", Apart()), ("cpu", InProcess())):
+        run = tmp_path / device[:4]
+        shutil.copytree(trained["pgd_at"], run)
+        with second_device():
+            request = EvaluationRequest.of(model=str(run), plan="smoke", n=40, eps=("0.1",), test_time="rfi")
+            path = evaluated(request, Execution(tmp_path, device, quiet=True, executor=executor)).path
+        records.append(pd.read_parquet(path.parent / "samples.parquet").drop(columns=COUNTS))
+    assert records[0].equals(records[1])
 
 
 def test_what_a_network_leaves_on_the_cpu_is_told(device: str, tmp_path: Path) -> None:
