@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tabulate import tabulate
 
 from bench.escape import lines as plain
+from bench.evaluation import EvaluationRequest
 from bench.runs.cost import Cost
 from bench.runs.standing import DONE, Standing, State
 
@@ -36,13 +37,12 @@ def overview(title: str, standings: Sequence[Standing], costs: Mapping[str, Sequ
     return plain("\n".join([*parts, *_reasons(standings), _summary(standings, costs, workers)]))
 
 
-def _plan(request: object) -> str:
-    plan, n = request.plan.name, request.n  # type: ignore[attr-defined]
-    return f"{plan}, n {n}" if n else plan
+def _plan(request: EvaluationRequest) -> str:
+    return f"{request.plan.name}, n {request.n}" if request.n else request.plan.name
 
 
 def _counted(states: Sequence[State]) -> str:
-    """ "3 of 5", and in which other states the rest are."""
+    """How many are done, and in which states the rest are: 3 of 5, 1 failed."""
     if not states:
         return ""
     count = Counter(states)
@@ -79,7 +79,7 @@ def _summary(standings: Sequence[Standing], costs: Mapping[str, Sequence[Cost]] 
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 training", "2 trainings"."""
+    """So many of a thing, in words: 2 trainings."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
