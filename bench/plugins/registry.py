@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform
@@ -47,13 +47,13 @@ class Attack:
         """One line of what it is."""
         return (inspect.getdoc(self.run) or "").split("\n")[0]
 
-    @property
+    @cached_property
     def parameters(self) -> Mapping[str, Any]:
         """Its keyword parameters and their defaults."""
         signature = inspect.signature(self.run)
         return {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
 
-    @property
+    @cached_property
     def hints(self) -> Mapping[str, Any]:
         """Their annotations."""
         hints = inspect.get_annotations(self.run, eval_str=True)
@@ -64,8 +64,12 @@ class Attack:
         for key in given:
             if key not in self.parameters:
                 raise UnknownName(f"parameter of attack {self.name!r}", key, self.parameters)
-        hints, chosen = self.hints, {**self.parameters, **given}
-        return {key: _checked(f"attack {self.name!r}: {key}", hints[key], value) for key, value in chosen.items()}
+        chosen = {**self.parameters, **given}
+        return {key: _checked(f"attack {self.name!r}: {key}", self._types[key], value) for key, value in chosen.items()}
+
+    @cached_property
+    def _types(self) -> Mapping[str, TypeAdapter[Any]]:
+        return {key: TypeAdapter(hint) for key, hint in self.hints.items()}
 
 
 _attacks: dict[str, Attack] = {}
@@ -242,8 +246,8 @@ def _origin(module: str) -> str:
     return str(getattr(sys.modules.get(module), "__file__", None) or module)
 
 
-def _checked(what: str, hint: Any, value: Any) -> Any:
+def _checked(what: str, known: TypeAdapter[Any], value: Any) -> Any:
     try:
-        return TypeAdapter(hint).validate_python(value)
+        return known.validate_python(value)
     except ValidationError as error:
         raise BadInput(f"{what} = {value!r}: {error.errors()[0]['msg']}") from None

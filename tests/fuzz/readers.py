@@ -24,7 +24,7 @@ from bench.models.subject import training_record
 from bench.plans import built_in
 from bench.results import archive
 from bench.results.card import read_card
-from bench.runs import lines_of, read_board
+from bench.runs import read_board
 from bench.training.loop import Trainer
 from bench.training.request import TrainingRequest
 from bench.training.state import load_state
@@ -131,7 +131,7 @@ class Valid:
 
     def board(self, path: Path) -> None:
         found = read_board(path)
-        lines_of(found, path, path.parent)
+        assert all(next(row.points()) is not None and found.measures(row) for row in (*found.rows, *found.broken))
         again = path.with_name("again.toml")
         again.write_text(found.show())
         assert read_board(again) == found
