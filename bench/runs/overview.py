@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from bench.escape import lines as plain
 from bench.evaluation import EvaluationRequest
-from bench.runs.cost import Cost
+from bench.runs.cost import SOURCES, Cost
 from bench.runs.standing import DONE, Standing, State
 
 _ORDER: tuple[State, ...] = ("done", "running", "partly", "failed", "missing", "skipped")
@@ -34,6 +34,8 @@ def overview(title: str, standings: Sequence[Standing], costs: Mapping[str, Sequ
         for (kind, row), group in rows.items()
     ]
     parts = [title, str(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True)), ""]
+    used = {cost.source for own in (costs or {}).values() for cost in own}
+    parts += [f"{source}: {told}" for source, told in SOURCES.items() if source in used]
     return plain("\n".join([*parts, *_reasons(standings), _summary(standings, costs, workers)]))
 
 
@@ -53,7 +55,7 @@ def _counted(states: Sequence[State]) -> str:
 def _cost(costs: Sequence[Cost]) -> dict[str, str]:
     known = [cost for cost in costs if cost.source != "unknown"]
     time = duration(sum(cost.seconds for cost in known)) if known else ""
-    return {"time left": time, "told from": ", ".join(dict.fromkeys(cost.source for cost in costs))}
+    return {"time left": time, "told from": " + ".join(dict.fromkeys(cost.source for cost in costs))}
 
 
 def _reasons(standings: Sequence[Standing]) -> Iterable[str]:
@@ -73,9 +75,7 @@ def _summary(standings: Sequence[Standing], costs: Mapping[str, Sequence[Cost]] 
         return told
     every = [cost for own in costs.values() for cost in own]
     seconds = sum(cost.seconds for cost in every) / workers
-    unknown = sum(cost.source == "unknown" for cost in every)
-    told += f", about {duration(seconds)}" + (f" with {workers} workers" if workers > 1 else "")
-    return told + (f"; {unknown} of unknown length are not counted" if unknown else "")
+    return told + f", about {duration(seconds)}" + (f" with {workers} workers" if workers > 1 else "")
 
 
 def counted(number: int, noun: str) -> str:

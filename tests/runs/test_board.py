@@ -184,10 +184,11 @@ def test_how_long_it_takes_is_told_from_what_is_there(
     )
     _, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--dry-run", "--workers", "2")
     rows = table(out)
-    assert rows["standard"][-2:] == ["3 h 00 min", "records, cards"]
-    assert rows["pgd_at epochs=2"][-1] == "a batch, a batch, at most"
+    assert rows["standard"][-2:] == ["3 h 00 min", "records + cards"]
+    assert rows["pgd_at epochs=2"][-1] == "batch + bound"
+    assert "unknown: nothing, and not counted" in out
     assert out.splitlines()[-1].startswith("left to do: 2 trainings and 3 evaluations, about ")
-    assert out.splitlines()[-1].endswith(" with 2 workers; 1 of unknown length are not counted")
+    assert out.splitlines()[-1].endswith(" with 2 workers")
     assert not [*board.rglob("pgd_at*")]
 
 
