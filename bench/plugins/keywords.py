@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,11 +26,17 @@ def hints(run: Callable[..., Any]) -> dict[str, Any]:
 
 def configure(what: str, run: Callable[..., Any], given: Mapping[str, Any], kind: str = "parameter") -> dict[str, Any]:
     """The full parameters of a call, each given value checked against its annotation; `what` names the function in errors."""
-    known, kinds = parameters(run), hints(run)
+    known, kinds = parameters(run), _kinds(run)
     for key in given:
         if key not in known:
             raise UnknownName(f"{kind} of {what}", key, known)
     return {key: _checked(f"{what}: {key}", kinds[key], value) for key, value in {**known, **given}.items()}
+
+
+@cache
+def _kinds(run: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
+    """What checks each parameter: made once, as a board asks for thousands."""
+    return {key: TypeAdapter(hint) for key, hint in hints(run).items()}
 
 
 def read_value(text: str) -> Any:
@@ -40,8 +47,8 @@ def read_value(text: str) -> Any:
         return text
 
 
-def _checked(what: str, hint: Any, given: Any) -> Any:
+def _checked(what: str, known: TypeAdapter[Any], given: Any) -> Any:
     try:
-        return TypeAdapter(hint).validate_python(given)
+        return known.validate_python(given)
     except ValidationError as error:
         raise BadInput(f"{what} = {given!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar, dataclass_transform
@@ -48,12 +48,12 @@ class Attack:
         """One line of what it is."""
         return (inspect.getdoc(self.run) or "").split("\n")[0]
 
-    @property
+    @cached_property
     def parameters(self) -> Mapping[str, Any]:
         """Its keyword parameters and their defaults."""
         return keywords.parameters(self.run)
 
-    @property
+    @cached_property
     def hints(self) -> Mapping[str, Any]:
         """Their annotations."""
         return keywords.hints(self.run)

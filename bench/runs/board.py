@@ -189,7 +189,14 @@ class Board(Measure):
     def _some(self) -> Board:
         if not (self.rows or self.external or self.broken):
             raise ValueError("there are no rows; write [[rows]] with a defense, or [[external]] with a reference")
+        if (size := sum(map(self._size, (*self.rows, *self.broken)))) > MOST:
+            raise ValueError(f"its grids, threats and seeds make {size} trainings; give at most {MOST}")
         return self
+
+    def _size(self, row: Row) -> int:
+        """Trainings of a row."""
+        seeds = {seed for measure in self.measures(row) for seed in measure.seeds}
+        return math.prod(map(len, row.grid.values())) * len(row.threat or self.threat) * len(seeds)
 
     def measures(self, row: Subject) -> list[Measured]:
         """What is evaluated of a row, each once, in order; one with a plan of its own has none of the board's further ones."""

@@ -18,7 +18,7 @@ from bench import data
 from bench.core import device
 from bench.errors import BadInput, GauntletError
 from bench.files import Reporter, below, read_text
-from bench.models import build
+from bench.models import build, samples_of
 from bench.plans import AttackSpec, Plan, Portfolio
 from bench.results import Card, read_card
 from bench.runs.rows import Line
@@ -36,11 +36,24 @@ LATE = 0.9
 """Share of a training at which its batch is measured."""
 
 
+SOURCES = {
+    "records": "trainings like it on this kind of device, for each epoch",
+    "batch": "a batch of it, measured now",
+    "cards": "evaluations like it on this kind of device, for each sample",
+    "card": "a tenth of the evaluation, for the diagnosis that it lacks",
+    "passes": "passes of evaluations with this plan, and a pass measured now",
+    "bound": "the most passes that the plan can take, and a pass measured now: at most",
+    "unknown": "nothing, and not counted",
+}
+"""What a time is told from."""
+
+
 class Cost(NamedTuple):
     """Seconds, and what they were told from."""
 
     seconds: float
     source: str
+    """A key of SOURCES."""
 
 
 class Prices:
@@ -52,7 +65,8 @@ class Prices:
         self._evaluations: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self._passes: dict[str, list[float]] = defaultdict(list)
         self._measured: dict[str, float] = {}
-        own = device.describe(self.where)
+        self._sizes: dict[str, int] = {}
+        own = _kind_of(device.describe(self.where))
         for path in below(results, RECORD):
             self._know_training(path, own)
         for path in below(results, "card.json"):
@@ -79,7 +93,7 @@ class Prices:
         try:
             record = json.loads(read_text(path))
             training = record["training"]
-            if training["device"] == own:
+            if _kind_of(training["device"]) == own:
                 kind = _kind(record["defense"], record["arch"], record["dataset"], record["settings"])
                 self._trainings[kind].append(training["seconds"] / training["epochs"])
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
@@ -91,7 +105,7 @@ class Prices:
         except BadInput:
             return
         self._passes[card.plan.name].append(_spent(card))
-        if card.device == own:
+        if _kind_of(card.device) == own:
             kind = (card.plan_digest, card.model.arch, card.dataset)
             for key in (kind, (*kind, str(card.model.defense))):
                 self._evaluations[key].append(card.seconds / card.n)
@@ -101,7 +115,7 @@ class Prices:
         if known:
             return Cost(statistics.median(known) * job.recipe.epochs, "records")
         try:
-            return Cost(_batch_seconds(job, self.where), "a batch")
+            return Cost(_batch_seconds(job, self.where), "batch")
         except GauntletError:
             # What is wrong with it is told when it is trained.
             return Cost(0.0, "unknown")
@@ -109,19 +123,25 @@ class Prices:
     def _evaluation(self, line: Line, found: Found) -> Cost:
         request, job = found.asked.request, line.job
         if found.card:
-            return Cost(found.card.seconds / 10, "its card")
+            return Cost(found.card.seconds / 10, "card")
         if not job:
             return Cost(0.0, "unknown")
         plan = request.plan.extended(job.defense.adaptive()).resolved(job.threat)
-        n = request.n or 1000
+        n = request.n or self._usual(job.dataset)
         kind = (plan.digest, job.arch, job.dataset)
         # What stands costs more than what falls, so the same defense tells best.
         if known := self._evaluations.get((*kind, job.defense.name)) or self._evaluations.get(kind):
             return Cost(statistics.median(known) * n, "cards")
         each = self._pass(job)
         if known := self._passes.get(plan.name):
-            return Cost(statistics.median(known) * n * each, "passes of cards")
-        return Cost(_most_passes(plan) * n * each, "a batch, at most")
+            return Cost(statistics.median(known) * n * each, "passes")
+        return Cost(_most_passes(plan) * n * each, "bound")
+
+    def _usual(self, dataset: str) -> int:
+        """Samples of an evaluation that does not say how many."""
+        if dataset not in self._sizes:
+            self._sizes[dataset] = len(samples_of(dataset, [{}], None))
+        return self._sizes[dataset]
 
     def _pass(self, job: Job) -> float:
         """Seconds of a forward pass of one image."""
@@ -129,6 +149,11 @@ class Prices:
         if key not in self._measured:
             self._measured[key] = _forward_seconds(job, self.where)
         return self._measured[key]
+
+
+def _kind_of(described: str) -> str:
+    """A device without its number of threads."""
+    return described.partition(",")[0]
 
 
 def _kind(defense: str, arch: str, dataset: str, settings: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from tabulate import tabulate
 
 from bench.escape import lines as plain
-from bench.runs.cost import Cost
+from bench.evaluation import EvaluationRequest
+from bench.runs.cost import SOURCES, Cost
 from bench.runs.standing import DONE, Standing, State
 
 _ORDER: tuple[State, ...] = ("done", "running", "partly", "failed", "missing", "skipped")
@@ -33,16 +34,17 @@ def overview(title: str, standings: Sequence[Standing], costs: Mapping[str, Sequ
         for (kind, row), group in rows.items()
     ]
     parts = [title, str(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True)), ""]
+    used = {cost.source for own in (costs or {}).values() for cost in own}
+    parts += [f"{source}: {told}" for source, told in SOURCES.items() if source in used]
     return plain("\n".join([*parts, *_reasons(standings), _summary(standings, costs, workers)]))
 
 
-def _plan(request: object) -> str:
-    plan, n = request.plan.name, request.n  # type: ignore[attr-defined]
-    return f"{plan}, n {n}" if n else plan
+def _plan(request: EvaluationRequest) -> str:
+    return f"{request.plan.name}, n {request.n}" if request.n else request.plan.name
 
 
 def _counted(states: Sequence[State]) -> str:
-    """ "3 of 5", and in which other states the rest are."""
+    """How many are done, and in which states the rest are: 3 of 5, 1 failed."""
     if not states:
         return ""
     count = Counter(states)
@@ -53,7 +55,7 @@ def _counted(states: Sequence[State]) -> str:
 def _cost(costs: Sequence[Cost]) -> dict[str, str]:
     known = [cost for cost in costs if cost.source != "unknown"]
     time = duration(sum(cost.seconds for cost in known)) if known else ""
-    return {"time left": time, "told from": ", ".join(dict.fromkeys(cost.source for cost in costs))}
+    return {"time left": time, "told from": " + ".join(dict.fromkeys(cost.source for cost in costs))}
 
 
 def _reasons(standings: Sequence[Standing]) -> Iterable[str]:
@@ -73,13 +75,11 @@ def _summary(standings: Sequence[Standing], costs: Mapping[str, Sequence[Cost]] 
         return told
     every = [cost for own in costs.values() for cost in own]
     seconds = sum(cost.seconds for cost in every) / workers
-    unknown = sum(cost.source == "unknown" for cost in every)
-    told += f", about {duration(seconds)}" + (f" with {workers} workers" if workers > 1 else "")
-    return told + (f"; {unknown} of unknown length are not counted" if unknown else "")
+    return told + f", about {duration(seconds)}" + (f" with {workers} workers" if workers > 1 else "")
 
 
 def counted(number: int, noun: str) -> str:
-    """ "1 training", "2 trainings"."""
+    """So many of a thing, in words: 2 trainings."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

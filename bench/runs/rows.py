@@ -48,9 +48,14 @@ class Line:
     """Why there is nothing to measure: the defense does not apply, or the network is not here."""
 
     @property
+    def seed(self) -> int:
+        """Of the training; 0 where there is none."""
+        return self.training.seed if self.training else 0
+
+    @property
     def label(self) -> str:
         """What tells it from every other line."""
-        return f"{self.row} seed {self.training.seed}" if self.training else self.row
+        return f"{self.row} seed {self.seed}" if self.training else self.row
 
 
 def lines_of(board: Board, path: Path, results: Path) -> list[Line]:

@@ -15,7 +15,7 @@ from bench.evaluation.left import finished as answered
 from bench.evaluation.task import resolve
 from bench.files import LOCK, below, busy, sha256
 from bench.models import added_defense, samples_of, training_record
-from bench.results import Card, read_card, section
+from bench.results import Card, FileInfo, read_card, section
 from bench.runs.rows import Asked, Line
 from bench.training import STATE
 from bench.training.earlier import JOB, RECORD
@@ -152,8 +152,14 @@ def _answers(card: Card, path: Path, question: Question) -> bool:
         return False
     key = question.key(card.model.digest, card.model.answers, card.eot)
     files = (card.records, card.archive, *(addition.archive for addition in card.additions))
-    whole = all((path.parent / one.file).exists() and sha256(path.parent / one.file) == one.sha256 for one in files)
-    return path.parent.name == f"{question.plan.name}-{key[:8]}" and whole
+    return path.parent.name == f"{question.plan.name}-{key[:8]}" and all(_whole(path.parent, file) for file in files)
+
+
+def _whole(folder: Path, file: FileInfo) -> bool:
+    try:
+        return sha256(folder / file.file) == file.sha256
+    except OSError:
+        return False
 
 
 def _state(asked: Asked, card: Card | None, own: Path | None, home: Path | None = None) -> Found:

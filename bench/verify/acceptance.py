@@ -73,14 +73,16 @@ def accept(
         # What a kill has left.
         for old in board.glob(f"{STAGE}*"):
             shutil.rmtree(old, ignore_errors=True)
-        if place.suffix != SUFFIX:
+        if place.suffix != SUFFIX or place.is_dir():
             return _accepted(place, board, signed, given, audit)
         with _stage(board) as stage:
             sent = unpack(place, stage)
             for file in sent.code if run_code else ():
                 load_plugin(file)
-            accepted = _accepted(sent.card, board, signed, given, audit)
-            return _with(place, sent, accepted, ran=run_code)
+            try:
+                return _with(place, sent, _accepted(sent.card, board, signed, given, audit), ran=run_code)
+            except BadInput as error:
+                raise BadInput(str(error).replace(str(stage), str(place))) from None
 
 
 def _accepted(place: Path, board: Path, signed: Signed, given: Given, audit: Audit | None) -> Accepted:

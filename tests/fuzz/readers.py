@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +24,11 @@ from bench.models.subject import training_record
 from bench.plans import built_in
 from bench.results import archive
 from bench.results.card import read_card
+from bench.runs import read_board
 from bench.training.loop import Trainer
 from bench.training.request import TrainingRequest
 from bench.training.state import load_state
+from bench.verify.submission import Submission, submit, unpack
 
 from . import inputs
 
@@ -48,6 +52,34 @@ attack = "square"
 samples = 20
 optional = true
 parameters = {queries = 20}
+"""
+
+
+BOARD = """
+title = "mine"
+dataset = "digits"
+threat = ["linf 0.2", "l2 1"]
+plan = "smoke"
+n = 40
+seeds = 2
+diagnose = true
+settings = {epochs = 2}
+also = [{plan = ["fast", "standard"], seeds = [3], n = 20}]
+
+[[rows]]
+defense = "fast_at"
+name = "a"
+grid = {step = [1, 1.25], eps_schedule = ["", "linear:0,2"]}
+test_time = "rfi"
+published = [{source = "there", robust = 46.1, clean = 80, attack = "PGD", n = 100, note = "b"}]
+
+[[external]]
+reference = "ckpt:w.pt?arch=digits_cnn"
+eot = 3
+
+[[broken]]
+defense = "broken_gradient_kill"
+model = "digits_cnn?width=2"
 """
 
 
@@ -97,6 +129,17 @@ class Valid:
         assert len(chosen.digest) == 64
         built_in.show(chosen)
 
+    def board(self, path: Path) -> None:
+        found = read_board(path)
+        assert all(next(row.points()) is not None and found.measures(row) for row in (*found.rows, *found.broken))
+        again = path.with_name("again.toml")
+        again.write_text(found.show())
+        assert read_board(again) == found
+
+    def submission(self, path: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            unpack(path, Path(folder))
+
     def dataset(self, path: Path) -> None:
         for split in ("test", "train"):
             found = data.load(str(path), split)
@@ -134,7 +177,8 @@ def readers(home: Path) -> dict[str, Reader]:
         images.astype("f8"),
     ]
     toml = built_in._read(_written(home / "toml" / "p.toml", PLAN.encode())).model_dump(mode="json")
-    noise = st.binary(max_size=300)
+    noise, board = st.binary(max_size=300), tomllib.loads(BOARD)
+    sent, _ = submit(valid.run, home / "row.zip", Submission(paper="there", authors="words"))
 
     def safe(*seeds: bytes) -> st.SearchStrategy[bytes]:
         return inputs.tensors(list(seeds)) | inputs.damaged([*seeds]) | inputs.damaged([*seeds, *pickles[:8]]) | noise
@@ -145,6 +189,8 @@ def readers(home: Path) -> dict[str, Reader]:
     return {
         "card": Reader("card.json", read_card, inputs.documents([card], inputs.as_json)),
         "plan": Reader("p.toml", valid.plan, inputs.documents([toml], inputs.as_toml) | inputs.damaged([PLAN.encode()])),
+        "board": Reader("b.toml", valid.board, inputs.documents([board], inputs.as_toml) | inputs.damaged([BOARD.encode()])),
+        "submission": Reader("row.zip", valid.submission, inputs.damaged([sent.read_bytes()]) | noise),
         "training": Reader("train.json", _record, inputs.documents([record], inputs.as_json)),
         "records": Reader("samples.parquet", archive.read_records, inputs.damaged([rows]) | noise),
         "archive": Reader("archive.safetensors", _archive, safe(examples, weights)),

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 
 from bench.cli.commands import main
+from bench.evaluation import EvaluationRequest, Execution
+from bench.runs import tasks
+from bench.runs.tasks import Piece, Work, carry_out
 
 BOARD = """
 title = "A few digits"
@@ -181,10 +184,11 @@ def test_how_long_it_takes_is_told_from_what_is_there(
     )
     _, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--dry-run", "--workers", "2")
     rows = table(out)
-    assert rows["standard"][-2:] == ["3 h 00 min", "records, cards"]
-    assert rows["pgd_at epochs=2"][-1] == "a batch, a batch, at most"
+    assert rows["standard"][-2:] == ["3 h 00 min", "records + cards"]
+    assert rows["pgd_at epochs=2"][-1] == "batch + bound"
+    assert "unknown: nothing, and not counted" in out
     assert out.splitlines()[-1].startswith("left to do: 2 trainings and 3 evaluations, about ")
-    assert out.splitlines()[-1].endswith(" with 2 workers; 1 of unknown length are not counted")
+    assert out.splitlines()[-1].endswith(" with 2 workers")
     assert not [*board.rglob("pgd_at*")]
 
 
@@ -248,3 +252,22 @@ def test_after_kills_of_driver_and_worker_a_board_goes_on_to_the_same_bytes(
     # Tasks side by side do not tell of themselves.
     assert "board mine: 2 of 2: " in err
     assert "epoch" not in err
+
+
+def test_what_no_row_may_do_to_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours, and a plug-in that is another file on a worker's machine."""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("raise SystemExit('it ran')\n")
+    piece = Piece("row seed 0", EvaluationRequest(model="run:none"), False)
+    other = carry_out(Work(Execution(tmp_path, quiet=True), (piece,), plugins=((str(plugin), "0" * 64),)))
+    assert other.failed == {
+        "row seed 0": f"plug-in {plugin} is another file here than where the board was begun; give every machine the same one"
+    }
+
+    def bug(*_: object, **__: object) -> None:
+        raise TypeError("a\x1bb")
+
+    monkeypatch.setattr(tasks, "evaluated", bug)
+    found = carry_out(Work(Execution(tmp_path, quiet=True), (piece, piece._replace(label="row seed 1"))))
+    assert list(found.failed) == ["row seed 0", "row seed 1"]
+    assert found.failed["row seed 1"].startswith("fast: TypeError: a?b (test_board.py, line ")

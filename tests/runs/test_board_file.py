@@ -45,6 +45,7 @@ def read(tmp_path: Path, text: str) -> Board:
         (HEAD + ROW + "grid = {step = []}\n", "rows 1 (fast_at): the grid of 'step' has no values"),
         (HEAD + ROW + "settings = {step = 1}\ngrid = {step = [1, 2]}\n", "'step' stands in settings and in grid"),
         (HEAD + ROW + f"grid = {{step = {[*range(200)]}, lr = {[*range(200)]}}}\n", "its grid has 40000 points; give at most"),
+        (HEAD + "seeds = 6000\n" + ROW + ROW, "make 12000 trainings; give at most 10000"),
         (HEAD, "board {file}: there are no rows"),
         (HEAD.replace('title = "T"', "") + ROW, "title: Field required"),
         (HEAD + "[[rows]]\nmodel = 'x'\n", "rows 1, defense: Field required"),

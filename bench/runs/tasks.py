@@ -6,6 +6,7 @@ A task is a pure function of requests and has its folder to itself: tasks that w
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -92,7 +93,11 @@ def _reason(error: Exception) -> str:
         return plain(error)
     if out_of_memory(error):
         return "out of memory; try a smaller --batch-size, or fewer workers"
-    return plain(culprit(error) or f"{type(error).__name__}: {error}")
+    if told := culprit(error):
+        return plain(told)
+    # A fault of ours: where it was raised is what its report needs.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return plain(f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno}); please report this")
 
 
 def work_of(standings: Sequence[Standing], execution: Execution, plugins: Sequence[Path] = ()) -> list[Work]:
@@ -114,12 +119,8 @@ def work_of(standings: Sequence[Standing], execution: Execution, plugins: Sequen
             group[0].line.training if group[0].training not in (None, DONE) else None,
             files,
         )
-        for group in sorted(homes.values(), key=lambda group: _seed(group[0].line))
+        for group in sorted(homes.values(), key=lambda group: group[0].line.seed)
     ]  # fmt: skip
-
-
-def _seed(line: Line) -> int:
-    return line.training.seed if line.training else 0
 
 
 def regenerate(
