@@ -180,3 +180,14 @@ def test_the_ball_of_another_norm(run: Path) -> None:
     )
     assert (found.norm, found.eps) == ("l2", "0.5")
     assert found.values["l2 size"] <= ThreatModel.parse("l2", "0.5").radius * (1 + 1e-6)
+
+
+def test_the_guaranteed_constant_is_exact_at_a_point_and_no_smaller_than_what_is_sampled(run: Path) -> None:
+    found, _ = ask(run, "lipschitz", n=10, steps=3, radii=[0.0, 0.01, 1.0])
+    curve = found.curves["over eps"]
+    assert curve["guaranteed over sampled"][0] == pytest.approx(1, rel=1e-6)
+    assert all(ratio >= 1 - 1e-6 for ratio in curve["guaranteed over sampled"])
+    assert [*curve["guaranteed"]] == sorted(curve["guaranteed"])
+    # Close by it proves what an attack cannot break; over the whole ball intervals are too wide.
+    assert curve["proved"][1] > 0.5
+    assert any("vacuous" in note for note in found.notes)
