@@ -13,7 +13,7 @@ from bench.errors import BadInput
 from .readers import Reader, attempt, readers
 
 NAMES = (
-    "card", "plan", "training", "records", "archive", "examples", "npz", "weights", "checkpoint", "state", "unit",
+    "card", "plan", "training", "history", "records", "archive", "examples", "npz", "weights", "checkpoint", "state", "unit",
 )  # fmt: skip
 
 
