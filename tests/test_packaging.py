@@ -15,4 +15,5 @@ def test_every_package_is_built() -> None:
         for root, name in roots.items()
         for path in (HOME / root).rglob("__init__.py")
     }
-    assert found == set(named)
+    # Documents are no code, and a part of every report.
+    assert found | {"bench.docs"} == set(named)

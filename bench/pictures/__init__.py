@@ -1,6 +1,6 @@
 """Pictures as values, and how they are drawn: SVG for pages, matplotlib for papers.
 
-May import bench.escape and bench.errors.
+May import files and what lies below.
 """
 
 from bench.pictures.figure import (

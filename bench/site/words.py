@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,28 +131,33 @@ def commands(row: Row, results: Path) -> dict[str, list[str]]:
     """What to type to check the row and to make it again."""
     card, where = row.entry.card, shlex.quote(f"{results.name}/{row.where}/card.json")
     check = [f"gauntlet verify {where}", f"gauntlet verify {where} --rerun 50"]
-    make = [] if not card.model.defense or not card.model.training else [_run(card)]
-    if not make or card.plan.name not in PLANS:
-        make = [
-            *(line.replace("gauntlet run", "gauntlet train", 1).partition(" --plan")[0] for line in make),
-            _evaluate(card, row),
-        ]
+    ours, built_in = bool(card.model.defense and card.model.training), card.plan.name in PLANS
+    make = [_threads(card) + _trained(card, evaluated=built_in)] if ours else []
+    if not (ours and built_in):
+        make.append(_threads(card) + _evaluate(card, row))
     return {"check": check, "make": make}
 
 
-def _run(card: Card) -> str:
+def _threads(card: Card) -> str:
+    """What makes sums come out in the order they had: as many threads, where a CPU trained it."""
+    found = re.fullmatch(r"cpu, ([0-9]{1,3}) threads", str(card.model.training.get("device", "")))
+    return f"OMP_NUM_THREADS={found[1]} " if found else ""
+
+
+def _trained(card: Card, *, evaluated: bool) -> str:
+    """The command that trains a network as the card says; evaluated: and attacks it."""
     settings = [
         f"--set {shlex.quote(f'{key}={_plain(value)}')}"
         for key, value in card.model.settings.items()
         if value is not None and value not in ("", [])
     ]
     parts = [
-        f"gauntlet run {shlex.quote(str(card.model.defense))} --dataset {shlex.quote(card.dataset)}",
-        f"--model {shlex.quote(card.model.arch)}",
+        f"gauntlet {'run' if evaluated else 'train'} {shlex.quote(str(card.model.defense))}",
+        f"--dataset {shlex.quote(card.dataset)} --model {shlex.quote(card.model.arch)}",
         f"--norm {card.threat.norm} --eps {card.threat.eps} --seed {card.model.training.get('seed', 0)}"
         + (f" --name {shlex.quote(card.name)}" if card.name != card.model.defense else ""),
         *(" ".join(settings[start : start + 4]) for start in range(0, len(settings), 4)),
-        f"--plan {shlex.quote(card.plan.name)} --n {card.n}",
+        *([f"--plan {shlex.quote(card.plan.name)} --n {card.n}"] if evaluated else []),
     ]
     return " \\\n    ".join(parts)
 

@@ -22,6 +22,7 @@ from bench.files.progress import Reporter
 from bench.models.checkpoint import load_weights
 from bench.models.subject import training_record
 from bench.plans import built_in
+from bench.report.history import read_history
 from bench.results import archive
 from bench.results.card import read_card
 from bench.runs import read_board
@@ -192,6 +193,7 @@ def readers(home: Path) -> dict[str, Reader]:
         "board": Reader("b.toml", valid.board, inputs.documents([board], inputs.as_toml) | inputs.damaged([BOARD.encode()])),
         "submission": Reader("row.zip", valid.submission, inputs.damaged([sent.read_bytes()]) | noise),
         "training": Reader("train.json", _record, inputs.documents([record], inputs.as_json)),
+        "history": Reader("train.json", read_history, inputs.documents([record], inputs.as_json)),
         "records": Reader("samples.parquet", archive.read_records, inputs.damaged([rows]) | noise),
         "archive": Reader("archive.safetensors", _archive, safe(examples, weights)),
         "examples": Reader("z.npz", _examples, inputs.npzs(["ids", "z"], archives, valid.marker)),

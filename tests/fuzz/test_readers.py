@@ -13,7 +13,7 @@ from bench.errors import BadInput
 from .readers import Reader, attempt, readers
 
 NAMES = (
-    "card", "plan", "board", "submission", "training", "records", "archive", "examples", "npz", "weights", "checkpoint",
+    "card", "plan", "board", "submission", "training", "history", "records", "archive", "examples", "npz", "weights", "checkpoint",
     "state", "unit",
 )  # fmt: skip
 

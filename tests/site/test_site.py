@@ -176,7 +176,7 @@ def test_a_row_says_how_it_is_made_again(shown_results: Path, hostile: str) -> N
     told = commands(row, shown_results)
     words = shlex.split(told["make"][0].replace("\\\n", " "))
     assert words[words.index("--name") + 1] == hostile
-    assert words[:3] == ["gauntlet", "run", "fast_at"]
+    assert words[:4] == ["OMP_NUM_THREADS=1", "gauntlet", "run", "fast_at"]
     assert told["check"][0] == f"gauntlet verify results/{row.where}/card.json"
 
 
