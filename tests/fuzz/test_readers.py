@@ -13,8 +13,8 @@ from bench.errors import BadInput
 from .readers import Reader, attempt, readers
 
 NAMES = (
-    "card", "plan", "board", "submission", "training", "history", "records", "archive", "examples", "npz", "weights", "checkpoint",
-    "state", "unit",
+    "card", "plan", "board", "submission", "training", "history", "records", "archive", "examples", "npz", "weights",
+    "checkpoint", "state", "unit",
 )  # fmt: skip
 
 
