@@ -151,7 +151,9 @@ class _Pieces(Sequence[Piece]):
 
     def __getitem__(self, number: int) -> Piece:  # type: ignore[override]
         place, rows = self.cuts[number]
-        return Piece(self.question, self.evaluation.threat, self.evaluation.work(self.shards[place].run, rows))
+        # A view would take all that it is a part of along.
+        work = self.evaluation.work(self.shards[place].run, rows.clone())
+        return Piece(self.question, self.evaluation.threat, work)
 
 
 class _Heard(Reporter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Collection
 from functools import cached_property
@@ -16,6 +17,8 @@ from bench.executors.pool import Attempt, Died, Pool, cores, live_with, threads_
 
 TAMED = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Nothing is sent to anybody, tries are counted here alone, and a task that asks for no GPU keeps those it sees."""
+PATIENCE = 10
+"""Seconds in which a cluster has to answer."""
 
 
 class Ray(Pool[Any]):
@@ -55,13 +58,13 @@ class Ray(Pool[Any]):
         here = {} if self._address else {"num_cpus": cpus, "include_dashboard": False}
         handler = signal.getsignal(signal.SIGTERM)
         try:
+            if self._address:
+                _knock(self._address)
             self._ray.init(address=self._address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **here)
-        except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
             told = " ".join(str(error).split()).partition(". ")[0]
-            where = (
-                f"--on ray:{self._address}: no cluster answers there" if self._address else "--on ray: it does not start here"
-            )
-            raise BadInput(f"{where} ({told})") from None
+            what = f":{self._address}: no cluster answers there" if self._address else ": it does not start here"
+            raise BadInput(f"--on ray{what} ({told})") from None
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)
@@ -95,6 +98,13 @@ def _imported() -> Any:
     except ImportError:
         raise BadInput("--on ray needs the package ray: pip install 'gauntlet-bench[ray]'") from None
     return ray
+
+
+def _knock(address: str) -> None:
+    """OSError where nobody listens at HOST:PORT, which Ray takes minutes to find out."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
 
 
 def _carry_out(attempt: Attempt, function: Callable[[Any], Any], task: object) -> Any:
