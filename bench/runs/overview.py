@@ -69,7 +69,7 @@ def _summary(standings: Sequence[Standing], costs: Mapping[str, Sequence[Cost]] 
     trainings = sum(one.training not in (None, DONE, "skipped") for one in standings)
     evaluations = sum(found.state not in (DONE, "skipped") for one in standings for found in one.evaluations)
     if not trainings + evaluations:
-        return f"all {len(standings)} networks are done; nothing is left to do"
+        return f"nothing is left to do: {counted(len(standings), 'network')}"
     told = f"left to do: {counted(trainings, 'training')} and {counted(evaluations, 'evaluation')}"
     if costs is None:
         return told

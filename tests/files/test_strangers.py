@@ -63,11 +63,11 @@ def test_what_is_written_replaces_a_link_and_spares_what_it_names(valued: Path, 
     assert valued.read_text() == VALUED
 
 
-@pytest.mark.parametrize("name", ["mine.py", "test_mine.py"])
+@pytest.mark.parametrize("name", ["linked.py", "test_linked.py"])
 def test_a_scaffold_does_not_write_through_a_link(name: str, tmp_path: Path) -> None:
     (tmp_path / name).symlink_to(tmp_path / "absent")
     with pytest.raises(BadInput, match="already there"):
-        scaffold("defense", "mine", tmp_path)
+        scaffold("defense", "linked", tmp_path)
     assert not (tmp_path / "absent").exists()
 
 

@@ -271,3 +271,24 @@ def test_what_no_row_may_do_to_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     found = carry_out(Work(Execution(tmp_path, quiet=True), (piece, piece._replace(label="row seed 1"))))
     assert list(found.failed) == ["row seed 0", "row seed 1"]
     assert found.failed["row seed 1"].startswith("fast: TypeError: a?b (test_board.py, line ")
+
+
+def test_a_network_that_is_code_stands_on_a_board_where_its_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("theirs.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef net():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    head = BOARD.partition("[[rows]]")[0].replace('model = "digits_cnn?width=8"', "")
+    Path("mine.toml").write_text(head + "[[external]]\nreference = 'py:theirs.py:net'\n")
+    code, _, err = call(capsys, monkeypatch, "board", "mine.toml", "--plugin", "theirs.py")
+    assert code == 0, err
+    code, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--status", "--plugin", "theirs.py")
+    assert table(out)["net (external)"] == ["1 of 1"]
+    assert out.splitlines()[-1] == "nothing is left to do: 1 network"
+    # Its code is a part of what was asked.
+    Path("theirs.py").write_text(Path("theirs.py").read_text() + "# changed\n")
+    code, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--status", "--plugin", "theirs.py")
+    assert table(out)["net (external)"] == ["0 of 1"]
