@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.core import Rng, ThreatModel, raw_cross_entropy, slopes
+from bench.core import Rng, ThreatModel, forward, raw_cross_entropy, slopes
 from bench.science.ascent import Ascent, losses
 
 
@@ -44,15 +44,17 @@ def linearity(net: nn.Module, x: Tensor, y: Tensor, z: Tensor) -> Linearity:
 def worst_error(net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, rng: Rng, ascent: Ascent) -> Tensor:
     """The largest |L(x + d) - L(x) - g.d| that an ascent finds in the ball, [N]: the gamma of Qin et al. (2019), from below."""
     here, start = slopes(net, x, y, raw_cross_entropy), losses(net, x, y)
-
-    def signed(z: Tensor) -> Tensor:
-        return losses(net, z, y) - start - (here * (z - x)).flatten(1).sum(1)
+    found = torch.zeros_like(start)
 
     def slope(z: Tensor) -> Tensor:
-        rising = signed(z).sign().view(-1, 1, 1, 1)
-        return rising * (slopes(net, z, y, raw_cross_entropy) - here)
+        """Of the error at z, whose size is kept on the way."""
+        nonlocal found
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            error = raw_cross_entropy(forward(net, z), y) - start - (here * (z - x)).flatten(1).sum(1)
+            (rising,) = torch.autograd.grad(error.sum(), z)
+        found = torch.maximum(found, error.detach().abs())
+        return rising * error.detach().sign().view(-1, 1, 1, 1)
 
-    found = torch.zeros_like(start)
-    for z in ascent.iterates(net, x, y, threat, rng, slope):
-        found = torch.maximum(found, signed(z).abs())
+    slope(ascent.end(net, x, y, threat, rng, slope))
     return found

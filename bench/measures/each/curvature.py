@@ -13,7 +13,7 @@ from bench.science.ascent import Ascent
 from bench.science.curvature import Density, density, lanczos
 from bench.science.weights import Batch, hessian_product, weights_of
 
-EXACT = 2**18
+EXACT = 2**16
 """Weights up to which a network is taken in float64; beyond it, products are float32 and only their sums are not."""
 _GRID = 201
 
