@@ -225,11 +225,20 @@ def loss(row: Row) -> Chart | None:
 
 def rate(row: Row) -> Chart | None:
     """Learning rate over epochs."""
-    if not row.history or len(row.history.rate) < 2:
+    return _scheduled(row.history.rate if row.history else (), "learning rate")
+
+
+def budget(row: Row) -> Chart | None:
+    """The scheduled budget over epochs."""
+    return _scheduled(row.history.budget if row.history else (), "budget, share of eps")
+
+
+def _scheduled(values: Sequence[float], label: str) -> Chart | None:
+    if len(values) < 2:
         return None
-    points = tuple((epoch, value) for epoch, value in enumerate(row.history.rate, 1))
-    y = rising_axis("learning rate", [value for _, value in points], least=0.0)
-    return Chart("Learning rate over the epochs.", _epochs(len(points)), y, (Curve("rate", points, 0, dots=False),))
+    points = tuple((float(epoch), value) for epoch, value in enumerate(values, 1))
+    y = rising_axis(label, values, least=0.0)
+    return Chart(f"{label} over the epochs.", _epochs(len(points)), y, (Curve(label, points, 0, dots=False),))
 
 
 def classes(falls: Falls, names: Sequence[str] = ()) -> Pairs | None:

@@ -109,6 +109,12 @@ def test_a_history_knows_the_learning_rate(tmp_path: Path) -> None:
     assert found is not None
     assert found.rate == pytest.approx((0.1, 0.3, 0.3, 0.1))
     assert found.curves["pgd"] == (0.3,) * 4
+    assert found.budget == ()
+    content["settings"]["eps_schedule"] = "linear:0,1"  # type: ignore[index]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    again = read_history(tmp_path / "train.json")
+    assert again is not None
+    assert again.budget == pytest.approx((0.125, 0.375, 0.625, 0.875))
 
 
 @pytest.mark.parametrize(
