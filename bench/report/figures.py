@@ -32,6 +32,8 @@ from bench.statistics import wilson
 ROBUST = "robust accuracy, %"
 LONGEST = 80
 """Characters of a name in a picture or a sentence."""
+FEW = 5
+"""Samples from which on shares of them say something."""
 _DOUBTED = ("suspicious", "broken", "constant", "not comparable")
 
 
@@ -108,7 +110,9 @@ def rounds(rows: Sequence[tuple[Row, Falls | None]]) -> Chart | None:
             left -= falls.taken.get((attack.name, f"round {number}: {one.arm}"), 0)
             points.append((spent, 100 * left / card.n))
         curves.append(Curve(_name(row, every), tuple(points), tone, steps=True, dots=False))
-    return _lines("What stands while the portfolio spends its effort.", "forward passes per test image", curves)
+    return _lines(
+        "What stands while the portfolio spends its effort.", "passes per test image, a backward pass counts two", curves
+    )
 
 
 def restarts(rows: Sequence[Row]) -> Chart | None:
@@ -271,7 +275,7 @@ def becomes(labels: Sequence[int], predicted: Sequence[int], names: Sequence[str
 def overlap(falls: Falls) -> Heat | None:
     """Of the samples that one attack broke, the share that another broke too, where both were run on them."""
     runs = {name: (ran, broke) for name, (ran, broke) in falls.runs().items() if len(broke)}
-    if len(runs) < 2:
+    if len(runs) < 2 or len(np.unique(np.concatenate([broke for _, broke in runs.values()]))) < FEW:
         return None
     names = tuple(list(runs)[:12])
     table = []
