@@ -32,6 +32,8 @@ from bench.statistics import wilson
 ROBUST = "robust accuracy, %"
 LONGEST = 80
 """Characters of a name in a picture or a sentence."""
+FEW = 5
+"""Samples from which on shares of them say something."""
 _DOUBTED = ("suspicious", "broken", "constant", "not comparable")
 
 
@@ -108,7 +110,9 @@ def rounds(rows: Sequence[tuple[Row, Falls | None]]) -> Chart | None:
             left -= falls.taken.get((attack.name, f"round {number}: {one.arm}"), 0)
             points.append((spent, 100 * left / card.n))
         curves.append(Curve(_name(row, every), tuple(points), tone, steps=True, dots=False))
-    return _lines("What stands while the portfolio spends its effort.", "forward passes per test image", curves)
+    return _lines(
+        "What stands while the portfolio spends its effort.", "passes per test image, a backward pass counts two", curves
+    )
 
 
 def restarts(rows: Sequence[Row]) -> Chart | None:
@@ -225,11 +229,20 @@ def loss(row: Row) -> Chart | None:
 
 def rate(row: Row) -> Chart | None:
     """Learning rate over epochs."""
-    if not row.history or len(row.history.rate) < 2:
+    return _scheduled(row.history.rate if row.history else (), "learning rate")
+
+
+def budget(row: Row) -> Chart | None:
+    """The scheduled budget over epochs."""
+    return _scheduled(row.history.budget if row.history else (), "budget, share of eps")
+
+
+def _scheduled(values: Sequence[float], label: str) -> Chart | None:
+    if len(values) < 2:
         return None
-    points = tuple((epoch, value) for epoch, value in enumerate(row.history.rate, 1))
-    y = rising_axis("learning rate", [value for _, value in points], least=0.0)
-    return Chart("Learning rate over the epochs.", _epochs(len(points)), y, (Curve("rate", points, 0, dots=False),))
+    points = tuple((float(epoch), value) for epoch, value in enumerate(values, 1))
+    y = rising_axis(label, values, least=0.0)
+    return Chart(f"{label} over the epochs.", _epochs(len(points)), y, (Curve(label, points, 0, dots=False),))
 
 
 def classes(falls: Falls, names: Sequence[str] = ()) -> Pairs | None:
@@ -262,7 +275,7 @@ def becomes(labels: Sequence[int], predicted: Sequence[int], names: Sequence[str
 def overlap(falls: Falls) -> Heat | None:
     """Of the samples that one attack broke, the share that another broke too, where both were run on them."""
     runs = {name: (ran, broke) for name, (ran, broke) in falls.runs().items() if len(broke)}
-    if len(runs) < 2:
+    if len(runs) < 2 or len(np.unique(np.concatenate([broke for _, broke in runs.values()]))) < FEW:
         return None
     names = tuple(list(runs)[:12])
     table = []

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from bench.errors import BadInput, GauntletError
 from bench.files import read_text, regular
-from bench.plugins import learning_rate
+from bench.plugins import budget_factor, learning_rate
 
 BYTES = 2**24
 EPOCHS = 10_000
@@ -25,6 +25,8 @@ class History(NamedTuple):
     seconds: float
     rate: tuple[float, ...] = ()
     """The learning rate in the middle of each epoch; empty where the record does not tell its schedule."""
+    budget: tuple[float, ...] = ()
+    """The budget in the middle of each epoch as a share of eps, where the recipe schedules it."""
 
 
 def read_history(path: Path) -> History | None:
@@ -39,7 +41,11 @@ def read_history(path: Path) -> History | None:
         seconds = _number(epochs[-1].get("seconds", 0.0)) if epochs else 0.0
     except (GauntletError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, IndexError) as error:
         raise BadInput(f"{path} holds no history of a training: {' '.join(str(error).split())[:200]}") from None
-    return History(len(epochs), curves, seconds, _rates(content, len(epochs))) if epochs else None
+    if not epochs:
+        return None
+    settings = content.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    return History(len(epochs), curves, seconds, _rates(settings, len(epochs)), _budget(settings, len(epochs)))
 
 
 def _number(value: object) -> float:
@@ -48,15 +54,23 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def _rates(content: dict[str, object], epochs: int) -> tuple[float, ...]:
-    settings = content.get("settings")
+def _rates(settings: dict[str, object], epochs: int) -> tuple[float, ...]:
     try:
-        assert isinstance(settings, dict)
-        peak, factor, planned = (
-            _number(settings["lr"]),
-            learning_rate(str(settings["schedule"])),
-            int(_number(settings["epochs"])),
-        )
-        return tuple(peak * factor((epoch + 0.5) / max(planned, epochs, 1)) for epoch in range(epochs))
-    except (GauntletError, AssertionError, KeyError, ValueError):
+        peak, factor = _number(settings["lr"]), learning_rate(str(settings["schedule"]))
+        return tuple(peak * factor(at) for at in _middles(settings, epochs))
+    except (GauntletError, KeyError, ValueError):
         return ()
+
+
+def _budget(settings: dict[str, object], epochs: int) -> tuple[float, ...]:
+    try:
+        factor = budget_factor(str(settings.get("eps_schedule") or ""))
+        return tuple(factor(at) for at in _middles(settings, epochs)) if factor else ()
+    except (GauntletError, KeyError, ValueError):
+        return ()
+
+
+def _middles(settings: dict[str, object], epochs: int) -> list[float]:
+    """The progress of the training in the middle of each epoch."""
+    planned = max(int(_number(settings["epochs"])), epochs, 1)
+    return [(epoch + 0.5) / planned for epoch in range(epochs)]

@@ -161,6 +161,7 @@ def _training(row: Row) -> list[Picture]:
     return pictures(
         ("Validation", figures.training([row]), _VALIDATION),
         ("Loss", figures.loss(row), ""),
+        ("Budget of the steps", figures.budget(row), "In the middle of each epoch, by the schedule of the recipe."),
         ("Learning rate", figures.rate(row), "In the middle of each epoch, by the schedule of the recipe."),
     )  # fmt: skip
 

@@ -25,14 +25,19 @@ def problems(card: Card, rows: pd.DataFrame, ids: NDArray[Any], clean: Flags) ->
         return
     place = pd.Series(range(n), index=ids).reindex(rows["id"]).fillna(-1).to_numpy(dtype=np.int64)
     known = (rows["run"] != "").to_numpy() & (place >= 0)
+    attacks, fooled = rows["attack"].astype("category").cat, rows["broken"].to_numpy(dtype=bool)
+    codes, run = attacks.codes.to_numpy(), rows["run"].astype("category").cat
     broken, settled = ~clean, np.zeros(n, dtype=bool)
     for number, result in enumerate(card.attacks):
         spec = plan[number % len(plan)]
         if number and number % len(plan) == 0:
             settled = broken & clean
         # Where two attacks share a name, nobody can tell their rows apart.
-        mine = known & (rows["attack"] == result.name).to_numpy() & (names.count(result.name) == 1)
-        runs = _Runs(rows[mine], place[mine], n)
+        own = names.count(result.name) == 1 and result.name in attacks.categories
+        mine = (
+            np.flatnonzero(known & (codes == attacks.categories.get_loc(result.name))) if own else np.zeros(0, dtype=np.int64)
+        )
+        runs = _Runs(run.categories, run.codes.to_numpy()[mine], fooled[mine], place[mine], n)
         start = ~clean | settled if result.on == "all" else broken
         for problem in _one(spec, result, runs, ~start):
             yield f"{result.name}: {problem}"
@@ -43,12 +48,11 @@ def problems(card: Card, rows: pd.DataFrame, ids: NDArray[Any], clean: Flags) ->
 class _Runs:
     """The runs of one attack in the records: who took part, and who fell."""
 
-    def __init__(self, rows: pd.DataFrame, place: NDArray[Any], n: int) -> None:
-        self.n = n
-        self.fooled = rows["broken"].to_numpy(dtype=bool)
-        self.place = place
-        found = rows.groupby("run", sort=False).indices if len(rows) else {}
-        self.where = {str(name): at for name, at in found.items()}
+    def __init__(self, names: pd.Index, codes: NDArray[Any], fooled: Flags, place: NDArray[Any], n: int) -> None:
+        self.n, self.fooled, self.place = n, fooled, place
+        order = np.argsort(codes, kind="stable")
+        found, starts = np.unique(codes[order], return_index=True)
+        self.where = {str(names[code]): at for code, at in zip(found, np.split(order, starts[1:]), strict=False)}
 
     def __bool__(self) -> bool:
         return bool(self.where)

@@ -78,9 +78,23 @@ def test_arms_that_ran_beside_each_other_are_counted_once(shown_results: Path) -
     chart = figures.rounds([(own, falls)])
     assert chart is not None
     np.testing.assert_allclose(chart.curves[0].points, [(0, 200 / 3), (20 / 3, 100 / 3), (40 / 3, 100 / 3)])
-    heat = figures.overlap(falls)
+    assert figures.overlap(falls) is None, "one sample shows no overlap"
+
+
+def test_an_overlap_is_of_the_samples_that_both_were_run_on(shown_results: Path) -> None:
+    card = read_board(shown_results).rows[0].entry.card
+    attacks = tuple(attack.model_copy(update={"on": "all"}) for attack in card.attacks)
+    runs = [(number, "clean", "", False) for number in range(10)]
+    runs += [(number, "pgd-20", "", number < 8) for number in range(10)]
+    rows = pd.DataFrame(runs, columns=["id", "attack", "run", "broken"])
+    rows.loc[10:, "run"] = "restart 0"
+    square = pd.DataFrame([(n, "square", "restart 0", n < 2) for n in range(4)], columns=rows.columns)
+    rows = pd.concat([rows, square], ignore_index=True).assign(label=0, margin=0.0)
+    heat = figures.overlap(Falls(card.model_copy(update={"n": 10, "attacks": attacks}), rows))
     assert heat is not None
-    assert heat.texts == (("100", "100"), ("100", "100"))
+    assert heat.rows == ("pgd-20", "square")
+    # Square was run on four of the eight that PGD broke, and broke two; PGD broke both of those.
+    assert heat.texts == (("100", "50"), ("100", "100"))
 
 
 @pytest.mark.parametrize(
@@ -109,6 +123,12 @@ def test_a_history_knows_the_learning_rate(tmp_path: Path) -> None:
     assert found is not None
     assert found.rate == pytest.approx((0.1, 0.3, 0.3, 0.1))
     assert found.curves["pgd"] == (0.3,) * 4
+    assert found.budget == ()
+    content["settings"]["eps_schedule"] = "linear:0,1"  # type: ignore[index]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    again = read_history(tmp_path / "train.json")
+    assert again is not None
+    assert again.budget == pytest.approx((0.125, 0.375, 0.625, 0.875))
 
 
 @pytest.mark.parametrize(
