@@ -12,8 +12,18 @@ addEventListener("DOMContentLoaded", () => {
     history.replaceState(null, "", "#" + state);
   }
 
+  // Widths that stay as they are need no second look at every cell.
+  function freeze(table) {
+    if (table.style.tableLayout) return;
+    const heads = [...table.tHead.rows[0].cells], widths = heads.map((head) => head.offsetWidth), all = table.offsetWidth;
+    heads.forEach((head, at) => { head.style.width = `${widths[at]}px`; });
+    table.style.minWidth = `${all}px`;
+    table.style.tableLayout = "fixed";
+  }
+
   // Keys are read once for a column and rows are put back in one go.
   function sort(table, column, down) {
+    freeze(table);
     const rows = [...table.tBodies].map((body) => ({ body, key: value(body.rows[0].cells[column]) }));
     const known = rows.filter((row) => row.key !== "" && row.key !== "-");
     const numbers = known.every((row) => !isNaN(parseFloat(row.key)));
