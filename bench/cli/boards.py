@@ -39,10 +39,11 @@ def board(
     batch_size: opt.Batch = None,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Train, attack and diagnose what is missing of a leaderboard, then write its tables. Idempotent: a killed board goes on.
-    Exit code 1 where a row failed; it stops no other."""
+    """Train, attack and diagnose what is missing of a leaderboard, then write its tables and pages. Idempotent: a killed board
+    goes on. Exit code 1 where a row failed; it stops no other."""
     from bench.evaluation import Execution
     from bench.runs import Prices, Survey, chosen, failures_file, lines_of, overview, read_board, read_failures
+    from bench.site import write_report
 
     opt.load(plugin)
     content, execution = read_board(file), Execution(results, device, batch_size, quiet)
@@ -55,7 +56,10 @@ def board(
         opt.tell(overview(f"{content.title} ({file})\n", standings, costs, workers or 1))
         return
     failed = _made(file, standings, execution, workers, on, plugin or [])
-    for path in _tables(file, content, every, Survey(content.dataset, execution, {}), results):
+    pages = _tables(file, content, every, Survey(content.dataset, execution, {}), results)
+    if pages:
+        pages.append(write_report(results, quiet=quiet).first)
+    for path in pages:
         opt.tell(path)
     for label, reason in failed.items():
         opt.tell(f"failed: {label}: {reason}", err=True)

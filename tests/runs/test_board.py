@@ -107,7 +107,7 @@ def test_a_row_that_fails_stops_no_other_and_is_named_at_the_end(made: tuple[Pat
     assert err.splitlines()[-1] == "failed: none: there is no file at none.safetensors"
     assert "Traceback" not in err
     assert len([*home.rglob("card.json")]) == 6
-    assert out.splitlines()[-1] == "results/boards/mine.md"
+    assert out.splitlines()[-2:] == ["results/boards/mine.md", "results/report/index.html"]
     assert json.loads((home / "results/digits/l2-0.5/ibp-skipped.json").read_text())["reason"].startswith("ibp is defined")
     # In a log: which row is being made, and how many are left.
     assert "standard seed 0, standard + rfi seed 0:" in err
