@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import threading
@@ -137,7 +138,9 @@ def _lost(last: Died) -> Failed:
 def _sendable(error: Exception) -> Exception | None:
     """The error, if it arrives as what it is."""
     try:
-        copy = pickle.loads(pickle.dumps(error))
+        pickle.dumps(error)
+        # Made again from the same parts as at its arrival.
+        again = copy.copy(error)
     except Exception:  # of whatever somebody's class raises
         return None
-    return error if type(copy) is type(error) and str(copy) == str(error) else None
+    return error if type(again) is type(error) and str(again) == str(error) else None
