@@ -155,10 +155,10 @@ def table(out: str) -> dict[str, list[str]]:
 def test_its_state_is_told(board: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     # A card without the diagnosis that is asked for is there in part, and one without its archive not at all.
     Path("mine.toml").write_text(BOARD.replace("n = 30", "n = 30, diagnose = true"))
-    for card in board.glob("results/*/*/fast_at-*/*/card.json"):
+    for card in board.glob("results/digits/*/fast_at-*/*/card.json"):
         if json.loads(card.read_text())["n"] == 40:
             (card.parent / "archive.safetensors").unlink()
-    (plain,) = board.glob("results/*/*/standard-*-s1-*")
+    (plain,) = board.glob("results/digits/*/standard-*-s1-*")
     shutil.rmtree(plain)
     code, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--status")
     assert code == 0
@@ -174,12 +174,12 @@ def test_its_state_is_told(board: Path, capsys: pytest.CaptureFixture[str], monk
 def test_how_long_it_takes_is_told_from_what_is_there(
     board: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (plain,) = board.glob("results/*/*/standard-*-s1-*")
+    (plain,) = board.glob("results/digits/*/standard-*-s1-*")
     shutil.rmtree(plain)
-    for record in board.glob("results/*/*/standard-*-s0-*/train.json"):
+    for record in board.glob("results/digits/*/standard-*-s0-*/train.json"):
         content = json.loads(record.read_text())
         record.write_text(json.dumps({**content, "training": {**content["training"], "seconds": 7200}}))
-    for card in board.glob("results/*/*/standard-*/*/card.json"):
+    for card in board.glob("results/digits/*/standard-*/*/card.json"):
         card.write_text(json.dumps({**json.loads(card.read_text()), "seconds": 3600}))
     Path("mine.toml").write_text(
         BOARD + "[[rows]]\ndefense = 'pgd_at'\nsettings = {epochs = 2}\nseeds = 1\nplan = 'autoattack'\n"
