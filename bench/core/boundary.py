@@ -6,8 +6,8 @@ on by themselves, a call that wants none from them raises; it is made again as t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from weakref import finalize
 
@@ -132,3 +132,15 @@ def _unreadable(answer: object) -> str:
         parts = [f"{type(part).__name__} {list(part.shape) if isinstance(part, Tensor) else ''}".strip() for part in answer[:5]]
         return f"{told}, of {', '.join(parts) or 'nothing'}; return the logits alone, such as `return answer[0]`"
     return f"{told}; return the logits alone, or an object that has them as `.logits`"
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """The network in eval mode for as long as this lasts; then every part of it is in the mode that it was in."""
+    modes = {part: part.training for part in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

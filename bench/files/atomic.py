@@ -7,14 +7,18 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedReader, FileIO
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.errors import BadInput
 from bench.files.lock import bury, take, there
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ASIDE = ".aside"
 """How the folders end that were made anew, and are kept."""
@@ -140,3 +144,11 @@ def _settle(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz file, whole or not at all; the same arrays give the same bytes."""
+    import numpy as np
+
+    with atomic(path) as part, part.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]

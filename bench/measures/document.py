@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 from torch import Tensor
 
 from bench.errors import BadInput
-from bench.files import atomic, below, read_text, regular, sha256, write_text
+from bench.files import below, read_text, regular, sha256, write_arrays, write_text
 from bench.results.schema import Count, Eps, Record, Sentence
 
 SCHEMA = 1
@@ -108,10 +106,7 @@ def write(path: Path, found: Measurement, arrays: Mapping[str, Tensor]) -> Measu
     """Put a measurement and its arrays where they belong; the JSON last, because it says that all is there."""
     if arrays:
         home = path.with_suffix(".npz")
-        content = io.BytesIO()
-        np.savez(content, **{name: array.cpu().numpy() for name, array in sorted(arrays.items())})  # type: ignore[arg-type]
-        with atomic(home) as part:
-            part.write_bytes(content.getbuffer())
+        write_arrays(home, {name: array.cpu().numpy() for name, array in sorted(arrays.items())})
         shapes = {name: tuple(array.shape) for name, array in sorted(arrays.items())}
         found = found.model_copy(update={"arrays": Arrays(file=home.name, sha256=sha256(home), shapes=shapes)})
     write_text(path, found.to_json())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -19,9 +18,8 @@ from bench.errors import BadInput, UnknownName
 from bench.evaluation import Execution
 from bench.files import Reporter
 from bench.measures.document import Measurement, columns, number, whole, write
-from bench.measures.registry import Curve, Found, Positive, Whole
+from bench.measures.registry import Curve, Found, Measure, Positive, Whole
 from bench.measures.session import PROTOCOL, READ, Answer
-from bench.plugins import configure, parameters
 from bench.science.lab import linear as lines
 from bench.science.lab.structured import Activation, Course, Learner, World, accuracy, amounts, departure, train
 
@@ -228,27 +226,7 @@ def _every_step(
     return _trained(learner, world, begun, eps, rate, {**how, "every": 1})
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """One of the lab's."""
-
-    name: str
-    run: Callable[..., Found]
-
-    @property
-    def about(self) -> str:
-        """One line of what it is."""
-        return (self.run.__doc__ or "").split("\n")[0]
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """Its options and their defaults."""
-        return parameters(self.run)
-
-
-EXPERIMENTS = {
-    experiment.name: experiment for experiment in (Experiment("linear", linear), Experiment("structured", structured))
-}
+EXPERIMENTS = {run.__name__: Measure(run.__name__, run, "experiment") for run in (linear, structured)}
 
 
 def performed(name: str, options: Mapping[str, Any], seed: int, seeds: int, execution: Execution) -> Answer:
@@ -256,7 +234,7 @@ def performed(name: str, options: Mapping[str, Any], seed: int, seeds: int, exec
     if name not in EXPERIMENTS:
         raise UnknownName("experiment", name, EXPERIMENTS)
     experiment = EXPERIMENTS[name]
-    chosen = configure(f"experiment {name!r}", experiment.run, options, "option")
+    chosen = experiment.configure(options)
     settings = {**chosen, "seeds": seeds}
     content = json.dumps([PROTOCOL, name, settings, seed], sort_keys=True)
     path = execution.results / "lab" / f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.json"

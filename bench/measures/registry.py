@@ -46,6 +46,8 @@ class Measure:
 
     name: str
     run: Callable[..., Found]
+    kind: str = "measure"
+    """What it is called where an option is wrong."""
 
     @property
     def about(self) -> str:
@@ -54,12 +56,12 @@ class Measure:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Its options and their defaults; `n`, which every measure has, is how many samples it takes."""
+        """Its options and their defaults; `n`, which every measure of a network has, is how many samples it takes."""
         return parameters(self.run)
 
     def configure(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All options of a run, each given value checked against its annotation."""
-        return configure(f"measure {self.name!r}", self.run, given, "option")
+        return configure(f"{self.kind} {self.name!r}", self.run, given, "option")
 
 
 _measures: dict[str, Measure] = {}

@@ -14,14 +14,12 @@ from bench.files import opened
 from bench.measures.document import FOLDER, Measurement, columns, number, write
 from bench.measures.each.kernel import course
 from bench.models import training_record
-
-WATCH = "watch"
-"""The folder of a run that the training put them in."""
+from bench.results import WATCHED
 
 
 def watched(run: Path) -> Path:
     """Write what was seen of a finished training as measures/kernel-watched.json, and say where it is."""
-    found = {path: re.fullmatch(r"kernel-(\d+)", path.stem) for path in (run / WATCH).glob("kernel-*.npz")}
+    found = {path: re.fullmatch(r"kernel-(\d+)", path.stem) for path in (run / WATCHED).glob("kernel-*.npz")}
     looks = sorted((int(match[1]), path) for path, match in found.items() if match)
     if len(looks) < 2:
         raise BadInput(

@@ -30,6 +30,11 @@ class Falls:
         self.clean: NDArray[np.bool_] = ~broken[first]
 
     @cached_property
+    def label_of(self) -> dict[int, int]:
+        """The label of each sample, by its id."""
+        return dict(zip(self.ids.tolist(), self.labels.tolist(), strict=True))
+
+    @cached_property
     def by(self) -> pd.DataFrame:
         """For every right sample that fell: the run whose example is misclassified most clearly, which the archive holds."""
         fell = self.rows[self._fell]

@@ -26,6 +26,7 @@ from bench.pictures import (
 )
 from bench.report.board import Method, Part, Row
 from bench.report.falls import Falls
+from bench.report.tables import DOUBTED
 from bench.results import AttackResult, CurvePoint
 from bench.statistics import wilson
 
@@ -34,7 +35,6 @@ LONGEST = 80
 """Characters of a name in a picture or a sentence."""
 FEW = 5
 """Samples from which on shares of them say something."""
-_DOUBTED = ("suspicious", "broken", "constant", "not comparable")
 
 
 def tradeoff(part: Part, link: Callable[[Method], str] = lambda _: "") -> Chart:
@@ -299,7 +299,7 @@ def _mark(method: Method, x: float, seed: Callable[[Row], float], link: Callable
     return Mark(
         method_name(method), (x, robust), _range(interval), dots,
         float(str(proved)) if proved not in ("", None) else None,
-        hollow=cells["verdict"] in _DOUBTED, link=link(method), told=told,
+        hollow=cells["verdict"] in DOUBTED, link=link(method), told=told,
     )  # fmt: skip
 
 

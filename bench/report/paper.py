@@ -7,6 +7,7 @@ from math import isnan
 
 from bench.escape import latex as escaped
 from bench.report.columns import column_of
+from bench.report.tables import DOUBTED
 
 CHOSEN = ("rank", "defense", "seeds", "clean", "robust", "sd", "95% interval", "certified", "verdict", "train passes")
 """Columns of a table that fits; others by name."""
@@ -44,7 +45,7 @@ def samples(lines: Sequence[Mapping[str, object]]) -> str:
 
 
 def _sound(line: Mapping[str, object]) -> bool:
-    return line.get("verdict", "") in ("", "ok")
+    return line.get("verdict", "") not in DOUBTED
 
 
 def _best(lines: Sequence[Mapping[str, object]], name: str) -> float | None:

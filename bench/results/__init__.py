@@ -8,7 +8,7 @@ from bench.results.card import CLASSES, SCHEMA, Addition, Card, DataInfo, FileIn
 from bench.results.collapse import GAP, collapsed
 from bench.results.eight_bit import rounded, survive
 from bench.results.outcomes import METRICS, Flags, Outcomes, fell_to, find_cards, outcomes_of, read_outcomes
-from bench.results.places import ADDED, folder_name, section, unlisted
+from bench.results.places import ADDED, WATCHED, folder_name, section, unlisted
 from bench.results.replay import check_outcomes, check_samples, clean_rows, suffix
 from bench.results.schema import (
     CONSTANT,

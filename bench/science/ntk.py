@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from bench.core import evaluating
+
 Outputs = Literal["sum", "trace", "classes", "full"]
 _CHUNK = 32
 """Images whose gradients are taken in one go."""
@@ -32,14 +34,9 @@ def kernel(net: nn.Module, x: Tensor, outputs: Outputs = "sum", *, entries: int 
     be in memory at once. Where all of them are more, the weights are taken in blocks of whole tensors, with passes of their
     own for every block.
     """
-    modes = {part: part.training for part in net.modules()}
-    net.eval()
-    try:
+    with evaluating(net):
         takes = {"sum": lambda: _gram(net, x, _sum, entries), "full": lambda: _full(net, x, entries)}
         found = takes.get(outputs, lambda: _classes(net, x, entries))()
-    finally:
-        for part, training in modes.items():
-            part.training = training
     return found.mean(0) if outputs == "trace" else found
 
 

@@ -51,7 +51,7 @@ def gallery(found: Examples, falls: Falls, names: Sequence[str], only: Sequence[
         magnified = 0.5 / widest if widest > 0 else 1.0
         columns = [x, z, ((z - x) * magnified + 0.5)]
     png, size, (width, height) = _sprite(columns)
-    labels = dict(zip(falls.ids.tolist(), falls.labels.tolist(), strict=True))
+    labels = falls.label_of
     tiles = []
     for at, place in enumerate(places):
         boxes = tuple(_box(row, at, size) for row in range(len(columns)))

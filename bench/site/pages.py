@@ -13,6 +13,7 @@ from bench.compare.pairs import ALPHA
 from bench.pictures import Figure
 from bench.report import LEGEND, Board, Falls, Method, Part, Row, Section, figures, method_name
 from bench.report.paper import samples
+from bench.report.tables import DOUBTED
 from bench.results import AttackResult, Finding
 from bench.site import words
 from bench.site.asked import Examples, class_names
@@ -20,6 +21,7 @@ from bench.site.documents import Document
 from bench.site.gallery import Gallery, gallery
 from bench.site.markup import columns, drawn, environment, percent
 from bench.site.pairs import Duel, beats, flips
+from bench.verify import Check
 
 ALIKE = 400
 """Methods of a plan that a picture can hold."""
@@ -77,7 +79,7 @@ def leaderboard(board: Board, section: Section, paired: Sequence[str]) -> str:
             "tradeoff": drawn(figures.tradeoff(part, _link)),
             "cost": drawn(figures.cost(part, _link)),
             "several": any(len(method.rows) > 1 for method in part.methods),
-            "doubted": any(method.cells["verdict"] in words.DOUBT for method in part.methods),
+            "doubted": any(method.cells["verdict"] in DOUBTED for method in part.methods),
             "certified": "certified" in part.columns,
         }
     verdicts = sorted({str(method.cells["verdict"] or "none") for part in section.parts for method in part.methods})
@@ -107,8 +109,7 @@ def row_page(
     shown = gallery(found, falls, names) if found and falls else None
     seen = None
     if falls and found and found.after is not None:
-        known = dict(zip(falls.ids.tolist(), falls.labels.tolist(), strict=True))
-        seen = figures.becomes([known[number] for number in found.ids.tolist()], found.after.argmax(1).tolist(), names)
+        seen = figures.becomes([falls.label_of[number] for number in found.ids.tolist()], found.after.argmax(1).tolist(), names)
     html = page(
         "row.html", board, f"{card.name[:60]} on {card.dataset[:40]}", "../", section.key, section=section, part=part, row=row,
         card=card, lead=words.row_lead(row), warnings=_warnings(row), waterfall=drawn(figures.waterfall(row, falls)),
@@ -188,7 +189,7 @@ def _lamp(finding: Finding) -> dict[str, str]:
     return {"check": finding.check, "kind": kind, "verdict": finding.verdict, "value": value + limit, "told": finding.told}
 
 
-def _checked(check) -> dict[str, str]:  # type: ignore[no-untyped-def]
+def _checked(check: Check) -> dict[str, str]:
     kind = {True: "ok", False: "broken", None: "none"}[check.ok]
     verdict = {True: "holds", False: "FAILS", None: "not here"}[check.ok]
     return {"check": check.name, "kind": kind, "verdict": verdict, "told": "; ".join(check.told)}

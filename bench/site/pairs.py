@@ -82,7 +82,7 @@ def transfers(part: Part, asked: Mapping[str, Examples], falls: Mapping[str, Fal
     nets = [net for method in there if (net := asked[method.key].net) is not None]
     shades = []
     for source in there:
-        known = dict(zip(falls[source.key].ids.tolist(), falls[source.key].labels.tolist(), strict=True))
+        known = falls[source.key].label_of
         labels = torch.tensor([known[number] for number in asked[source.key].ids.tolist()])
         shades.append(tuple(fooled(asked[source.key], nets, labels)))
     names = tuple(method_name(method) for method in there)

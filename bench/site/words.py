@@ -9,9 +9,8 @@ from pathlib import Path
 
 from bench.plans import PLANS
 from bench.report import Board, Method, Row, Section, method_name
+from bench.report.tables import DOUBTED
 from bench.results import AttackResult, Card
-
-DOUBT = ("suspicious", "broken", "constant", "not comparable")
 
 
 def board_lead(board: Board) -> str:
@@ -39,7 +38,7 @@ def counted(section: Section) -> str:
 def section_lead(section: Section) -> str:
     """Who is first, with what certainty, and what is doubtful."""
     part = section.parts[0]
-    sound = [method for method in part.methods if method.cells["verdict"] not in DOUBT]
+    sound = [method for method in part.methods if method.cells["verdict"] not in DOUBTED]
     told = []
     if sound:
         best = sound[0]

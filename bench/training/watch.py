@@ -5,27 +5,24 @@ Looking changes nothing of the training. What is seen lies in files of its own i
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from bench.core import Rng
+from bench.core import Rng, evaluating
 from bench.data import Dataset, in_turn
 from bench.errors import UnknownName
-from bench.files import atomic
+from bench.files import write_arrays
+from bench.results import WATCHED
 from bench.science import ntk
 from bench.science.ascent import Ascent
 from bench.training.job import Job
 
 WATCHES = ("kernel",)
-FOLDER = "watch"
-"""In the run folder."""
 _SHARE = 0.02
 """Of the passes of the training, at most; in seconds a look takes up to twice as much."""
 _MOST = 250
@@ -52,7 +49,7 @@ class KernelWatch:
         each = _ASCENT.steps + 2 * _GRADIENT
         wanted = int(_SHARE * size / each)
         n = min(max(wanted, 2 * held_out.classes), _MOST, len(held_out))
-        self.every, self.folder, self.epochs = max(math.ceil(each * n / (_SHARE * size)), 1), folder / FOLDER, epochs
+        self.every, self.folder, self.epochs = max(math.ceil(each * n / (_SHARE * size)), 1), folder / WATCHED, epochs
         self.samples = held_out.select(in_turn(held_out.y)[:n])
         self.job, self.seconds, self.looks = job, 0.0, 0
 
@@ -63,16 +60,10 @@ class KernelWatch:
         path = self.folder / f"kernel-{epoch}.npz"
         began = time.monotonic()
         x, y = self.samples.batch(torch.arange(len(self.samples)))
-        modes = {part: part.training for part in net.modules()}
-        net.eval()
-        z = _ASCENT.end(net, x, y, self.job.threat, Rng(self.job.seed, self.samples.ids).at("watch"))
-        for part, training in modes.items():
-            part.training = training
+        with evaluating(net):
+            z = _ASCENT.end(net, x, y, self.job.threat, Rng(self.job.seed, self.samples.ids).at("watch"))
         clean, attacked = (ntk.kernel(net, images).cpu().numpy() for images in (x, z))
-        content = io.BytesIO()
-        np.savez(content, clean=clean, attacked=attacked)
-        with atomic(path) as part_of:
-            part_of.write_bytes(content.getbuffer())
+        write_arrays(path, {"clean": clean, "attacked": attacked})
         self.seconds += time.monotonic() - began
         self.looks += 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -11,6 +13,9 @@ from bench.errors import BadInput
 from bench.measures.registry import Found, Positive, Probe, Samples, Whole, measure
 from bench.science import ntk
 from bench.science.ascent import Ascent
+
+Images = Callable[[], Tensor]
+"""Made when they are needed: what an interruption left needs none."""
 
 
 @measure("kernel")
@@ -30,17 +35,18 @@ def kernel(
     read from. against: the distance to another network's kernels on the same images.
     """
     ascent = Ascent(steps, step)
-    clean, attacked = _pair(probe, probe.net, outputs, ascent, "own")
+    images = cache(partial(_attacked, probe, probe.net, ascent))
+    clean, attacked = _pair(probe, probe.net, outputs, images, "own")
     values = _of(clean, "clean") | _of(attacked, "attacked")
     values["distance, clean to attacked"] = ntk.distance(clean, attacked)
     curves, arrays = {}, {"clean": clean, "attacked": attacked}
     if specialisation:
-        for name, x, whole in (("clean", probe.x, clean), ("attacked", _attacked(probe, probe.net, ascent), attacked)):
-            matrix = _specialisation(probe, x, whole if outputs == "full" else None, name)
+        for name, of, whole in (("clean", lambda: probe.x, clean), ("attacked", images, attacked)):
+            matrix = _specialisation(probe, of, whole if outputs == "full" else None, name)
             arrays[f"{name} specialisation"] = matrix
             values[f"{name} specialisation"] = matrix.diagonal().mean()
     if probe.against:
-        theirs = _pair(probe, probe.against.net, outputs, ascent, "against")
+        theirs = _pair(probe, probe.against.net, outputs, partial(_attacked, probe, probe.against.net, ascent), "against")
         for name, mine, other in zip(("clean", "attacked"), (clean, attacked), theirs, strict=True):
             values[f"distance to {probe.against.name}, {name}"] = ntk.distance(mine, other)
     if checkpoints:
@@ -54,11 +60,11 @@ def _attacked(probe: Probe, net: nn.Module, ascent: Ascent) -> Tensor:
     return torch.cat([ascent.end(net, x, y, probe.threat, rng.at("kernel")) for x, y, rng in probe.batches()])
 
 
-def _pair(probe: Probe, net: nn.Module, outputs: ntk.Outputs, ascent: Ascent, name: str) -> tuple[Tensor, Tensor]:
+def _pair(probe: Probe, net: nn.Module, outputs: ntk.Outputs, attacked: Images, name: str) -> tuple[Tensor, Tensor]:
     """The kernels on clean images and on the same ones attacked."""
     found = [
-        probe.part(f"{name}-{kind}", lambda x=x: ntk.kernel(net, x() if callable(x) else x, outputs))  # type: ignore[misc]
-        for kind, x in (("clean", probe.x), ("attacked", lambda: _attacked(probe, net, ascent)))
+        probe.part(f"{name}-{kind}", lambda x=x: ntk.kernel(net, x(), outputs))  # type: ignore[misc]
+        for kind, x in (("clean", lambda: probe.x), ("attacked", attacked))
     ]
     return found[0], found[1]
 
@@ -71,7 +77,7 @@ def _of(k: Tensor, name: str) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def _specialisation(probe: Probe, x: Tensor, full: Tensor | None, name: str) -> Tensor:
+def _specialisation(probe: Probe, images: Images, full: Tensor | None, name: str) -> Tensor:
     """[K, K], of classes that are all among the labels."""
     if len(seen := probe.y.unique()) < probe.classes:
         raise BadInput(
@@ -80,14 +86,14 @@ def _specialisation(probe: Probe, x: Tensor, full: Tensor | None, name: str) -> 
         )
     if full is not None:
         return ntk.specialisation(ntk.of_classes(full, probe.classes), probe.y.cpu())
-    kernels = probe.part(f"{name}-classes", lambda: ntk.kernel(probe.net, x, "classes"))
+    kernels = probe.part(f"{name}-classes", lambda: ntk.kernel(probe.net, images(), "classes"))
     return ntk.specialisation(kernels, probe.y.cpu())
 
 
 def _course(probe: Probe, outputs: ntk.Outputs, ascent: Ascent) -> tuple[dict[str, Tensor], Tensor]:
     """A row for each kept epoch, and the distances of the clean kernels of all pairs of them."""
     kept = probe.kept()
-    pairs = [_pair(probe, net, outputs, ascent, f"epoch-{epoch}") for epoch, net in kept]
+    pairs = [_pair(probe, net, outputs, partial(_attacked, probe, net, ascent), f"epoch-{epoch}") for epoch, net in kept]
     clean, attacked = (torch.stack(kernels) for kernels in zip(*pairs, strict=True))
     return course([epoch for epoch, _ in kept], clean, attacked)
 
