@@ -12,20 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import call
 
 from bench.cli.commands import main
 
 GAUNTLET = [sys.executable, "-c", "from bench.cli.commands import main; main()"]
 TOY = "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10){tail})\n"
-
-
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    monkeypatch.setattr(sys, "argv", ["gauntlet", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
 
 
 @pytest.fixture

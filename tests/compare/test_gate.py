@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import call
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.cli.commands import main
 from bench.compare.bands import Row, rank_bands
 from bench.compare.gate import check_regression
 from bench.compare.gate_report import escaped, junit, markdown
@@ -92,14 +91,6 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     change(content)
     (folder / "card.json").write_text(json.dumps(content))
     return folder
-
-
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["gauntlet", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
 
 
 # What the records say.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from timeless import timeless
 
 PLAN = """
 [[attacks]]
@@ -132,17 +133,13 @@ def crash(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Crash:
     return Crash(server, tmp_path_factory.mktemp("crash"))
 
 
-def timeless(value: Any) -> Any:
-    """The same without the times that it took and the memory."""
-    if isinstance(value, dict):
-        return {key: timeless(part) for key, part in value.items() if key not in ("seconds", "peak_memory_mib")}
-    return [timeless(part) for part in value] if isinstance(value, list) else value
-
-
 def left(home: Path) -> dict[str, Any]:
     """Every file below a folder with what it holds, times aside."""
     files = {str(path.relative_to(home)): path for path in home.rglob("*") if path.is_file()}
-    return {name: timeless(json.loads(f.read_text())) if f.suffix == ".json" else f.read_bytes() for name, f in files.items()}
+    return {
+        name: timeless(json.loads(f.read_text()), "peak_memory_mib") if f.suffix == ".json" else f.read_bytes()
+        for name, f in files.items()
+    }
 
 
 def seconds(home: Path) -> list[float]:

@@ -1,7 +1,5 @@
 """Units of work on workers: the same bytes with any number of them, and a sentence where a worker could not give them."""
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from deeds import in_session
+from timeless import digests
 
 from bench import load_plugin
 from bench.cli.commands import main
@@ -115,18 +114,6 @@ def answer(request: EvaluationRequest, results: Path, executor: Executor, batch_
     """Digests of what an evaluation leaves: records, archive, card without seconds."""
     path = evaluated(request, Execution(results, "cpu", batch_size, quiet=True, fresh=True, executor=executor)).path
     return digests(path)
-
-
-def digests(path: Path) -> list[str]:
-    card = json.dumps(timeless(json.loads(path.read_text())))
-    files = [path.with_name(name).read_bytes() for name in ("samples.parquet", "archive.safetensors")]
-    return [hashlib.sha256(content).hexdigest() for content in (*files, card.encode())]
-
-
-def timeless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: timeless(inner) for key, inner in value.items() if key != "seconds"}
-    return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 def test_a_network_and_an_attack_of_a_users_give_the_same_bytes_on_any_number_of_workers(

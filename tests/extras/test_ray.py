@@ -1,7 +1,5 @@
 """A cluster of Ray's on this machine: the bytes of this process, another try after a kill, and nothing left behind."""
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -10,10 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from deeds import die, in_session, mark_and_die, raise_it, square, surroundings
+from timeless import digests
 
 from bench.errors import BadInput
 from bench.evaluation import EvaluationRequest, Execution, evaluated
@@ -85,18 +83,6 @@ def test_the_bytes_are_those_of_one_process(ray: Executor, tmp_path: Path) -> No
     here = digests(evaluated(request, Execution(tmp_path, "cpu", quiet=True)).path)
     there = Execution(tmp_path, "cpu", quiet=True, fresh=True, executor=ray)
     assert digests(evaluated(request, there).path) == here
-
-
-def digests(path: Path) -> list[str]:
-    card = json.dumps(timeless(json.loads(path.read_text())))
-    files = [path.with_name(name).read_bytes() for name in ("samples.parquet", "archive.safetensors")]
-    return [hashlib.sha256(content).hexdigest() for content in (*files, card.encode())]
-
-
-def timeless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: timeless(inner) for key, inner in value.items() if key != "seconds"}
-    return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

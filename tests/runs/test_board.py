@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import call
+from timeless import timeless
 
-from bench.cli.commands import main
 from bench.evaluation import EvaluationRequest, Execution
 from bench.runs import tasks
 from bench.runs.tasks import Piece, Work, carry_out
@@ -58,15 +59,6 @@ seeds = 1
 COMMAND = [sys.executable, "-c", "from bench.cli.commands import main; main()", "board", "mine.toml"]
 
 
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    monkeypatch.setattr(sys, "argv", ["gauntlet", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
-
-
 def bytes_of(results: Path) -> dict[str, str]:
     """A digest of every file below a folder; of records what does not depend on the clock, which pages tell too."""
     found = {}
@@ -75,15 +67,9 @@ def bytes_of(results: Path) -> dict[str, str]:
             continue
         content = path.read_bytes()
         if path.suffix == ".json":
-            content = json.dumps(_timeless(json.loads(content))).encode()
+            content = json.dumps(timeless(json.loads(content), "peak_memory_mib")).encode()
         found[str(path.relative_to(results))] = hashlib.sha256(content).hexdigest()
     return found
-
-
-def _timeless(content: object) -> object:
-    if isinstance(content, dict):
-        return {key: _timeless(value) for key, value in content.items() if key not in ("seconds", "peak_memory_mib")}
-    return [_timeless(value) for value in content] if isinstance(content, list) else content
 
 
 @pytest.fixture(scope="module")
