@@ -24,8 +24,8 @@ from bench.pictures import (
     percent_axis,
     rising_axis,
 )
-from bench.report.board import Method, Part, Row
 from bench.report.falls import Falls
+from bench.report.sections import Method, Part, Row
 from bench.report.tables import DOUBTED
 from bench.results import AttackResult, CurvePoint
 from bench.statistics import wilson

@@ -8,9 +8,9 @@ from pathlib import Path
 from bench.errors import BadInput, UnknownName
 from bench.pictures import TONES, Figure
 from bench.report import figures
-from bench.report.board import Part, Row, board_of
 from bench.report.entries import read_entries
 from bench.report.falls import read_falls
+from bench.report.sections import Part, Row, leaderboard_of
 from bench.results import find_cards
 
 _OF_PART: dict[str, Callable[[Part], Figure | None]] = {"tradeoff": figures.tradeoff, "cost": figures.cost}
@@ -48,7 +48,7 @@ def plot(kind: str, places: Sequence[str]) -> Figure:
     entries, refused = read_entries(cards)
     if not entries:
         raise BadInput(f"no row can be read there: {refused[0]}")
-    parts = [part for section in board_of(entries, Path()).sections for part in section.parts]
+    parts = [part for section in leaderboard_of(entries, Path()).sections for part in section.parts]
     rows = [row for part in parts for row in part.rows]
     figure = _drawn(kind, parts, rows)
     if figure is None:

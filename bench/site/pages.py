@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from bench.compare.pairs import ALPHA
 from bench.pictures import Figure
-from bench.report import LEGEND, Board, Falls, Method, Part, Row, Section, figures, method_name
+from bench.report import LEGEND, Falls, Leaderboard, Method, Part, Row, Section, figures, method_name
 from bench.report.paper import samples
 from bench.report.tables import DOUBTED
 from bench.results import AttackResult, Finding
@@ -60,18 +60,18 @@ def pictures(*found: tuple[str, Figure | None, str]) -> list[Picture]:
     return [Picture(title, drawn(figure), caption) for title, figure, caption in found if figure is not None]
 
 
-def page(template: str, board: Board, title: str, root: str, here: str = "", **values: object) -> str:
+def page(template: str, board: Leaderboard, title: str, root: str, here: str = "", **values: object) -> str:
     """A filled template."""
     html = environment().get_template(template).render(board=board, title=title, root=root, here=here, **values)
     return re.sub(r"(?<=\d) %", "\u00a0%", html)
 
 
-def index(board: Board, docs: Sequence[Document]) -> str:
+def index(board: Leaderboard, docs: Sequence[Document]) -> str:
     """The first page: what there is, who leads, what was left out."""
     return page("index.html", board, "Leaderboard", "", lead=words.board_lead(board), docs=docs)
 
 
-def leaderboard(board: Board, section: Section, paired: Sequence[str]) -> str:
+def leaderboard(board: Leaderboard, section: Section, paired: Sequence[str]) -> str:
     """A data set under a threat model; paired: the parts whose pairs have pages."""
     shown = {}
     for part in section.parts:
@@ -102,7 +102,7 @@ def _link(method: Method) -> str:
 
 
 def row_page(
-    board: Board, section: Section, part: Part, row: Row, falls: Falls | None, found: Examples | None, results: Path
+    board: Leaderboard, section: Section, part: Part, row: Row, falls: Falls | None, found: Examples | None, results: Path
 ) -> tuple[str, Gallery | None]:
     """One evaluation, and the images that its page shows."""
     card, names = row.entry.card, class_names(row)
@@ -220,7 +220,7 @@ def _files(row: Row) -> list[tuple[str, str]]:
 
 
 def matrix(
-    board: Board, section: Section, part: Part, found: Sequence[Duel], failed: Sequence[str], transfer: Figure | None
+    board: Leaderboard, section: Section, part: Part, found: Sequence[Duel], failed: Sequence[str], transfer: Figure | None
 ) -> str:
     """Who beats whom in a plan."""
     settled = sum(duel.found.winner is not None for duel in found)
@@ -234,7 +234,7 @@ def matrix(
 
 
 def pair_page(
-    board: Board, section: Section, part: Part, duel: Duel, asked: Mapping[str, Examples], falls: Mapping[str, Falls]
+    board: Leaderboard, section: Section, part: Part, duel: Duel, asked: Mapping[str, Examples], falls: Mapping[str, Falls]
 ) -> tuple[str, dict[str, bytes]]:
     """Two methods, and the images of its page by their names."""
     told = flips(duel)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from bench.errors import BadInput
 from bench.files import Reporter, write_text
-from bench.report import Board, Falls, Part, Section, read_board, read_falls, render
+from bench.report import Falls, Leaderboard, Part, Section, read_falls, read_leaderboard, render
 from bench.report.paper import latex
 from bench.site import pages
 from bench.site.asked import Examples, examples_of
@@ -39,7 +39,7 @@ def write_report(
     galleries: show samples, and ask the networks that are here what they take them for.
     """
     out = out or results / "report"
-    board = read_board(results, every=every)
+    board = read_leaderboard(results, every=every)
     docs = documents()
     _cleared(out)
     site = _Site(out)
@@ -94,7 +94,7 @@ def _cleared(out: Path) -> None:
 
 
 def _rows(
-    site: _Site, board: Board, section: Section, part: Part, results: Path, report: Reporter, *, galleries: bool
+    site: _Site, board: Leaderboard, section: Section, part: Part, results: Path, report: Reporter, *, galleries: bool
 ) -> tuple[dict[str, Examples], dict[str, Falls]]:
     """The pages of a plan's rows; what is known of the first row of each method, for the pages of pairs."""
     asked: dict[str, Examples] = {}
@@ -115,7 +115,7 @@ def _rows(
 
 
 def _pairs(
-    site: _Site, board: Board, section: Section, part: Part, asked: Mapping[str, Examples], falls: Mapping[str, Falls]
+    site: _Site, board: Leaderboard, section: Section, part: Part, asked: Mapping[str, Examples], falls: Mapping[str, Falls]
 ) -> bool:
     """The pages of a plan's pairs; False where there are none."""
     found, failed = duels(part)
@@ -150,7 +150,7 @@ def _value(value: object) -> object:
     return value if isinstance(value, int | str) or value is None else str(value)
 
 
-def _contents(board: Board, docs: Sequence[Document]) -> str:
+def _contents(board: Leaderboard, docs: Sequence[Document]) -> str:
     """The list of the documents."""
     items = "".join(f"- [{doc.title}]({doc.name}.md)\n" for doc in docs)
     body = rendered("index", f"# Docs\n\n{items}", {doc.name for doc in docs}).body

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.plans import PLANS
-from bench.report import Board, Method, Row, Section, method_name
+from bench.report import Leaderboard, Method, Row, Section, method_name
 from bench.report.tables import DOUBTED
 from bench.results import AttackResult, Card
 
 
-def board_lead(board: Board) -> str:
+def board_lead(board: Leaderboard) -> str:
     """What the whole board holds."""
     rows = len(board.rows)
     if not rows:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from bench.errors import BadInput
-from bench.report import COLUMNS, read_board, write_leaderboard
+from bench.report import COLUMNS, read_leaderboard, write_leaderboard
 from bench.site import write_report
 from bench.site.documents import documents, rendered
 from bench.site.words import commands
@@ -97,7 +97,7 @@ def test_what_is_damaged_foreign_or_forged_is_named_and_stops_nothing(site: Path
     for name in ("damaged", "foreign", "forged"):
         assert f"{name}/card.json" in words
     assert str(shown_results) not in words
-    assert len(read_board(shown_results).rows) == 6
+    assert len(read_leaderboard(shown_results).rows) == 6
 
 
 def test_a_row_whose_archive_was_exchanged_says_so(shown_results: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_json_and_csv_hold_the_same_numbers(site: Path) -> None:
 
 
 def test_a_row_says_how_it_is_made_again(shown_results: Path, hostile: str) -> None:
-    rows = read_board(shown_results).rows
+    rows = read_leaderboard(shown_results).rows
     row = next(row for row in rows if row.entry.card.name == hostile)
     told = commands(row, shown_results)
     words = shlex.split(told["make"][0].replace("\\\n", " "))

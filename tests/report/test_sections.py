@@ -9,7 +9,7 @@ import pytest
 
 from bench.errors import BadInput, GauntletError
 from bench.pictures.paper import save
-from bench.report import Falls, figures, leaderboard, read_board, read_entries, read_falls, render
+from bench.report import Falls, figures, leaderboard, read_entries, read_falls, read_leaderboard, render
 from bench.report.history import read_history
 from bench.report.plots import KINDS, plot
 from bench.results import AttackResult, outcomes_of
@@ -17,7 +17,7 @@ from bench.verify import contradictions, proved
 
 
 def test_a_board_is_the_leaderboard(shown_results: Path) -> None:
-    board = read_board(shown_results)
+    board = read_leaderboard(shown_results)
     (section,) = board.sections
     (part,) = section.parts
     assert [len(method.rows) for method in part.methods if method.cells["defense"] == "fast_at"] == [3]
@@ -44,7 +44,7 @@ def test_reading_once_says_what_reading_each_says(shown_results: Path) -> None:
 
 
 def test_what_each_attack_took_adds_up(shown_results: Path) -> None:
-    for row in read_board(shown_results).rows:
+    for row in read_leaderboard(shown_results).rows:
         card, falls = row.entry.card, read_falls(row.entry.card, row.entry.path)
         assert falls is not None
         assert falls.standing.sum() == round(card.robust_accuracy * card.n)
@@ -57,7 +57,7 @@ def test_what_each_attack_took_adds_up(shown_results: Path) -> None:
 
 def test_arms_that_ran_beside_each_other_are_counted_once(shown_results: Path) -> None:
     """A portfolio's pilot runs every arm on the same samples, which may fall to several."""
-    row = read_board(shown_results).rows[0]
+    row = read_leaderboard(shown_results).rows[0]
     common = {"effort": 1, "rough": False, "samples": 2, "progress": 1.0, "cost": 10.0, "reach": 2}
     arms = [{"stage": "pilot", "arm": arm, "broken": 1, **common} for arm in ("ce", "margin")]
     plan = {"name": "fast", "attack": "portfolio", "on": "survivors", "rounds": arms}
@@ -82,7 +82,7 @@ def test_arms_that_ran_beside_each_other_are_counted_once(shown_results: Path) -
 
 
 def test_an_overlap_is_of_the_samples_that_both_were_run_on(shown_results: Path) -> None:
-    card = read_board(shown_results).rows[0].entry.card
+    card = read_leaderboard(shown_results).rows[0].entry.card
     attacks = tuple(attack.model_copy(update={"on": "all"}) for attack in card.attacks)
     runs = [(number, "clean", "", False) for number in range(10)]
     runs += [(number, "pgd-20", "", number < 8) for number in range(10)]

@@ -78,7 +78,7 @@ class Section(NamedTuple):
     """Why a defense has no row."""
 
 
-class Board(NamedTuple):
+class Leaderboard(NamedTuple):
     """Everything that is known of a folder of results."""
 
     sections: tuple[Section, ...]
@@ -91,13 +91,15 @@ class Board(NamedTuple):
         return tuple(row for section in self.sections for part in section.parts for row in part.rows)
 
 
-def read_board(results: Path, *, every: bool = False, verified: bool = False) -> Board:
+def read_leaderboard(results: Path, *, every: bool = False, verified: bool = False) -> Leaderboard:
     """The board of a folder; every and verified as for the leaderboard. Nothing damaged stops it."""
     entries, refused = chosen(results, every=every, verified=verified)
-    return board_of(entries, results, refused, read_skips(results))
+    return leaderboard_of(entries, results, refused, read_skips(results))
 
 
-def board_of(entries: Sequence[Entry], results: Path, refused: Sequence[str] = (), skips: Sequence[Skip] = ()) -> Board:
+def leaderboard_of(
+    entries: Sequence[Entry], results: Path, refused: Sequence[str] = (), skips: Sequence[Skip] = ()
+) -> Leaderboard:
     """The same of entries that were read from a folder."""
     rows = _rows(entries, results)
     table = [part for _, part in placed(entries, "method").groupby(["dataset", "threat"], sort=True)] if entries else []
@@ -118,7 +120,7 @@ def board_of(entries: Sequence[Entry], results: Path, refused: Sequence[str] = (
             if (skip["dataset"], skip["threat"]) == (dataset, threat)
         ]
         found.append(Section(key, dataset, threat, tuple(parts), tuple(why)))
-    return Board(tuple(found), tuple(told))
+    return Leaderboard(tuple(found), tuple(told))
 
 
 def _rows(entries: Sequence[Entry], results: Path) -> list[Row]:
