@@ -67,8 +67,8 @@ def linear(
         x, s = lines.synthetic(n, size, gap, generator) if source == "synthetic" else _zeros_and_ones(n)
         bound = lines.threshold(x, s)
         directions = torch.randn(rays, x.shape[1], generator=generator, dtype=torch.float64)
-        # Where the means differ is where a classifier can be: other rays leave the version space at once.
-        directions = directions.abs() * (x[s > 0].mean(0) - x[s < 0].mean(0)).sign() if source == "synthetic" else directions
+        # Where the means differ most is where a classifier can be: other rays leave the version space at once.
+        directions = directions.abs() * (x[s > 0].mean(0) - x[s < 0].mean(0))
         thresholds.append(bound)
         found = [_at(x, s, share * bound, directions) for share in radii]
         for name in found[0]:
