@@ -19,6 +19,7 @@ from bench.evaluation.arms import OUTDONE, Trial, ahead, blind, by_worth, outdon
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.look import look
 from bench.evaluation.restarts import totals
+from bench.evaluation.sanity import constant
 from bench.evaluation.target import Run
 from bench.evaluation.units import Unit
 from bench.plans import Arm, Portfolio
@@ -264,8 +265,11 @@ class _Search:
     def suspect(self, trials: Sequence[Trial], samples: Tensor, near: int) -> None:
         """Compare searches that see no gradient, and start from no gradient's candidate, with everything that does.
 
-        Where labels alone are shown, random starts may break as much as they do; then there is no gradient to be seen.
+        Where labels alone are shown, random starts may break as much as they do; then there is no gradient to be seen. Nor is
+        there in a network of one answer, which hides nothing: more effort would find as little.
         """
+        if constant(self.evaluation):
+            return
         told = outdone(trials, near)
         flat = 0 if told or not len(samples) else int(self.evaluation.flat(samples).sum())
         self.flat = flat > len(samples) // 2

@@ -47,14 +47,23 @@ def by_class(run: Evaluation) -> dict[str, Any]:
 
 def of_answers(run: Evaluation) -> dict[str, Any]:
     """The commonest answer, and what was noticed, as a card has them."""
-    given, outputs = run.answers()
-    y = run.data.y.cpu()
-    label = int(given.bincount().argmax())
-    said, others = given == label, y != label
-    elsewhere = float(said[others].double().mean()) if others.any() else 0.0
-    answers = Answers(label=label, share=float(said.double().mean()), elsewhere=elsewhere)
+    answers, (_, outputs) = commonest(run), run.answers()
     told = [shorten(warning) for warning in _warnings(run, answers, outputs)]
     return {"answers": answers, "warnings": tuple(told)}
+
+
+def commonest(run: Evaluation) -> Answers:
+    """The commonest answer to the clean images."""
+    given, _ = run.answers()
+    label = int(given.bincount().argmax())
+    said, others = given == label, run.data.y.cpu() != label
+    elsewhere = float(said[others].double().mean()) if others.any() else 0.0
+    return Answers(label=label, share=float(said.double().mean()), elsewhere=elsewhere)
+
+
+def constant(run: Evaluation) -> bool:
+    """Whether the network gives one answer whatever an image shows, so that there is nothing to attack."""
+    return commonest(run).elsewhere >= CONSTANT
 
 
 def shorten(text: str) -> str:

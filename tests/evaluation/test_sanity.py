@@ -41,6 +41,10 @@ def constant():
     return Leaning(1e4)
 
 
+def dead():
+    return Leaning(10.0, 0.0)
+
+
 def dimmed():
     return Leaning(0.0, 1 / 255)
 """
@@ -102,6 +106,15 @@ def test_a_constant_network_is_told(nets: Path, tmp_path: Path) -> None:
     assert honest.warnings == ()
     notes = compare_rows(str(other), str(path)).notes
     assert any("the network answers one class to almost every image" in note for note in notes)
+
+
+def test_nothing_is_spent_on_a_network_that_hides_nothing(nets: Path, tmp_path: Path) -> None:
+    card, _ = measured(nets, tmp_path, "dead", n=40, plan_name="fast")
+    (search,) = card.attacks
+    assert card.constant
+    assert search.masked == ""
+    assert "escalation" not in {round.stage for round in search.rounds}
+    assert {round.effort for round in search.rounds} == {1}
 
 
 def test_images_scaled_twice_by_the_network_are_told(nets: Path, tmp_path: Path) -> None:
