@@ -3,13 +3,17 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(
 BIN := .venv/bin
 SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py' -o -path '*/site/*' -type f) $(wildcard docs/*.md)
 
-.PHONY: demo test browser screenshots lint types wheel extras bench fuzz catch-rate study recipes clean
+.PHONY: demo test test-slow browser screenshots lint types wheel extras bench fuzz catch-rate study recipes clean
 
 demo: .venv/installed
 	$(BIN)/gauntlet demo
 
 test: .venv/installed
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
+
+# The tests that take over six seconds each, most of them of processes that are killed and of whole evaluations.
+test-slow: .venv/installed
+	$(BIN)/pytest -n auto --dist worksteal -m slow
 
 # The report in a real Chromium; fails where there is none (apt-get install chromium).
 browser: .venv/installed

@@ -60,6 +60,7 @@ def of_old(view: Gradient, x, y, threat: ThreatModel, rng: Rng):
 """
 
 
+@pytest.mark.slow
 def test_a_plugin_of_before_the_rooms_works_and_is_told_the_new_line(tmp_path: Path) -> None:
     """In a process of its own, because a module is imported once."""
     (tmp_path / "old.py").write_text(OLD)
@@ -84,6 +85,7 @@ def test_a_former_place_hands_on_the_same_things(tmp_path: Path) -> None:
     assert make_defense("of_old_too", {}).name == "of_old_too"
 
 
+@pytest.mark.slow
 def test_a_checkout_finds_the_collections_beside_it(tmp_path: Path) -> None:
     """`from bench import run` works in a clone with its environment, though the folder hides the installed package."""
     code = "import bench; from bench.plugins import get_attack; print(bench.__path__[0], get_attack('pgd').run.__module__)"
@@ -100,3 +102,11 @@ def test_every_room_says_what_lives_there_and_what_it_may_import() -> None:
         assert told.startswith('"""'), room
         assert "May import" in told, room
         assert f"`{room.name}/`" in table, room
+
+
+def test_every_file_that_the_documents_name_is_there() -> None:
+    documents = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *CHECKOUT.glob("docs/**/*.md")]
+    path = re.compile(r"\b(?:tests|bench|attacks|defenses|docs|results/boards)/[A-Za-z0-9_/.-]+\.(?:py|sh|toml|md|yml|png)\b")
+    named = {name for document in documents for name in path.findall(document.read_text())}
+    assert len(named) > 30
+    assert [name for name in sorted(named) if "NAME" not in name and not (CHECKOUT / name).exists()] == []

@@ -53,6 +53,7 @@ def test_progress_is_checked_where_the_paper_says() -> None:
     assert windows(10)[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_best_loss_never_falls_and_steps_only_halve(digits: nn.Module, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """T05, on samples that nobody fools, so that every step of every sample is seen."""
@@ -100,6 +101,7 @@ def test_both_rules_halve_the_step() -> None:
     assert halvings == [checks, [], checks[1::2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.15"), ("l2", "0.8")])
 @pytest.mark.parametrize("loss", ["ce", "dlr", "targeted"])
 def test_it_is_the_reference_step_by_step(digits: nn.Module, norm: str, eps: str, loss: str) -> None:
@@ -146,6 +148,7 @@ def agree(left: Tensor, reached: Tensor) -> bool:
     return bool((left.sum() - reached.sum()).abs() <= 0.005 * left.numel() + 3 * apart**0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("targets", "multi_eps"), [(0, False), (0, True), (2, False)])
 def test_in_l1_it_breaks_as_many_as_the_reference(digits: nn.Module, targets: int, multi_eps: bool) -> None:
     threat, left, reached = ThreatModel.parse("l1", "1.5"), [], []
@@ -157,6 +160,7 @@ def test_in_l1_it_breaks_as_many_as_the_reference(digits: nn.Module, targets: in
     assert 100 < left[0].sum() < 250
 
 
+@pytest.mark.slow
 def test_in_l1_it_breaks_as_many_as_the_reference_on_mnist() -> None:
     """A published network (Wong et al. 2020), 500 images, about as many of which stand as fall."""
     root = os.environ.get("GAUNTLET_DATA")

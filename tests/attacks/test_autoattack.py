@@ -57,6 +57,7 @@ def _run(trained: Trained, norm: str = "linf", eps: str = "0.1", version: str = 
     return run_autoattack(net, x, y, threat, version=version, seed=7, batch_size=BATCH)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "norm", "eps", "own", "own_norm", "broken"),
     [
@@ -104,6 +105,7 @@ def test_channels_last_images_give_the_same(digits: Trained) -> None:
     assert torch.equal(plain, last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "version", "ran"),
     [
@@ -224,6 +226,7 @@ def test_flags_of_the_model_do_not_taint_the_next(broken: Trained) -> None:
         assert _run(broken)[1] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flaw", "eps", "flag"),
     [(_Rounded, "0.03", "4 points with zero gradient"), (_Misled, "0.2", "Square Attack has decreased the robust accuracy")],
@@ -237,6 +240,7 @@ def test_flags_of_the_attacks(digits: Trained, flaw: type[nn.Module], eps: str, 
     assert _run((net, x, y), eps="0.2")[1] == []
 
 
+@pytest.mark.slow
 def test_rand_averages_twenty_gradients_of_a_noisy_model(digits: Trained) -> None:
     """Its loss is that of the noise, so the flag of randomness is not raised, and the same seed gives the same."""
     net, x, y = digits

@@ -479,6 +479,7 @@ def test_black_boxes_see_through_a_masked_gradient(name: str, parameters: dict[s
     assert torch.equal(net(z).argmax(1) != y, reach)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("linf", "0.2"), ("l2", "0.5")])
 def test_noise_estimates_and_gradients_rank_as_they_should(fast_run: Path, norm: str, eps: str) -> None:
     """On a trained network that hides nothing: random noise, then estimated gradients, then true ones."""

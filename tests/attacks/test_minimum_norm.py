@@ -385,6 +385,7 @@ def compare(net: nn.Module, x: Tensor, y: Tensor, norm: Norm, eps: str, targets:
     assert 0.1 * len(x) < left.sum() < 0.9 * right.sum()
 
 
+@pytest.mark.slow
 def test_fab_t_breaks_as_many_as_the_reference_on_mnist(mnist: Any) -> None:
     compare(*mnist, "linf", "0.36", targets=9, steps=5)
 

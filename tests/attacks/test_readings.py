@@ -111,6 +111,7 @@ def gated(fast_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str
     return reference, card, path
 
 
+@pytest.mark.slow
 def test_fast_finds_behind_a_swinging_confidence_what_it_finds_without(
     fast_run: Path, gated: tuple[str, Card, Path], tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_fast_finds_behind_a_swinging_confidence_what_it_finds_without(
     assert "adaptive" not in {round.stage for round in honest.attacks[0].rounds}
 
 
+@pytest.mark.slow
 def test_what_was_read_is_read_again_by_an_audit(gated: tuple[str, Card, Path]) -> None:
     reference, _, path = gated
     given = Given(model=reference, device="cpu")
@@ -132,6 +134,7 @@ def test_what_was_read_is_read_again_by_an_audit(gated: tuple[str, Card, Path]) 
     assert read_card(path).robust_accuracy == row.card.robust_accuracy  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_diagnosis_tells_a_plan_that_did_not_look_inside(gated: tuple[str, Card, Path], tmp_path: Path) -> None:
     reference, _, _ = gated
     found = {}

@@ -56,6 +56,7 @@ def honest(run: Path) -> Path:
     return made(run, PGD, PLANS["fast"].attacks[0].model_dump())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "threads"), [(None, 1), (32, 1), (7, 2)])
 def test_an_honest_row_repeats_itself_to_the_last_bit(honest: Path, batch_size: int | None, threads: int) -> None:
     before = torch.get_num_threads()
@@ -94,6 +95,7 @@ def net():
 """
 
 
+@pytest.mark.slow
 def test_what_cannot_repeat_itself_is_stated(run: Path, tmp_path: Path) -> None:
     whole = made(run, {"attack": "autoattack"}, n=16)
     found = again(whole, 5)
@@ -233,6 +235,7 @@ def test_rounds_on_other_samples_or_with_less_effort_are_caught(honest: Path) ->
     assert "rough is True on the card, and its records lead to False" in weaker
 
 
+@pytest.mark.slow
 def test_the_search_of_a_masked_network_and_of_a_sweep_is_followed(run: Path, tmp_path: Path) -> None:
     masked = train("broken_gradient_kill", settings={"epochs": 2}, results=tmp_path, quiet=True)
     path = evaluate(str(masked), n=12, quiet=True, device_name="cpu")[1]
@@ -252,6 +255,7 @@ def rows_of(gaps: np.ndarray, fell: int = 0, *, said: bool = False) -> pd.DataFr
     })  # fmt: skip
 
 
+@pytest.mark.slow
 def test_rounding_is_no_forgery_and_its_tests_have_their_level() -> None:
     """Elsewhere two of fifty survivors may fall by rounding, and margins may differ either way; honest rows fail 1 in 1000."""
     rng = np.random.default_rng(0)
@@ -276,6 +280,7 @@ def _claims(path: Path, tmp_path: Path, **changes: Any) -> Path:
     return copied
 
 
+@pytest.mark.slow
 def test_a_certificate_is_made_again_on_some_samples(tmp_path: Path) -> None:
     proved = train("ibp", settings={"epochs": 12}, eps="0.05", results=tmp_path / "made", quiet=True)
     path = evaluate(str(proved), eps="0.1", plan_name="smoke", n=N, quiet=True, device_name="cpu")[1]
@@ -294,6 +299,7 @@ def test_a_certificate_is_made_again_on_some_samples(tmp_path: Path) -> None:
     assert "has no part in this model" in found.checks[-1].told[0]
 
 
+@pytest.mark.slow
 def test_a_verdict_that_is_better_than_it_is_here_fails(tmp_path: Path) -> None:
     masked = train("broken_gradient_kill", settings={"epochs": 2}, results=tmp_path / "made", quiet=True)
     card, path = evaluate(str(masked), plan_name="smoke", n=60, quiet=True, device_name="cpu", diagnosed=True)
@@ -307,6 +313,7 @@ def test_a_verdict_that_is_better_than_it_is_here_fails(tmp_path: Path) -> None:
     assert "broken here, and the card says ok" in found.checks[-1].told[0]
 
 
+@pytest.mark.slow
 def test_a_board_takes_no_row_that_does_not_stand_an_audit(
     honest: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

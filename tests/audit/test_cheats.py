@@ -95,6 +95,7 @@ def made(run: Path, place: Path, attacks: list[object]) -> tuple[Card, Path]:
     return evaluate(str(home), plan_name=plan, n=N, quiet=True, device_name="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_a_row_that_contradicts_nothing_is_caught_by_attacking_again(
     fast_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheat: str

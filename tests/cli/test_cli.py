@@ -208,6 +208,7 @@ def test_help_answers_at_once_and_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["train pgd_at --epochs 400 --set steps=1", "evaluate py:slow.py:net --plan fast --eps 0.01 --n 200"]
 )
@@ -238,6 +239,7 @@ def test_ctrl_c_keeps_what_was_finished(there: Path, command: str) -> None:
     assert [*there.rglob("state.pt"), *there.rglob("*-round-*.safetensors")]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_no_half_file(there: Path) -> None:
     def small_disk() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -102,6 +102,7 @@ def test_anything_else_is_shown_in_its_table(name: str, kind: str) -> None:
         catalogue(name[:-1])
 
 
+@pytest.mark.slow
 def test_a_defense_typed_at_a_prompt_is_known_and_shown(tmp_path: Path) -> None:
     """Its source is out of reach; registering it must not need it."""
     typed = "\n".join((

@@ -37,6 +37,7 @@ def test_ctrl_c_while_imports_run_is_a_sentence(delay: float, tmp_path: Path) ->
     assert told.startswith("interrupted; everything finished is kept")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [0.0, 0.002, 0.02, 0.1])
 def test_ctrl_c_again_and_again_is_no_traceback(gap: float, tmp_path: Path) -> None:
     process = begun("train", "standard", "--epochs", "400", "--quiet", cwd=tmp_path)
@@ -53,6 +54,7 @@ def test_ctrl_c_again_and_again_is_no_traceback(gap: float, tmp_path: Path) -> N
     assert "Exception ignored" not in told
 
 
+@pytest.mark.slow
 def test_a_job_in_the_background_does_not_hear_it(tmp_path: Path) -> None:
     command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *GAUNTLET, "list", "plans"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)

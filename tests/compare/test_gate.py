@@ -399,6 +399,7 @@ def test_seconds_are_a_plain_threshold(tmp_path: Path) -> None:
 RUNS, N, DROP = 100, 2000, 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.005, 0.01])
 def test_two_points_on_two_thousand_samples(tmp_path: Path, noise: float) -> None:
     """Found in 99 of 100 runs, where as many samples flip either way besides; and 5 false alarms at most without a drop."""

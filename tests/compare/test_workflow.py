@@ -54,6 +54,7 @@ def unbroken(card: Path) -> None:
     card.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 def test_the_workflow_runs(real: Path, tmp_path: Path) -> None:
     """Every step that a shell can run, on a real model: green against itself, red against a baseline that was better."""
     install, evaluation, gate = steps()

@@ -55,6 +55,7 @@ def test_unknown_libraries_are_told_beside_the_attacks() -> None:
             get_attack(name)
 
 
+@pytest.mark.slow
 def test_adapters_are_imported_when_asked_for_and_not_before(tmp_path: Path) -> None:
     code = (
         "import sys, bench.plugins.registry as r, bench.models; r.attack_names(); "

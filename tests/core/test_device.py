@@ -48,6 +48,7 @@ def faults(*arguments: str, **environment: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
 def test_a_cpu_keeps_what_batches_free() -> None:
     """Eight blocks of 20 MiB are 40,960 pages, and cost them anew with every batch where freed memory goes back."""

@@ -70,6 +70,7 @@ def test_every_defense_trains_the_same_weights(name: str, tmp_path: Path) -> Non
     assert there == here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -165,6 +166,7 @@ def judged(run: Path, device: str, **how: Any) -> tuple[Card, Path, pd.DataFrame
     return card, path, pd.read_parquet(path.parent / "samples.parquet").drop(columns=COUNTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "how"),
     [
@@ -203,6 +205,7 @@ class Apart(InProcess):
     apart = True
 
 
+@pytest.mark.slow
 def test_workers_there_find_the_same(trained: dict[str, Path], tmp_path: Path) -> None:
     records = []
     for device, executor in (("lazy:0", Apart()), ("cpu", InProcess())):

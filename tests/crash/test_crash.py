@@ -160,6 +160,7 @@ def points() -> list[tuple[str, str, float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "what", "share"), points())
 def test_a_kill_loses_one_unit_at_most(crash: Crash, tmp_path: Path, name: str, what: str, share: float) -> None:
     whole, home = crash.whole[name], crash.fresh(name, tmp_path / "home")
@@ -372,6 +373,7 @@ def net():
 """
 
 
+@pytest.mark.slow
 def test_little_memory_makes_smaller_batches_with_the_same_outcome(server: Server, tmp_path: Path) -> None:
     """Memory shrinks until the full batch does not fit; where a single image does not, there is nothing to go on with."""
     (tmp_path / "wide.py").write_text(WIDE)

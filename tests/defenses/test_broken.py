@@ -141,6 +141,7 @@ def test_broken_defenses_are_listed_apart() -> None:
         get_defense("broken_jpg")
 
 
+@pytest.mark.slow
 def test_they_are_imported_when_one_is_asked_for(tmp_path: Path) -> None:
     code = (
         "import sys; from bench import registry; registry.get_defense('standard'), registry.defense_names();"
@@ -203,6 +204,7 @@ def test_the_catch_rate_covers_every_broken_defense_and_every_sound_one() -> Non
     assert len({case.label for case in cases}) == len(cases)
 
 
+@pytest.mark.slow
 def test_a_row_of_the_catch_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--only", "broken_gradient_kill", "--epochs", "1", "--n", "10", "--results", str(tmp_path)]
     assert catch_rate.main(arguments) == 0

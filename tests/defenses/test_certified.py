@@ -422,6 +422,7 @@ def trained(run: Path, weights: str = "best") -> nn.Module:
     return resolve(f"{run}?weights={weights}", (1, 8, 8), 10).net
 
 
+@pytest.mark.slow
 def test_training_for_bounds_makes_networks_that_can_be_verified(fast_run: Path, tmp_path: Path) -> None:
     """Verified <= PGD <= clean, sample by sample; a network trained on attacks has hardly anything to verify."""
     threat = ThreatModel.parse("linf", "0.1")

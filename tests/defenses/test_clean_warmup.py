@@ -221,6 +221,7 @@ def test_a_training_switches_by_its_kernels_and_the_cost_on_record_is_what_was_s
     assert json.loads((tmp_path / "train.json").read_text())["found"] == job.report(made.updates.memory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "settings", "kills"),
     [

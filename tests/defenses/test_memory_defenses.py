@@ -308,6 +308,7 @@ def test_a_confidence_that_prefers_no_class_is_refused(name: str) -> None:
     assert defense.smoothed(torch.zeros(2, 3), y) == pytest.approx(math.log(3))
 
 
+@pytest.mark.slow
 def test_the_defaults_fit_two_classes(tmp_path: Path) -> None:
     """And are told as they are: 0.75 between two, the source's 0.5 among more."""
     x = torch.randint(0, 256, (64, 8, 8, 1), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).numpy()
@@ -454,6 +455,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.safetensors"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -487,6 +489,7 @@ def test_an_interrupted_training_remembers(tmp_path: Path, name: str, settings: 
     assert digests(cut)["last.safetensors"] != digests(whole)["last.safetensors"]
 
 
+@pytest.mark.slow
 def test_they_learn_to_be_robust(tmp_path: Path) -> None:
     """Against PGD-10 on held-out digits, where standard training keeps next to nothing."""
     pgd = {}

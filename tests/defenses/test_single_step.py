@@ -385,6 +385,7 @@ def test_free_keeps_the_places_it_has_and_the_budget(norm: str) -> None:
     assert (threat.distance(X + ctx.memory["delta"], X) > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("GAUNTLET_DATA" not in os.environ, reason="needs MNIST: set GAUNTLET_DATA")
 def test_fgsm_collapses_where_n_fgsm_does_not(tmp_path: Path) -> None:
     """1500 images of MNIST at eps 0.3: FGSM training withstands FGSM and nothing else; noise and no projection cure it."""

@@ -272,6 +272,7 @@ def test_the_cost_on_record(tmp_path: Path, name: str, forwards: int, backwards:
     assert (cost["forwards_per_sample"], cost["backwards_per_sample"]) == (forwards, backwards)
 
 
+@pytest.mark.slow
 def test_they_learn_to_be_robust(tmp_path: Path) -> None:
     """Against PGD-10 on held-out digits, where standard training keeps next to nothing."""
     pgd = {}

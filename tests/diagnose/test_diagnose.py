@@ -234,6 +234,7 @@ def test_an_attack_that_leaves_things_undone_is_told_so(net: nn.Module) -> None:
     assert searches.converged(found).verdict == "ok"
 
 
+@pytest.mark.slow
 def test_the_binarization_test_tells_weak_attacks_from_strong_ones(net: nn.Module) -> None:
     """T39: honest gradients find what was planted, a reversed gradient does not, and chance does not either."""
     honest = binarization(probe(net))
@@ -247,6 +248,7 @@ def of_plan(name: str, **parameters: Any) -> AttackResult:
     return AttackResult.model_construct(name=name, attack=name, parameters=parameters)
 
 
+@pytest.mark.slow
 def test_the_example_is_planted_for_the_attack_of_the_evaluation(net: nn.Module) -> None:
     """A step of a hundredth of eps misses what was planted, which a stronger attack finds on the same network."""
     weak = of_plan("pgd", steps=1, step=0.01)
@@ -260,6 +262,7 @@ def test_the_example_is_planted_for_the_attack_of_the_evaluation(net: nn.Module)
     assert "cannot be shown a problem of two classes" in binarization(probe(net, own=(of_plan("pgd", loss="dlr"),))).told
 
 
+@pytest.mark.slow
 def test_a_portfolio_is_its_opening_and_the_arms_of_its_rounds(fast_run: Path, net: nn.Module, tmp_path: Path) -> None:
     card, _ = evaluate(str(fast_run), n=40, results=tmp_path, quiet=True)
     (result,), spec = card.attacks, card.plan.attacks[0]
@@ -282,6 +285,7 @@ def test_a_path_of_one_point_is_the_least_finished(net: nn.Module) -> None:
     assert paths.unfinished(probe(net, own=(single, long))).verdict == "ok"
 
 
+@pytest.mark.slow
 def test_a_diagnosis_is_added_to_a_card_that_is_there(fast_run: Path, tmp_path: Path) -> None:
     arguments = {"plan_name": "smoke", "n": 40, "seed": 5, "results": tmp_path, "quiet": True}
     card, path = evaluate(str(fast_run), **arguments)
@@ -297,6 +301,7 @@ def test_standard_and_full_diagnose() -> None:
     assert {name for name, plan in PLANS.items() if plan.diagnose} == {"standard", "full"}
 
 
+@pytest.mark.slow
 def test_a_diagnosis_repeats(net: nn.Module) -> None:
     """Same seed, same findings, whatever the batch size."""
     first, second = (
@@ -409,6 +414,7 @@ def test_a_check_says_its_sentences_and_where_it_does_not_apply() -> None:
     assert len({check.name for check in CHECKS}) == len(CHECKS) == 24
 
 
+@pytest.mark.slow
 def test_a_gap_to_plain_pgd_is_a_remark_where_the_row_was_not_deceived(net: nn.Module) -> None:
     """And a reason to doubt as soon as a single sample that the row left falls to something."""
     found = probe(Net(net, same, lambda logits: logits * 1e4))
@@ -424,6 +430,7 @@ def test_a_gap_to_plain_pgd_is_a_remark_where_the_row_was_not_deceived(net: nn.M
     assert "far off" not in searches.overestimate(honest).told
 
 
+@pytest.mark.slow
 def test_what_no_attack_found_is_estimated_from_two_that_have_nothing_in_common(net: nn.Module) -> None:
     """Where half of the images have no gradient, and a search on labels finds only a part of what there is."""
 

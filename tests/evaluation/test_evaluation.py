@@ -185,6 +185,7 @@ def test_few_classes(tmp_path: Path, classes: int, norm: str) -> None:
     assert 0.1 < card.robust_accuracy < 0.9
 
 
+@pytest.mark.slow
 def test_autoattack_equals_the_reference_sample_by_sample(fast_run: Path, tmp_path: Path) -> None:
     from pyautoattack import AutoAttack
 
@@ -220,6 +221,7 @@ def test_the_published_mnist_network(tmp_path: Path) -> None:
     assert 0.8877 < card.robust_accuracy < 0.985
 
 
+@pytest.mark.slow
 def test_the_ensemble_is_attacked_as_a_whole(periodic_run: Path, tmp_path: Path) -> None:
     """T26: an attack through the ensemble fools the ensemble at least as often as an attack on one member does."""
     from bench.core.judge import Judge
@@ -276,6 +278,7 @@ def test_a_model_is_never_judged_on_what_it_was_trained_on(tmp_path: Path) -> No
     assert (stranger.data.split, stranger.n) == ("all", len(x))
 
 
+@pytest.mark.slow
 def test_the_batch_size_changes_nothing_for_a_residual_network(tmp_path: Path) -> None:
     """Batch norm, strides and 32x32 images: where a float sum in another order would show."""
     import numpy as np

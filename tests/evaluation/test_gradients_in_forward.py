@@ -336,6 +336,7 @@ def towards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return "towards_itself"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", PLANS)
 def test_every_plan_runs_on_it_and_on_a_defense_that_adds_it(plan: str, towards: str, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(MODEL)
@@ -347,6 +348,7 @@ def test_every_plan_runs_on_it_and_on_a_defense_that_adds_it(plan: str, towards:
     assert card.robust_accuracy < card.clean_accuracy
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_diagnosed_verified_and_audited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.py").write_text(MODEL)
     card, path = evaluate(

@@ -162,6 +162,7 @@ def test_the_archive_proves_every_broken_sample(weights: str, reference: tuple[C
     assert len(y) == card.attacks[0].broken
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_ends_the_same(weights: str, reference: tuple[Card, Path], tmp_path: Path) -> None:
     """It goes on with other batches; the interruption falls into the pilot."""
     command = [sys.executable, "-c", "from bench.cli.commands import main; main()", "evaluate", weights, "--dataset", "digits"]
@@ -217,6 +218,7 @@ def test_whatever_units_are_left_the_outcome_is_the_same(
     assert [path for path in files if path.stat().st_mtime_ns != times[path]] == gone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rival", ["pgd", "autoattack"])
 def test_fast_is_no_weaker_than_what_it_replaces(
     weights: str, reference: tuple[Card, Path], tmp_path: Path, rival: str
@@ -226,6 +228,7 @@ def test_fast_is_no_weaker_than_what_it_replaces(
     assert reference[0].robust_accuracy <= card.robust_accuracy < card.clean_accuracy
 
 
+@pytest.mark.slow
 def test_a_masked_gradient_is_named_and_costs_the_attacker_nothing(weights: str, tmp_path: Path) -> None:
     """Images cut to 8 grey levels and logits times 1e4: at least as many fall as to 2000 queries of Square alone."""
     reference = wrapped(tmp_path, weights, MASKED_DIGITS)
@@ -246,6 +249,7 @@ def opaque(weights: str, tmp_path: Path) -> str:
     return wrapped(tmp_path, weights, OPAQUE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shown", "arms"), [("opaque", {"rays", "hop-skip-jump"}), ("labels_alone", {"inner-1"})])
 def test_a_network_that_shows_its_label_alone_falls_all_the_same(
     weights: str, shown: str, arms: set[str], tmp_path: Path, request: pytest.FixtureRequest
@@ -294,6 +298,7 @@ def stepped(n: int) -> tuple[Steps, Dataset]:
     return net, Dataset("points", "test", x, net(x).argmax(1), torch.arange(n), 2, "made here")
 
 
+@pytest.mark.slow
 def test_everything_in_reach_falls_behind_a_masked_gradient(tmp_path: Path) -> None:
     net, data = stepped(120)
     threat = ThreatModel.parse("linf", "0.04")
@@ -615,6 +620,7 @@ def test_the_network_itself_decides_what_a_rough_one_claims(weights: str) -> Non
     assert torch.equal(dear.forwards, cost.forwards + cost.backwards)
 
 
+@pytest.mark.slow
 def test_a_rough_network_that_is_wrong_breaks_nothing_that_stands(weights: str, tmp_path: Path) -> None:
     net, data = resolve(weights, (1, 8, 8), 10).net, load("digits", "test").first(60)
     made = searched(net, data, tmp_path, SMALL, low_precision=Constant())

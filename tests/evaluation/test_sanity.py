@@ -90,6 +90,7 @@ def test_accuracies_per_class_are_those_of_the_records(nets: Path, tmp_path: Pat
     assert card.data.taken == ""
 
 
+@pytest.mark.slow
 def test_a_constant_network_is_told(nets: Path, tmp_path: Path) -> None:
     card, path = measured(nets, tmp_path, "constant", n=100, diagnosed=True)
     (warning,) = card.warnings

@@ -55,6 +55,7 @@ def swept(weights: str, home: Path) -> tuple[Card, Path]:
     return attacked(weights, home, n=N, eps_sweep=RADII)
 
 
+@pytest.mark.slow
 def test_the_curve_falls_to_the_robust_accuracy_of_the_card(swept: tuple[Card, Path]) -> None:
     card, _ = swept
     assert [point.eps for point in card.curve] == list(RADII)
@@ -196,6 +197,7 @@ def test_a_randomised_model_is_attacked_on_average_and_always_the_same(
     assert (square.forwards % told == 0).all()
 
 
+@pytest.mark.slow
 def test_the_portfolio_runs_on_a_randomised_model(weights: str, tmp_path: Path) -> None:
     """Also beyond the pilot: the budget is one of answers, whatever number of passes each takes."""
     card, path = attacked(noisy(tmp_path, weights, GAUSSIAN), tmp_path / "r", eps="0.2", n=120, eot=2)

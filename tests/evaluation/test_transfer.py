@@ -401,6 +401,7 @@ def found(fast_run: Path, periodic_run: Path, masked: str) -> Transfer:
     return transfer_matrix([str(fast_run), str(periodic_run), masked], n=200, quiet=True)
 
 
+@pytest.mark.slow
 def test_every_model_falls_most_to_its_own_gradient(found: Transfer) -> None:
     honest = found.matrix.iloc[:2, :2]
     assert list(honest.columns) == ["fast_at", "periodic_budget"]
@@ -431,6 +432,7 @@ def test_a_masked_gradient_is_flagged(found: Transfer) -> None:
     assert [flag.by for flag in found.flags] == sorted((flag.by for flag in found.flags), reverse=True)
 
 
+@pytest.mark.slow
 def test_the_matrix_does_not_see_its_batches(found: Transfer, fast_run: Path, periodic_run: Path, masked: str) -> None:
     again = transfer_matrix([str(fast_run), str(periodic_run), masked], n=200, batch_size=77, quiet=True)
     pd.testing.assert_frame_equal(again.matrix, found.matrix, check_exact=True)

@@ -116,6 +116,7 @@ def answer(request: EvaluationRequest, results: Path, executor: Executor, batch_
     return digests(path)
 
 
+@pytest.mark.slow
 def test_a_network_and_an_attack_of_a_users_give_the_same_bytes_on_any_number_of_workers(
     folder: Path, tmp_path: Path, pair: Executor
 ) -> None:
@@ -128,6 +129,7 @@ def test_a_network_and_an_attack_of_a_users_give_the_same_bytes_on_any_number_of
         assert answer(request, tmp_path, four) == here
 
 
+@pytest.mark.slow
 def test_a_portfolio_with_a_defense_at_test_time_gives_the_same_bytes(folder: Path, tmp_path: Path, pair: Executor) -> None:
     fast = PLANS["fast"].attacks[0].model_dump()
     short = {"opening": fast["opening"][:1], "arms": fast["arms"][2:5], "escalation": fast["escalation"][:1], "budget": 100}
@@ -156,6 +158,7 @@ def test_what_an_attack_raises_comes_home_as_what_it_is(folder: Path, tmp_path: 
         evaluated(asked(model, [{**refuses, "parameters": {"does": "stumbles"}}]), execution)
 
 
+@pytest.mark.slow
 def test_a_worker_that_finds_another_file_is_refused(tmp_path: Path, pair: Executor) -> None:
     model = tmp_path / "model.py"
     for edited, told in ((user_file("", scale=2), "the model is"), ("net = None", "net")):
@@ -184,6 +187,7 @@ def test_what_only_this_process_holds_is_refused(pair: Executor, folder: Path, t
             evaluated(request, execution)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_a_killed_driver_change_nothing(folder: Path, tmp_path: Path) -> None:
     attacks = [{"attack": "pgd", "on": "all", "restarts": 8, "parameters": {"steps": 1000}}]
     request = asked(f"py:{folder}/plain.py:net", attacks)

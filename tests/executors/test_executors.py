@@ -36,10 +36,12 @@ def test_each_task_gives_its_result_or_what_it_raised(kind: str, loky: Executor)
         failed[1].reraise()
 
 
+@pytest.mark.slow
 def test_a_task_whose_worker_was_killed_is_carried_out_by_another(loky: Executor, tmp_path: Path) -> None:
     assert dict(loky.run(mark_and_die, [tmp_path])) == {0: TRIES - 1}
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_every_worker_is_given_up_and_takes_no_other_along(loky: Executor) -> None:
     found = dict(loky.run(die, [1, -1, 2, 3]))
     lost = found.pop(1)
@@ -57,6 +59,7 @@ def test_what_cannot_be_sent_is_told(loky: Executor) -> None:
     assert kept == 9
 
 
+@pytest.mark.slow
 def test_threads_are_divided_among_workers() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -69,6 +72,7 @@ def test_threads_are_divided_among_workers() -> None:
     assert os.getpid() not in {one[0] for one in found}
 
 
+@pytest.mark.slow
 def test_who_stops_listening_gets_his_workers_back(loky: Executor) -> None:
     began = time.monotonic()
     running = loky.run(time.sleep, [0, 100, 100])

@@ -91,6 +91,7 @@ def test_a_link_to_a_file_is_read(valued: Path, tmp_path: Path) -> None:
     assert read_text(tmp_path / "link") == VALUED
 
 
+@pytest.mark.slow
 def test_a_note_that_is_a_pipe_or_has_no_end_stops_no_table(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a-skipped.json")
     note = '{"schema_version": 1, "name": "mine", "dataset": "digits", "threat": "linf", "reason": "%s"}'

@@ -35,12 +35,14 @@ def refused(reference: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("members", ["999999", "2"])
 def test_an_ensemble_of_more_networks_than_the_file_holds(members: str, tmp_path: Path) -> None:
     file = written(tmp_path / "w.safetensors", members=members)
     assert "refused:" in refused(f"ckpt:{file}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["wide_resnet?depth=28&width=1024", "wide_resnet?depth=1024&width=100"])
 def test_an_architecture_of_gigabytes(arch: str, tmp_path: Path) -> None:
     file = written(tmp_path / "w.safetensors", arch=arch)

@@ -27,6 +27,7 @@ def ibp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train("ibp", eps="0.1", settings=settings, results=tmp_path_factory.mktemp("ibp"), quiet=True)
 
 
+@pytest.mark.slow
 def test_what_is_proved_is_in_the_card_and_no_attack_goes_below_it(ibp: Path) -> None:
     card, path = evaluate(str(ibp), plan_name="smoke", quiet=True)
     proved = card.certified
@@ -79,6 +80,7 @@ def test_statistics_of_the_batch_are_used_where_the_training_says_so(tmp_path: P
     assert under.batch_dependent
 
 
+@pytest.mark.slow
 def test_a_network_of_the_batch_is_neither_certified_nor_ranked(tmp_path: Path) -> None:
     cards = []
     for statistics in ("running", "batch"):

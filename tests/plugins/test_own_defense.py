@@ -53,6 +53,7 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, co
 # The example
 
 
+@pytest.mark.slow
 def test_the_examples_pass_their_tests_and_changed_for_the_worse_they_do_not(tmp_path: Path) -> None:
     for kind in ("defense", "attack"):
         for name in ("good", "bad"):
@@ -179,6 +180,7 @@ def rerun(folder: Path, *arguments: str) -> dict[str, object]:
     return content
 
 
+@pytest.mark.slow
 def test_what_a_plugin_computes_is_a_part_of_what_it_is(tmp_path: Path) -> None:
     """An edited loss, or a module it imports when it is called, is trained anew; an edited attack attacks anew."""
     (tmp_path / "late.py").write_text("F = 1.0\n")
@@ -420,6 +422,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_entry_points_work_and_those_that_do_not_are_named_and_stop_nothing(site: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('[[attacks]]\nattack = "shipped_attack"\non = "all"\n')
     done = gauntlet(tmp_path, "run shipped_defense --epochs 1 --plan plan.toml --n 30 --quiet", site)
@@ -434,6 +437,7 @@ def test_entry_points_work_and_those_that_do_not_are_named_and_stop_nothing(site
     assert "distribution gauntlet-greedy 1.5 (greedy) wants it too" in greedy
 
 
+@pytest.mark.slow
 def test_what_a_distribution_brings_is_listed_and_owns_its_name(site: Path, tmp_path: Path) -> None:
     listed = gauntlet(tmp_path, "list", site)
     assert listed.returncode == 0

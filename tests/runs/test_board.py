@@ -215,6 +215,7 @@ def wait_for(found: Callable[[], list[Path]]) -> Path:
     return there[0]
 
 
+@pytest.mark.slow
 def test_after_kills_of_driver_and_worker_a_board_goes_on_to_the_same_bytes(
     made: tuple[Path, int, str, str], tmp_path: Path
 ) -> None:

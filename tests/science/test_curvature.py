@@ -81,6 +81,7 @@ def test_lanczos_ends_where_the_space_does() -> None:
     assert lanczos(lambda v: 0 * v, first, 5).values.tolist() == [0]
 
 
+@pytest.mark.slow
 def test_the_density_has_the_moments_of_the_spectrum() -> None:
     """Of a diagonal matrix, whose trace and squared norm random signs give exactly."""
     values = torch.linspace(-1, 3, 40, dtype=torch.float64)

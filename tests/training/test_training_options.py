@@ -784,6 +784,7 @@ COMBINATIONS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "model", "settings"), COMBINATIONS)
 def test_a_training_that_was_cut_after_any_epoch_ends_with_the_same_bytes(
     few: Path, tmp_path: Path, name: str, model: str, settings: dict[str, Any]

@@ -138,6 +138,7 @@ def test_weights_that_lie_elsewhere_are_asked_for(run: Path, board: Path, tmp_pa
     assert accept(file, board, ADA, given, quiet=True).path
 
 
+@pytest.mark.slow
 def test_code_is_packed_and_runs_only_when_somebody_says_so(board: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
 

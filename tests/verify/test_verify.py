@@ -452,6 +452,7 @@ def test_a_run_of_the_plan_that_was_not_made_is_caught(
     assert told in failing(checked(tmp_path / "mine" / "card.json", files))["attacks"]
 
 
+@pytest.mark.slow
 def test_a_sweep_a_portfolio_and_a_test_time_defense_hold(card: Path) -> None:
     weights = str(card.parent.parent / "best.safetensors")
     home = card.parent.parent.parent / "more"
@@ -496,6 +497,7 @@ def test_a_randomised_model_holds_as_far_as_chance_goes(noisy: tuple[Path, str])
         file.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_no_attack_is_imported(row: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from bench.cli.commands import main\n"
