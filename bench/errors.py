@@ -21,8 +21,9 @@ class UnknownName(GauntletError):
     """A name that is not registered, with the nearest one that is."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        near = nearest(name, names)
+        # What is said of a name and is none, "yours with --plugin FILE", stands at the end.
+        names = sorted(known, key=lambda one: (" " in one, one))
+        near = nearest(name, [one for one in names if " " not in one])
         hint = f"did you mean {near!r}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
 

@@ -65,10 +65,10 @@ def _keep_freed_memory() -> None:
 
 
 def describe(device: torch.device) -> str:
-    """The device in words, for a card."""
+    """The device in words, for a card: what the bytes of a row depend on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
 @contextmanager

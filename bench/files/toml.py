@@ -16,14 +16,14 @@ LARGEST = 2**20
 """Bytes of such a file, at most."""
 
 
-def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """What a file says; what: what it is, such as "plan". BadInput where it cannot be read or is not TOML."""
+def read_toml(path: Path, what: str, remedy: str) -> dict[str, Any]:
+    """What a file says; what: what it is, such as "plan"; remedy: where to get one. BadInput where it is not TOML."""
     try:
         return tomllib.loads(read_text(path, LARGEST))
     except OSError as error:
-        raise BadInput(f"cannot read {what} {path}: {error.strerror}") from None
+        raise BadInput(f"cannot read {what} {path}: {error.strerror}; {remedy}") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{what} {path} is not TOML: {error}") from None
+        raise BadInput(f"{what} {path} is not TOML: {error}; {remedy}") from None
 
 
 def refusal(

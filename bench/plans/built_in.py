@@ -36,7 +36,7 @@ def show(plan: Plan) -> str:
 
 
 def _read(path: Path) -> Plan:
-    content = read_toml(path, "plan")
+    content = read_toml(path, "plan", "`gauntlet plan show fast` prints one to begin with")
     try:
         return Plan.model_validate({"name": path.stem, **content})
     except ValidationError as error:

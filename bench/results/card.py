@@ -227,11 +227,11 @@ def read_card(path: Path) -> Card:
         # Half a character can be neither written to a file nor printed.
         json.dumps(content, ensure_ascii=False).encode()
     except OSError as error:
-        raise BadInput(f"cannot read card {path}: {error.strerror}") from None
+        raise BadInput(f"cannot read card {path}: {error.strerror}; give a card.json, or a folder that holds one") from None
     except UnicodeEncodeError as error:
         raise BadInput(f"card {path} holds {error.object[error.start]!a}, half a character; it was not written by us") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"card {path} is not JSON: {error}") from None
+        raise BadInput(f"{path} is no card, which is JSON ({error}); give the card.json that an evaluation wrote") from None
     if not _modest(content):
         raise BadInput(f"card {path} is nested more than {DEEPEST} deep or holds more than {VALUES} values; no card does")
     version = content.get("schema_version") if isinstance(content, dict) else None

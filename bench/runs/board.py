@@ -225,7 +225,7 @@ def settings_text(values: Mapping[str, Value]) -> str:
 
 def read_board(path: Path) -> Board:
     """The board of a file; a GauntletError names the file, the row, the key and the remedy."""
-    content = read_toml(path, "board")
+    content = read_toml(path, "board", "`gauntlet new board NAME` writes one to begin with")
     try:
         return Board.model_validate(content)
     except ValidationError as error:

@@ -139,7 +139,7 @@ def commands(row: Row, results: Path) -> dict[str, list[str]]:
 
 def _threads(card: Card) -> str:
     """What makes sums come out in the order they had: as many threads, where a CPU trained it."""
-    found = re.fullmatch(r"cpu, ([0-9]{1,3}) threads", str(card.model.training.get("device", "")))
+    found = re.fullmatch(r"cpu[A-Z0-9 ]{0,20}, ([0-9]{1,3}) threads", str(card.model.training.get("device", "")))
     return f"OMP_NUM_THREADS={found[1]} " if found else ""
 
 

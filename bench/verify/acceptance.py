@@ -69,6 +69,8 @@ def accept(
     place: a card, its folder, or what `gauntlet submit` made of them. run_code: load the plug-ins that came with it.
     """
     _check(signed)
+    if not place.exists():
+        raise BadInput(f"there is nothing at {place}; give a card.json, the folder of one, or a file of `gauntlet submit`")
     with Reporter("accept", 1, quiet=quiet) as report, alone(board, report.tell), device.exact_float32():
         # What a kill has left.
         for old in board.glob(f"{STAGE}*"):

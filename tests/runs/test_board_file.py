@@ -60,7 +60,7 @@ def test_a_mistake_is_told_with_file_place_and_remedy(tmp_path: Path, text: str,
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"cannot read board .*none\.toml"):
+    with pytest.raises(BadInput, match=r"cannot read board .*none\.toml: .*; `gauntlet new board NAME` writes one"):
         read_board(tmp_path / "none.toml")
 
 
