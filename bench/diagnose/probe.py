@@ -175,12 +175,11 @@ class Probe:
     def black(self) -> Tensor:
         """Which of those that gradient attacks leave fall to searches that see no gradient.
 
-        The second half of them is searched only where one of the first fell: on sound networks none does.
+        The others are searched only where one of the first few fell: on sound networks none does.
         """
         fooled = torch.zeros_like(self.white)
         left = (~self.white).nonzero().squeeze(1)
-        first = max(len(left) // 2, FEWEST)
-        for rows in (left[:first], left[first:]):
+        for rows in (left[:FEWEST], left[FEWEST:]):
             fooled |= self.queried(torch.zeros_like(fooled).index_fill(0, rows, True))
             if not bool(fooled.any()):
                 break
