@@ -3,7 +3,7 @@
 May import results and statistics.
 """
 
-from bench.compare.bands import known_outcomes, ranks, remarks, sections
+from bench.compare.bands import ON_PURPOSE, known_outcomes, ranks, remarks, sections
 from bench.compare.gate import check_regression
 from bench.compare.methods import best_of_each_model, differences, methods
 from bench.compare.pairs import Comparison, compare_outcomes, compare_rows

@@ -16,6 +16,7 @@ from bench.core import ThreatModel
 from bench.data import CLASSES
 from bench.errors import GauntletError
 from bench.plans import PLANS, Plan
+from bench.plugins import BROKEN
 from bench.results import Card, Flags, Outcomes, outcomes_of
 from bench.statistics import Floats, holm, mcnemar_each, two_proportions
 
@@ -104,12 +105,19 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
 
 Section = tuple[str, str, str]
 """Data set, threat model and plan; rows are ranked within one."""
+ON_PURPOSE = ", broken on purpose"
+"""What the plan of a section ends with whose defenses show what a diagnosis tells; nothing there has a rank."""
 
 
 def sections(cards: Sequence[Card]) -> list[Section]:
     """The section of every card. A user's own data are one data set by content, whatever the file is called."""
     threats = [f"{card.threat.norm} {card.threat.eps}" for card in cards]
-    return list(zip(data_names(cards), threats, _plan_names(cards), strict=True))
+    plans = [f"{name}{ON_PURPOSE if _on_purpose(card) else ''}" for card, name in zip(cards, _plan_names(cards), strict=True)]
+    return list(zip(data_names(cards), threats, plans, strict=True))
+
+
+def _on_purpose(card: Card) -> bool:
+    return str(card.model.defense or "").startswith(BROKEN)
 
 
 def _plan_names(cards: Sequence[Card]) -> list[str]:
@@ -228,7 +236,7 @@ def _undiagnosed(cards: Sequence[Card], groups: Sequence[Sequence[int]], places:
 
 
 def _sound(card: Card) -> bool:
-    return not card.batch_dependent and not card.constant and card.verdict in (None, "ok")
+    return not _on_purpose(card) and not card.batch_dependent and not card.constant and card.verdict in (None, "ok")
 
 
 def _row(cards: Sequence[Card], outcomes: Sequence[Outcomes | None], group: Sequence[int]) -> Row:

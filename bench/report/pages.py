@@ -11,7 +11,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench import escape
-from bench.compare import methods, remarks, sections
+from bench.compare import ON_PURPOSE, methods, remarks, sections
 from bench.errors import BadInput, UnknownName
 from bench.files import below, read_text, regular, write_text
 from bench.report.entries import Entry, chosen, entry_of
@@ -108,7 +108,7 @@ def shown_columns(part: pd.DataFrame, *, ranked: bool, proof: bool) -> pd.DataFr
     shown = part[[name for name in part.columns if name not in hidden]].dropna(axis="columns", how="all")
     if "seeds" in shown.columns and (shown["seeds"] == 1).all():
         shown = shown.drop(columns="seeds")
-    plan = str(part["plan"].iloc[0])
+    plan = str(part["plan"].iloc[0]).removesuffix(ON_PURPOSE)
     # The column "robust" is ours, and no attack's.
     if plan != "robust" and plan in shown.columns and shown[plan].equals(shown["robust"].rename(plan)):
         shown = shown.drop(columns=plan)

@@ -231,7 +231,7 @@ def read_card(path: Path) -> Card:
     except UnicodeEncodeError as error:
         raise BadInput(f"card {path} holds {error.object[error.start]!a}, half a character; it was not written by us") from None
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is no card, which is JSON ({error}); give the card.json that an evaluation wrote") from None
+        raise BadInput(f"card {path} is not JSON ({error}); give the card.json that an evaluation wrote") from None
     if not _modest(content):
         raise BadInput(f"card {path} is nested more than {DEEPEST} deep or holds more than {VALUES} values; no card does")
     version = content.get("schema_version") if isinstance(content, dict) else None

@@ -587,6 +587,16 @@ def test_a_plan_that_borrows_a_name_has_a_section_of_its_own(norm: str, eps: str
     assert len({place[2] for place in sections(ours)}) == 3
 
 
+def test_what_is_broken_on_purpose_stands_apart_and_is_ranked_nowhere() -> None:
+    shares = {"pgd_at": 0.5, "broken_jpeg": 0.9, "trades": 0.49}
+    rows = entries(*(card(name, share) for name, share in shares.items()))
+    table = leaderboard(rows)
+    assert list(table["defense"]) == ["pgd_at", "trades", "broken_jpeg"]
+    assert list(table["plan"]) == ["smoke", "smoke", "smoke, broken on purpose"]
+    assert list(table["rank"]) == ["1-2", "1-2", "-"]
+    assert "plan smoke, broken on purpose" in render(rows, "text")
+
+
 @pytest.mark.parametrize("spelt", ["0.30", "3/10", "3e-1", "0.3"])
 def test_a_threat_is_one_value_however_it_is_spelt(spelt: str) -> None:
     assert card("x", 0.5, threat={"norm": "linf", "eps": spelt}).threat.eps == "0.3"

@@ -1,0 +1,54 @@
+"""Committed rows are made again from the board's file alone, to the last byte where the processor is of their kind."""
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from timeless import timeless
+
+from bench import Card, evaluate, train
+from bench.core.device import describe
+from bench.results import read_card
+from bench.runs import lines_of, read_board
+
+CHECKOUT = Path(__file__).parents[2]
+BOARD = CHECKOUT / "results" / "boards" / "digits.toml"
+
+
+def committed(name: str) -> tuple[Path, Card]:
+    """The evaluation by `fast` of the first seed of a row."""
+    (line,) = [line for line in lines_of(read_board(BOARD), BOARD, CHECKOUT / "results") if line.label == f"{name} seed 0"]
+    (path,) = line.home.glob("fast-*/card.json")
+    return path, read_card(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["standard", "fgsm_at", "n_fgsm"])
+def test_a_committed_row_is_made_again(name: str, tmp_path: Path) -> None:
+    path, card = committed(name)
+    here = describe(torch.device("cpu"))
+    if card.device != here:
+        pytest.skip(f"made on {card.device}, here is {here}: sums come out otherwise in the last bit")
+    other = {package: said for package, said in card.versions.items() if package != "python" and said != _version(package)}
+    if other:
+        pytest.skip(f"made with {other}, which are other versions here")
+    run = train(name, dataset="digits", results=tmp_path, device_name="cpu", quiet=True)
+    again, found = evaluate(str(run), results=tmp_path, device_name="cpu", quiet=True)
+    assert hashlib.sha256((run / "best.safetensors").read_bytes()).hexdigest() == _weights(path)
+    assert (again.records, again.archive) == (card.records, card.archive)
+    mine, theirs = (timeless(json.loads(file.read_text()), "reference") for file in (found, path))
+    assert mine == theirs
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _weights(card: Path) -> str:
+    return hashlib.sha256((card.parents[1] / "best.safetensors").read_bytes()).hexdigest()
