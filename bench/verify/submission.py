@@ -189,9 +189,7 @@ def _check_end(file: Path, content: BinaryIO) -> None:
     content.seek(max(size - _END.size, 0))
     signature, *_, files, length, place, comment = _END.unpack(content.read())
     if signature != b"PK\5\6" or comment or place + length + _END.size != size:
-        raise BadInput(
-            f"submission {file} is no archive that `gauntlet submit` wrote: it does not end as one; ask for it again, or give a card.json"
-        )
+        raise BadInput(f"submission {file}: it does not end as one that was sent; ask for it again, or give a card.json")
     if files > MOST_FILES or length > LONGEST_DIRECTORY:
         raise BadInput(f"submission {file} lists {files} files in {length} bytes; one has {MOST_FILES} at most")
 
