@@ -17,7 +17,7 @@ from bench.report.tables import DOUBTED
 from bench.results import AttackResult, Finding
 from bench.site import words
 from bench.site.asked import Examples, class_names
-from bench.site.documents import Document
+from bench.site.documents import Document, Group
 from bench.site.gallery import Gallery, gallery
 from bench.site.markup import columns, drawn, environment, percent
 from bench.site.pairs import Duel, beats, flips
@@ -66,9 +66,15 @@ def page(template: str, board: Leaderboard, title: str, root: str, here: str = "
     return re.sub(r"(?<=\d) %", "\u00a0%", html)
 
 
-def index(board: Leaderboard, docs: Sequence[Document]) -> str:
+def index(board: Leaderboard, groups: Sequence[Group]) -> str:
     """The first page: what there is, who leads, what was left out."""
-    return page("index.html", board, "Leaderboard", "", lead=words.board_lead(board), docs=docs)
+    return page("index.html", board, "Leaderboard", "", lead=words.board_lead(board), groups=groups)
+
+
+def document(board: Leaderboard, doc: Document, groups: Sequence[Group]) -> str:
+    """A document with the way to all others beside it."""
+    root = "../" * (doc.page.count("/") + 1)
+    return page("doc.html", board, doc.title, root, "docs", doc=doc, groups=groups)
 
 
 def leaderboard(board: Leaderboard, section: Section, paired: Sequence[str]) -> str:

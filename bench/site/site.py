@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from bench.report import Falls, Leaderboard, Part, Section, read_falls, read_lea
 from bench.report.paper import latex
 from bench.site import pages
 from bench.site.asked import Examples, examples_of
-from bench.site.documents import Document, documents, rendered
+from bench.site.documents import documents
 from bench.site.markup import asset, columns
 from bench.site.pairs import MOST, duels, transfers
 
@@ -54,12 +54,11 @@ def write_report(
                     paired.append(part.key)
                 _downloads(site, section, part)
             site.text(f"board/{section.key}.html", pages.leaderboard(board, section, paired))
-    for doc in docs:
-        site.text(
-            f"docs/{doc.name}.html", pages.page("doc.html", board, doc.title, "../", "docs", body=doc.body, here_doc=doc.name)
-        )
-    site.text("docs/index.html", _contents(board, docs))
-    site.text("index.html", pages.index(board, docs))
+    for doc in docs.pages:
+        site.text(f"docs/{doc.page}", pages.document(board, doc, docs.groups))
+    for name, content in docs.figures.items():
+        site.bytes(f"docs/{name}", content)
+    site.text("index.html", pages.index(board, docs.groups))
     write_text(out / MARK, "This folder is made by `gauntlet report`, which replaces it.\n")
     return Written(out / "index.html", site.count, board.refused)
 
@@ -148,10 +147,3 @@ def _value(value: object) -> object:
     if isinstance(value, float):
         return None if isnan(value) else round(value, 2)
     return value if isinstance(value, int | str) or value is None else str(value)
-
-
-def _contents(board: Leaderboard, docs: Sequence[Document]) -> str:
-    """The list of the documents."""
-    items = "".join(f"- [{doc.title}]({doc.name}.md)\n" for doc in docs)
-    body = rendered("index", f"# Docs\n\n{items}", {doc.name for doc in docs}).body
-    return pages.page("doc.html", board, "Docs", "../", "docs", body=body, here_doc="index")
