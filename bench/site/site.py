@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from bench.errors import BadInput
 from bench.files import Reporter, write_text
-from bench.report import Falls, Leaderboard, Part, Section, read_falls, read_leaderboard, render
+from bench.report import Falls, Leaderboard, Part, Read, Section, read_entries, read_leaderboard, render
 from bench.report.paper import latex
 from bench.site import pages
 from bench.site.asked import Examples, examples_of
@@ -32,14 +32,22 @@ class Written(NamedTuple):
 
 
 def write_report(
-    results: Path, out: Path | None = None, *, every: bool = False, galleries: bool = True, quiet: bool = False
+    results: Path,
+    out: Path | None = None,
+    *,
+    every: bool = False,
+    galleries: bool = True,
+    quiet: bool = False,
+    read: Read | None = None,
 ) -> Written:
     """Write the site of a results folder into out, by default its own `report`; an earlier one there is replaced.
 
-    galleries: show samples, and ask the networks that are here what they take them for.
+    galleries: show samples, and ask the networks that are here what they take them for. read: what `read_entries` gave, with
+    falls, where somebody has read it already.
     """
     out = out or results / "report"
-    board = read_leaderboard(results, every=every)
+    read = read or read_entries([results], falls=True)
+    board = read_leaderboard(results, every=every, read=read)
     docs = documents()
     _cleared(out)
     site = _Site(out)
@@ -100,7 +108,7 @@ def _rows(
     known: dict[str, Falls] = {}
     compared = {method.key for method in part.methods} if len(part.methods) <= MOST else set()
     for row in part.rows:
-        falls = read_falls(row.entry.card, row.entry.path)
+        falls = row.entry.falls
         found = examples_of(row) if galleries else None
         html, shown = pages.row_page(board, section, part, row, falls, found, results)
         site.text(f"row/{row.key}.html", html)
