@@ -1,7 +1,7 @@
 # Every target sets up what it needs; the only things taken for granted are make and Python >= 3.11.
 PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(if $(shell $(name) -c 'import sys; print(int(sys.version_info >= (3, 11)))' 2>/dev/null | grep 1),$(name))))
 BIN := .venv/bin
-SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py' -o -path '*/site/*' -type f) $(wildcard docs/*.md)
+SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py' -o -path '*/site/*' -type f) $(wildcard docs/*.md docs/*/*)
 
 .PHONY: demo test test-slow browser screenshots lint types wheel extras bench fuzz catch-rate study recipes clean
 

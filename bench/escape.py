@@ -12,7 +12,8 @@ import re
 
 def line(text: object) -> str:
     """One line for a terminal: control characters, breaks, marks that turn the direction and lone surrogates are "?"."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(text))
+    told = str(text)
+    return told if told.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in told)
 
 
 def lines(text: object) -> str:

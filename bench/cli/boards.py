@@ -43,7 +43,6 @@ def board(
     goes on. Exit code 1 where a row failed; it stops no other."""
     from bench.evaluation import Execution
     from bench.runs import Prices, Survey, chosen, failures_file, lines_of, overview, read_board, read_failures
-    from bench.site import write_report
 
     opt.load(plugin)
     content, execution = read_board(file), Execution(results, device, batch_size, quiet)
@@ -56,10 +55,7 @@ def board(
         opt.tell(overview(f"{content.title} ({file})\n", standings, costs, workers or 1))
         return
     failed = _made(file, standings, execution, workers, on, plugin or [])
-    pages = _tables(file, content, every, Survey(content.dataset, execution, {}), results)
-    if pages:
-        pages.append(write_report(results, quiet=quiet).first)
-    for path in pages:
+    for path in _tables(file, content, every, Survey(content.dataset, execution, {}), results):
         opt.tell(path)
     for label, reason in failed.items():
         opt.tell(f"failed: {label}: {reason}", err=True)
@@ -87,15 +83,17 @@ def _made(
 
 
 def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, results: Path) -> list[Path]:
-    """Write the leaderboard of the results, and the page of the board; where they are."""
+    """Write the leaderboard of the results, the page of the board and the report; where they are."""
     from bench.report import FORMATS, Figure, Page, read_entries, read_skips, write_board, write_leaderboard
+    from bench.site import write_report
 
     if not results.exists():
         return []
-    entries, _ = read_entries([results])
+    read = read_entries([results], falls=True)
+    entries, _ = read
     if not entries:
         return []
-    written, refused = write_leaderboard(results, FORMATS)
+    written, refused = write_leaderboard(results, FORMATS, read=read)
     for sentence in refused:
         opt.tell(f"left out: {sentence}", err=True)
     known = {entry.path.resolve(): entry for entry in entries}
@@ -109,7 +107,7 @@ def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, resul
     kinds = {kind: [e for line in lines if (line.kind == "broken") is kind for e in own[line.label]] for kind in (False, True)}
     page = results / "boards" / f"{file.stem}.md"
     write_board(page, Page(content.title, content.about, kinds[False], kinds[True], figures, read_skips(results)))
-    return [*written, page]
+    return [*written, page, write_report(results, quiet=survey.execution.quiet, read=read).first]
 
 
 @boards.command()

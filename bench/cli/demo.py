@@ -6,14 +6,21 @@ from pathlib import Path
 
 from bench.report import FORMATS, read_entries, render, write_leaderboard
 from bench.runs import run
+from bench.site import write_report
 
 DEFENSES = ("standard", "fast_at", "noise_fgsm", "clean_warmup", "periodic_budget", "pgd_at")
 
 
 def demo(results: Path, *, quiet: bool = False, width: int | None = None) -> str:
-    """Train and attack every demo defense on digits; returns the leaderboard as text and says where everything is."""
+    """Train and attack every demo defense on digits; returns the leaderboard as text and says where everything is, the page to
+    open last."""
     for name in DEFENSES:
         run(name, dataset="digits", plan_name="smoke", results=results, quiet=quiet)
-    write_leaderboard(results, FORMATS)
-    table = render(read_entries([results])[0], "text", width=width)
-    return f"{table}\nwritten to {results}: cards, adversarial examples, leaderboard.md, .csv, .tex and .html"
+    read = read_entries([results], falls=True)
+    write_leaderboard(results, FORMATS, read=read)
+    report = write_report(results, quiet=quiet, read=read)
+    return (
+        f"{render(read[0], 'text', width=width)}\n"
+        f"written to {results}: cards, adversarial examples, leaderboard.md, .csv, .tex and .html\n"
+        f"open {report.first}: {report.pages} pages, by `gauntlet report {results}`; they say what fell to what, and prove it"
+    )

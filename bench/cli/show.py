@@ -35,7 +35,10 @@ def report(
 @show.command()
 def plot(
     kind: Annotated[
-        str, typer.Argument(help="tradeoff, cost, rounds, restarts, steps, eps, training, waterfall, classes, overlap or loss.")
+        str,
+        typer.Argument(
+            help="tradeoff, cost, rounds, restarts, steps, eps, training, waterfall, classes, overlap, loss, measure."
+        ),
     ],
     rows: Annotated[list[str], typer.Argument(help="Cards, folders or patterns; at most six curves.")],
     out: Annotated[Path, typer.Option("--out", help="A file that ends in .pdf, .svg or .png.")],

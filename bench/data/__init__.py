@@ -7,3 +7,4 @@ from bench.data.datasets import CLASSES, STATISTICS, Dataset, crop_and_flip, has
 from bench.data.held import hold
 from bench.data.order import in_turn
 from bench.data.seen import SEEN, among, doubles, holds_all, remember, remembered, sketch
+from bench.data.sources import arrays

@@ -8,9 +8,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
+from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 from torch import Tensor
 
+from bench.data import arrays
 from bench.errors import BadInput
 from bench.files import below, read_text, regular, sha256, write_arrays, write_text
 from bench.results.schema import Count, Eps, Record, Sentence
@@ -20,7 +22,7 @@ FOLDER = "measures"
 """Beside the cards of a model."""
 DIGITS = 7
 """Significant digits of a number; what lies behind them is rounding, and differs between machines."""
-_BYTES, _ROWS = 2**23, 100_000
+_BYTES, _ROWS, _ARRAYS = 2**23, 100_000, 2**28
 _TEXT = Field(max_length=300)
 Column = Annotated[tuple[FiniteFloat | None, ...], Field(max_length=_ROWS)]
 
@@ -87,6 +89,20 @@ def read_measurement(path: Path) -> Measurement:
         raise BadInput(f"measurement {path} cannot be read ({str(error)[:200]}); measure again") from None
 
 
+def read_measured_arrays(path: Path, found: Measurement) -> dict[str, NDArray[Any]]:
+    """The arrays beside a stored measurement; BadInput where they are missing, others than it says, or absurdly many."""
+    if found.arrays is None:
+        return {}
+    home = path.parent / found.arrays.file
+    regular(home, _ARRAYS)
+    if sha256(home) != found.arrays.sha256:
+        raise BadInput(f"{home} is not the file that {path.name} was written with (its sha256 differs); measure again")
+    read = arrays(home, _ARRAYS)
+    if {name: array.shape for name, array in read.items()} != found.arrays.shapes:
+        raise BadInput(f"{home} holds other arrays than {path.name} says; measure again")
+    return read
+
+
 def find_measurements(folder: Path) -> list[Path]:
     """Every measurement below a folder, in order."""
     return [path for path in below(folder, "*.json") if path.parent.name == FOLDER]
@@ -102,12 +118,12 @@ def columns(curve: Mapping[str, Tensor]) -> dict[str, tuple[float | None, ...]]:
     return {name: tuple(number(value) for value in column.double().cpu().tolist()) for name, column in curve.items()}
 
 
-def write(path: Path, found: Measurement, arrays: Mapping[str, Tensor]) -> Measurement:
+def write(path: Path, found: Measurement, tensors: Mapping[str, Tensor]) -> Measurement:
     """Put a measurement and its arrays where they belong; the JSON last, because it says that all is there."""
-    if arrays:
+    if tensors:
         home = path.with_suffix(".npz")
-        write_arrays(home, {name: array.cpu().numpy() for name, array in sorted(arrays.items())})
-        shapes = {name: tuple(array.shape) for name, array in sorted(arrays.items())}
+        write_arrays(home, {name: array.cpu().numpy() for name, array in sorted(tensors.items())})
+        shapes = {name: tuple(array.shape) for name, array in sorted(tensors.items())}
         found = found.model_copy(update={"arrays": Arrays(file=home.name, sha256=sha256(home), shapes=shapes)})
     write_text(path, found.to_json())
     return found

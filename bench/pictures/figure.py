@@ -135,6 +135,8 @@ class Heat:
     across: str
     down: str
     links: dict[tuple[int, int], str] = field(default_factory=dict)
+    fine: bool = False
+    """Whether its cells are those of a plane: small, without numbers."""
 
 
 Figure = Chart | Bars | Pairs | Heat
@@ -148,14 +150,20 @@ def percent_axis(label: str, values: Sequence[float] = (), *, whole: bool = True
     return _nice(label, low, max(high, low + 4), top=100)
 
 
-def rising_axis(label: str, values: Sequence[float], *, log: bool = False, least: float | None = None) -> Axis:
-    """An axis around positive values."""
+def rising_axis(
+    label: str, values: Sequence[float], *, log: bool = False, least: float | None = None, tight: bool = False
+) -> Axis:
+    """An axis around values; least: where it begins, at most; tight: it ends where they do, and not at a tick."""
     known = [value for value in values if isfinite(value)] or [0.0, 1.0]
     low, high = min(known), max(known)
     if log and low > 0:
         return _decades(label, low, high)
     low = low if least is None else min(least, low)
-    return _nice(label, low, high if high > low else low + 1)
+    axis = _nice(label, low, high if high > low else low + 1)
+    if not tight or high <= low:
+        return axis
+    slack = 1e-9 * (high - low)
+    return Axis(label, low, high, tuple(tick for tick in axis.ticks if low - slack <= tick[0] <= high + slack))
 
 
 def _nice(label: str, low: float, high: float, top: float | None = None) -> Axis:
@@ -176,11 +184,19 @@ def _decades(label: str, low: float, high: float) -> Axis:
     powers = range(floor(log10(low)), floor(log10(high)) + 2)
     fine = [k * 10.0**p for p in powers for k in (1, 2, 5) if low <= k * 10.0**p <= high]
     whole = [10.0**p for p in powers if low <= 10.0**p <= high]
+    whole = whole[:: max(1, -(-len(whole) // 8))]
     ticks = (fine if len(fine) <= 7 or len(whole) < 2 else whole) or [(low * high) ** 0.5]
     return Axis(
         label,
         low,
         high,
-        tuple((tick, f"{tick:.3g}" if tick < 1000 else f"{tick:.0f}" if tick < 1e5 else f"{tick:.0e}") for tick in ticks),
+        tuple((tick, _decade(tick)) for tick in ticks),
         log=True,
     )
+
+
+def _decade(tick: float) -> str:
+    """A value of a logarithmic axis, short however large or small it is."""
+    if 0.001 <= tick < 1e5:
+        return f"{tick:.3g}" if tick < 1000 else f"{tick:.0f}"
+    return f"{tick:.0e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")

@@ -55,6 +55,8 @@ def save(figure: Figure, path: Path, width: float = 3.4) -> None:
 def _height(figure: Figure, width: float) -> float:
     if isinstance(figure, Chart):
         return 0.68 * width
+    if isinstance(figure, Heat) and figure.fine:
+        return 0.9 * width
     lines = len(figure.bars if isinstance(figure, Bars) else figure.pairs if isinstance(figure, Pairs) else figure.rows)
     return 0.6 + 0.19 * lines + (0.5 if isinstance(figure, Heat) else 0)
 
@@ -183,6 +185,9 @@ def _pairs(axes: Any, pairs: Pairs) -> None:
 def _heat(axes: Any, heat: Heat) -> None:
     values = [[float("nan") if shade is None else shade for shade in line] for line in heat.shades]
     axes.imshow(values, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+    if heat.fine:
+        _edges(axes, heat)
+        return
     slanted = any(len(name) > 4 for name in heat.columns)
     axes.set_xticks(range(len(heat.columns)), heat.columns, rotation=40 if slanted else 0, ha="left" if slanted else "center")
     axes.set_yticks(range(len(heat.rows)), heat.rows)
@@ -196,3 +201,12 @@ def _heat(axes: Any, heat: Heat) -> None:
         for across, text in enumerate(line):
             shade = heat.shades[down][across]
             axes.text(across, down, text, ha="center", va="center", fontsize=6, color="white" if (shade or 0) > 0.6 else _INK)
+
+
+def _edges(axes: Any, heat: Heat) -> None:
+    """A plane has a few names at its edges and no numbers."""
+    for axis, names, label in ((axes.xaxis, heat.columns, heat.across), (axes.yaxis, heat.rows, heat.down)):
+        places = sorted({0, (len(names) - 1) // 2, len(names) - 1})
+        axis.set_ticks(places, [names[place] for place in places])
+        axis.set_label_text(label)
+    axes.set_aspect("equal")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from bench.escape import html
 from bench.pictures.figure import Axis, Bars, Chart, Curve, Figure, Heat, Mark, Pairs, Point
@@ -261,6 +261,8 @@ def _scale(room: float, height: float, label: str, top: float = 0) -> str:
 
 def _heat(heat: Heat) -> str:
     """Cells as wide as what stands in them."""
+    if heat.fine:
+        return _plane(heat)
     chars = max([3, *(len(text) for row in heat.texts for text in row)])
     longest = max([0, *(len(name) for name in heat.columns)])
     chars = max(chars, longest - 1) if longest <= 9 else chars
@@ -290,9 +292,38 @@ def _heat(heat: Heat) -> str:
     return f'<div class="scroll"><svg width="{_n(width)}"{picture.removeprefix("<svg")}</div>'
 
 
+def _plane(heat: Heat) -> str:
+    """A plane: cells side by side, alike ones in a row as one piece; a few names at its edges."""
+    side = max(240 / max(len(heat.rows), len(heat.columns), 1), 4.0)
+    left, top, deep = 52.0, 8.0, side * len(heat.rows)
+    wide = side * len(heat.columns)
+    body = ""
+    for down, row in enumerate(heat.shades):
+        place = 0
+        for level, alike in groupby(map(_level, row)):
+            count = len(list(alike))
+            body += f'<rect class="h{level}" x="{_n(left + side * place)}" y="{_n(top + side * down)}" '
+            body += f'width="{_n(side * count)}" height="{_n(side)}"/>'
+            place += count
+    for names, across in ((heat.columns, True), (heat.rows, False)):
+        for at in sorted({0, (len(names) - 1) // 2, len(names) - 1}) if names else ():
+            middle = side * (at + 0.5)
+            body += (
+                _text(left + middle, top + deep + 16, names[at], "tick", "middle")
+                if across
+                else _text(left - 6, top + middle + 4, names[at], "tick", "end")
+            )
+    body += _text(left + wide / 2, top + deep + 33, heat.across, "label", "middle")
+    body += f'<text class="label" text-anchor="middle" transform="translate(12 {_n(top + deep / 2)}) rotate(-90)">'
+    return _svg("plane", left + wide + 16, top + deep + 40, heat.about, f"{body}{html(heat.down)}</text>")
+
+
+def _level(shade: float | None) -> str:
+    return "none" if shade is None else str(min(int(max(shade, 0) * 9.999), 9))
+
+
 def _cell(heat: Heat, down: int, across: int, x: float, y: float, width: float, text: str) -> str:
-    shade = heat.shades[down][across]
-    level = "none" if shade is None else str(min(int(max(shade, 0) * 9.999), 9))
+    level = _level(heat.shades[down][across])
     told = _told(f"{heat.down} {heat.rows[down]}, {heat.across} {heat.columns[across]}: {text}") if text else ""
     inner = f'{told}<rect class="h{level}" x="{_n(x)}" y="{_n(y)}" width="{_n(width - 2)}" height="24" rx="2"/>' + (
         _text(x + width / 2 - 1, y + 16, text, f"in{level}", "middle") if text else ""

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from bench.compare import best_of_each_model, known_outcomes
 from bench.errors import BadInput, GauntletError
 from bench.files import below, sha256
+from bench.report.falls import Falls, falls_of
 from bench.results import Card, Outcomes, read_card
 from bench.statistics import wilson
 from bench.verify import Check, Proven, lowest_of, proved, read_evidence, read_lowest
@@ -31,11 +32,20 @@ class Entry(NamedTuple):
     """What the card and its files say of each other; nothing where nobody looked."""
     lowered: str = ""
     """A sentence where a lower number was proved for its model, which stands in its card's place."""
+    falls: Falls | None = None
+    """Which samples fell to what, where that was asked for and the records are here."""
 
 
-def read_entries(places: Sequence[Path]) -> tuple[list[Entry], list[str]]:
+Read = tuple[Sequence[Entry], Sequence[str]]
+"""Entries, and why others are none."""
+
+
+def read_entries(places: Sequence[Path], *, falls: bool = False) -> tuple[list[Entry], list[str]]:
     """Every card in these files and folders that can be read and does not contradict itself, in the order of their paths, and a
-    sentence for each other; none above the lowest number that a folder remembers for its model."""
+    sentence for each other; none above the lowest number that a folder remembers for its model.
+
+    falls: with which samples fell to what, so that no records are read twice.
+    """
     entries, refused = [], []
     for place in places:
         if not place.exists():
@@ -53,16 +63,21 @@ def read_entries(places: Sequence[Path]) -> tuple[list[Entry], list[str]]:
                 continue
             backing = _backing(card, path, known, proved=evidence.outcomes is not None and evidence.proved)
             outcomes = replace(evidence.outcomes, path=path) if evidence.outcomes else None
-            entries.append(_lowered(Entry(card, path, outcomes, backing, tuple(evidence.checks)), known))
+            fell = falls_of(card, evidence.records) if falls else None
+            entries.append(_lowered(Entry(card, path, outcomes, backing, tuple(evidence.checks), falls=fell), known))
     return entries, refused
 
 
-def chosen(results: Path, *, every: bool = False, verified: bool = False) -> tuple[list[Entry], list[str]]:
+def chosen(
+    results: Path, *, every: bool = False, verified: bool = False, read: Read | None = None
+) -> tuple[list[Entry], list[str]]:
     """The rows of a board, and what was left out and why.
 
     every: all evaluations of a model in a section, not only the one with most samples. verified: none whose number is stated.
+    read: what `read_entries` gave, where somebody has read it already.
     """
-    entries, refused = read_entries([results])
+    found = read or read_entries([results])
+    entries, refused = list(found[0]), list(found[1])
     if not entries and not refused:
         raise BadInput(f"no cards below {results}; `gauntlet run` or `gauntlet evaluate` writes them")
     if verified:
@@ -102,4 +117,4 @@ def _lowered(entry: Entry, known: Sequence[Proven]) -> Entry:
     share = lowest.standing / card.n
     down = card.model_copy(update={"robust_accuracy": share, "interval": wilson(lowest.standing, card.n)})
     told = f"{card.name}: its card says {card.robust_accuracy:.2%}; lowered to {lowest.told}"
-    return Entry(down, entry.path, None, checks=entry.checks, lowered=told)
+    return Entry(down, entry.path, None, checks=entry.checks, lowered=told, falls=entry.falls)

@@ -274,14 +274,15 @@ def becomes(labels: Sequence[int], predicted: Sequence[int], names: Sequence[str
 
 def overlap(falls: Falls) -> Heat | None:
     """Of the samples that one attack broke, the share that another broke too, where both were run on them."""
-    runs = {name: (ran, broke) for name, (ran, broke) in falls.runs().items() if len(broke)}
+    runs = {name: (ran, broke) for name, (ran, broke) in falls.runs.items() if len(broke)}
     if len(runs) < 2 or len(np.unique(np.concatenate([broke for _, broke in runs.values()]))) < FEW:
         return None
     names = tuple(list(runs)[:12])
-    table = []
-    for one in names:
-        both = [np.intersect1d(runs[one][1], runs[other][0]) for other in names]
-        table.append([(len(np.intersect1d(ran, runs[other][1])), len(ran)) for ran, other in zip(both, names, strict=True)])
+    ran, broke = (np.array([np.isin(falls.ids, runs[name][kind]) for name in names], dtype=np.int64) for kind in (0, 1))
+    table = [
+        list(zip(hits, tried, strict=True))
+        for hits, tried in zip((broke @ broke.T).tolist(), (broke @ ran.T).tolist(), strict=True)
+    ]
     return Heat(
         "Of the samples that the attack on the left broke, the share that the attack above broke too.", names, names,
         tuple(tuple(None if not of else hit / of for hit, of in line) for line in table),

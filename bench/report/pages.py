@@ -14,7 +14,7 @@ from bench import escape
 from bench.compare import ON_PURPOSE, methods, remarks, sections
 from bench.errors import BadInput, UnknownName
 from bench.files import below, read_text, regular, write_text
-from bench.report.entries import Entry, chosen, entry_of
+from bench.report.entries import Entry, Read, chosen, entry_of
 from bench.report.naming import slug
 from bench.report.paper import latex, samples
 from bench.report.tables import CONSTANT, NOT_COMPARABLE, leaderboard
@@ -295,13 +295,14 @@ tbody tr:hover {{ background: #f5f5f7; }}
 
 
 def write_leaderboard(
-    results: Path, forms: Sequence[str], *, every: bool = False, verified: bool = False
+    results: Path, forms: Sequence[str], *, every: bool = False, verified: bool = False, read: Read | None = None
 ) -> tuple[list[Path], list[str]]:
     """Write leaderboard.md, .csv, .tex or .html into the results folder; returns the files, and what was left out and why.
 
     every: all evaluations of a model in a section, not only the one with most samples. verified: none whose number is stated.
+    read: what `read_entries` gave, where somebody has read it already.
     """
-    entries, refused = chosen(results, every=every, verified=verified)
+    entries, refused = chosen(results, every=every, verified=verified, read=read)
     written, skips = [], read_skips(results)
     for form in forms:
         path = results / f"leaderboard.{form}"

@@ -6,25 +6,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.errors import BadInput, UnknownName
+from bench.measures import read_measured_arrays, read_measurement
 from bench.pictures import TONES, Figure
 from bench.report import figures
 from bench.report.entries import read_entries
-from bench.report.falls import read_falls
+from bench.report.measured import views
 from bench.report.sections import Part, Row, leaderboard_of
 from bench.results import find_cards
 
 _OF_PART: dict[str, Callable[[Part], Figure | None]] = {"tradeoff": figures.tradeoff, "cost": figures.cost}
 _OF_ROWS: dict[str, Callable[[Sequence[Row]], Figure | None]] = {
-    "rounds": lambda rows: figures.rounds([(row, read_falls(row.entry.card, row.entry.path)) for row in rows]),
+    "rounds": lambda rows: figures.rounds([(row, row.entry.falls) for row in rows]),
     "restarts": figures.restarts, "steps": figures.steps, "eps": figures.eps, "training": figures.training,
 }  # fmt: skip
 _OF_ROW: dict[str, Callable[[Row], Figure | None]] = {
-    "waterfall": lambda row: figures.waterfall(row, read_falls(row.entry.card, row.entry.path)),
+    "waterfall": lambda row: figures.waterfall(row, row.entry.falls),
     "classes": lambda row: _falling(row, figures.classes),
     "overlap": lambda row: _falling(row, figures.overlap),
     "loss": figures.loss,
 }
-KINDS = (*_OF_PART, *_OF_ROWS, *_OF_ROW)
+MEASURE = "measure"
+KINDS = (*_OF_PART, *_OF_ROWS, *_OF_ROW, MEASURE)
 _ABOUT = {
     "tradeoff": "a data set, threat model and plan",
     "cost": "the cost of at least two trainings",
@@ -44,8 +46,10 @@ def plot(kind: str, places: Sequence[str]) -> Figure:
     """The picture of this kind of the rows that these cards, folders and patterns name; BadInput where there is none."""
     if kind not in KINDS:
         raise UnknownName("picture", kind, KINDS)
+    if kind == MEASURE:
+        return _measured(places)
     cards = list(dict.fromkeys(path for place in places for path in find_cards(place)))
-    entries, refused = read_entries(cards)
+    entries, refused = read_entries(cards, falls=True)
     if not entries:
         raise BadInput(f"no row can be read there: {refused[0]}")
     parts = [part for section in leaderboard_of(entries, Path()).sections for part in section.parts]
@@ -70,6 +74,20 @@ def _drawn(kind: str, parts: Sequence[Part], rows: Sequence[Row]) -> Figure | No
     return _OF_ROW[kind](rows[0])
 
 
+def _measured(places: Sequence[str]) -> Figure:
+    """A picture of a file of `gauntlet measure`: its first, or that whose title holds the word after a colon."""
+    if len(places) > 1:
+        raise BadInput(f"{MEASURE} is a picture of one file, and {len(places)} are named")
+    file, _, word = (places[0], "", "") if Path(places[0]).is_file() else places[0].rpartition(":")
+    path = Path(file or places[0])
+    found = read_measurement(path)
+    shown = views(found, read_measured_arrays(path, found))
+    fitting = [view.figure for view in shown if word.lower() in view.title.lower()]
+    if not fitting:
+        told = ", ".join(view.title for view in shown) or "none"
+        raise BadInput(f"{path} has no picture that is called {word!r}; it has: {told}")
+    return fitting[0]
+
+
 def _falling(row: Row, picture: Callable[..., Figure | None]) -> Figure | None:
-    falls = read_falls(row.entry.card, row.entry.path)
-    return picture(falls) if falls else None
+    return picture(row.entry.falls) if row.entry.falls else None

@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.compare import methods, remarks
 from bench.errors import GauntletError
-from bench.report.entries import Entry, chosen
+from bench.report.entries import Entry, Read, chosen
 from bench.report.history import History, read_history
 from bench.report.naming import slug
 from bench.report.pages import Skip, doubts_of, read_skips, remarks_on, shown_columns
@@ -91,9 +91,12 @@ class Leaderboard(NamedTuple):
         return tuple(row for section in self.sections for part in section.parts for row in part.rows)
 
 
-def read_leaderboard(results: Path, *, every: bool = False, verified: bool = False) -> Leaderboard:
-    """The board of a folder; every and verified as for the leaderboard. Nothing damaged stops it."""
-    entries, refused = chosen(results, every=every, verified=verified)
+def read_leaderboard(results: Path, *, every: bool = False, verified: bool = False, read: Read | None = None) -> Leaderboard:
+    """The board of a folder; every and verified as for the leaderboard. Nothing damaged stops it.
+
+    read: what `read_entries` gave, where somebody has read it already; with falls, for pages.
+    """
+    entries, refused = chosen(results, every=every, verified=verified, read=read)
     return leaderboard_of(entries, results, refused, read_skips(results))
 
 

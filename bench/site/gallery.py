@@ -65,7 +65,7 @@ def _chosen(found: Examples, falls: Falls, only: Sequence[int]) -> list[int]:
     """Places of up to a dozen, evenly spread over the order in which attacks found them."""
     ids = found.ids.tolist()
     known = [place for place, number in enumerate(ids) if number in falls.by.index and (not only or number in set(only))]
-    order = {run: place for place, run in enumerate(dict.fromkeys(zip(falls.rows["attack"], falls.rows["run"], strict=True)))}
+    order = {run: place for place, run in enumerate(falls.taken)}
     by = falls.by
     known.sort(key=lambda place: (order[by.at[ids[place], "attack"], by.at[ids[place], "run"]], ids[place]))
     if len(known) <= DOZEN:

@@ -14,6 +14,7 @@ from bench.escape import line as plain
 from bench.pictures import NUMBERED, Figure, draw
 from bench.report import Cells, Method, Part, Row, column_of, method_name
 from bench.site import words
+from bench.site.documents import page_of
 
 FIRST = ("defense", "rank", "robust", "sd", "95% interval", "clean")
 LAST = ("certified", "8-bit", "verdict", "proof", "collapse", "train passes", "seeds", "n", "model")
@@ -38,7 +39,7 @@ def environment() -> jinja2.Environment:
     }
     found.globals |= {
         "column_of": column_of, "method_name": method_name, "arm": arm, "chip": chip, "line": line, "seed_line": seed_line,
-        "anchor": anchor,
+        "anchor": anchor, "page_of": page_of,
     }  # fmt: skip
     return found
 

@@ -17,9 +17,10 @@ from bench.report.tables import DOUBTED
 from bench.results import AttackResult, Finding
 from bench.site import words
 from bench.site.asked import Examples, class_names
-from bench.site.documents import Document
+from bench.site.documents import Document, Group
 from bench.site.gallery import Gallery, gallery
 from bench.site.markup import columns, drawn, environment, percent
+from bench.site.measures import measured_of
 from bench.site.pairs import Duel, beats, flips
 from bench.verify import Check
 
@@ -66,9 +67,15 @@ def page(template: str, board: Leaderboard, title: str, root: str, here: str = "
     return re.sub(r"(?<=\d) %", "\u00a0%", html)
 
 
-def index(board: Leaderboard, docs: Sequence[Document]) -> str:
+def index(board: Leaderboard, groups: Sequence[Group]) -> str:
     """The first page: what there is, who leads, what was left out."""
-    return page("index.html", board, "Leaderboard", "", lead=words.board_lead(board), docs=docs)
+    return page("index.html", board, "Leaderboard", "", lead=words.board_lead(board), groups=groups)
+
+
+def document(board: Leaderboard, doc: Document, groups: Sequence[Group]) -> str:
+    """A document with the way to all others beside it."""
+    root = "../" * (doc.page.count("/") + 1)
+    return page("doc.html", board, doc.title, root, "docs", doc=doc, groups=groups)
 
 
 def leaderboard(board: Leaderboard, section: Section, paired: Sequence[str]) -> str:
@@ -110,13 +117,15 @@ def row_page(
     seen = None
     if falls and found and found.after is not None:
         seen = figures.becomes([falls.label_of[number] for number in found.ids.tolist()], found.after.argmax(1).tolist(), names)
+    measured, refused = measured_of(row)
     html = page(
         "row.html", board, f"{card.name[:60]} on {card.dataset[:40]}", "../", section.key, section=section, part=part, row=row,
         card=card, lead=words.row_lead(row), warnings=_warnings(row), waterfall=drawn(figures.waterfall(row, falls)),
         fell=words.fell(card.attacks), overlap=drawn(figures.overlap(falls) if falls else None), search=_search(row, falls),
         diagnosis=_diagnosis(row), gallery=shown, perclass=_classes(falls, seen, names), training=_training(row),
         trained=words.trained(row), proved=words.proved(row), checks=[_checked(check) for check in row.checks],
-        commands=words.commands(row, results), files=_files(row), attacks=[_attack(attack) for attack in card.attacks],
+        measured=measured, unmeasured=refused, commands=words.commands(row, results), files=_files(row),
+        attacks=[_attack(attack) for attack in card.attacks],
         rounds=[one for attack in card.attacks for one in attack.rounds], facts=words.facts(card),
     )  # fmt: skip
     return html, shown

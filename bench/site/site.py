@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BadInput
 from bench.files import Reporter, write_text
-from bench.report import Falls, Leaderboard, Part, Section, read_falls, read_leaderboard, render
+from bench.report import Falls, Leaderboard, Part, Read, Section, read_entries, read_leaderboard, render
 from bench.report.paper import latex
 from bench.site import pages
 from bench.site.asked import Examples, examples_of
-from bench.site.documents import Document, documents, rendered
+from bench.site.documents import documents
 from bench.site.markup import asset, columns
 from bench.site.pairs import MOST, duels, transfers
 
@@ -32,14 +32,22 @@ class Written(NamedTuple):
 
 
 def write_report(
-    results: Path, out: Path | None = None, *, every: bool = False, galleries: bool = True, quiet: bool = False
+    results: Path,
+    out: Path | None = None,
+    *,
+    every: bool = False,
+    galleries: bool = True,
+    quiet: bool = False,
+    read: Read | None = None,
 ) -> Written:
     """Write the site of a results folder into out, by default its own `report`; an earlier one there is replaced.
 
-    galleries: show samples, and ask the networks that are here what they take them for.
+    galleries: show samples, and ask the networks that are here what they take them for. read: what `read_entries` gave, with
+    falls, where somebody has read it already.
     """
     out = out or results / "report"
-    board = read_leaderboard(results, every=every)
+    read = read or read_entries([results], falls=True)
+    board = read_leaderboard(results, every=every, read=read)
     docs = documents()
     _cleared(out)
     site = _Site(out)
@@ -54,12 +62,11 @@ def write_report(
                     paired.append(part.key)
                 _downloads(site, section, part)
             site.text(f"board/{section.key}.html", pages.leaderboard(board, section, paired))
-    for doc in docs:
-        site.text(
-            f"docs/{doc.name}.html", pages.page("doc.html", board, doc.title, "../", "docs", body=doc.body, here_doc=doc.name)
-        )
-    site.text("docs/index.html", _contents(board, docs))
-    site.text("index.html", pages.index(board, docs))
+    for doc in docs.pages:
+        site.text(f"docs/{doc.page}", pages.document(board, doc, docs.groups))
+    for name, content in docs.figures.items():
+        site.bytes(f"docs/{name}", content)
+    site.text("index.html", pages.index(board, docs.groups))
     write_text(out / MARK, "This folder is made by `gauntlet report`, which replaces it.\n")
     return Written(out / "index.html", site.count, board.refused)
 
@@ -101,7 +108,7 @@ def _rows(
     known: dict[str, Falls] = {}
     compared = {method.key for method in part.methods} if len(part.methods) <= MOST else set()
     for row in part.rows:
-        falls = read_falls(row.entry.card, row.entry.path)
+        falls = row.entry.falls
         found = examples_of(row) if galleries else None
         html, shown = pages.row_page(board, section, part, row, falls, found, results)
         site.text(f"row/{row.key}.html", html)
@@ -148,10 +155,3 @@ def _value(value: object) -> object:
     if isinstance(value, float):
         return None if isnan(value) else round(value, 2)
     return value if isinstance(value, int | str) or value is None else str(value)
-
-
-def _contents(board: Leaderboard, docs: Sequence[Document]) -> str:
-    """The list of the documents."""
-    items = "".join(f"- [{doc.title}]({doc.name}.md)\n" for doc in docs)
-    body = rendered("index", f"# Docs\n\n{items}", {doc.name for doc in docs}).body
-    return pages.page("doc.html", board, "Docs", "../", "docs", body=body, here_doc="index")

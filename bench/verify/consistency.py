@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -87,6 +88,8 @@ class Evidence(NamedTuple):
     """Where the card contradicts itself or records that are its own, as `contradictions` tells."""
     outcomes: Outcomes | None = None
     """As `outcomes_of` reads them; None where the records or additions are missing or not the card's."""
+    records: pd.DataFrame | None = None
+    """Whatever lies in their place and can be read."""
 
     @property
     def proved(self) -> bool:
@@ -99,7 +102,7 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
     """Read everything beside a card, and check all that can be checked without the model and the data."""
     told = [*_arithmetic(card)]
     checks = [check("card", told, f"its numbers fit each other, n = {card.n}")]
-    samples, fallen = None, None
+    samples, fallen, rows = None, None, None
     problems = _whole(folder, card.records)
     own = not problems
     at_odds: list[str] = []
@@ -137,7 +140,7 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
     told = told + ([sentence] if sentence else []) or (at_odds if own else [])
     whole = own and not at_odds and samples is not None and there and all(found.ok for found in archives[2:])
     outcomes = _outcomes(card, folder, samples, fallen, proofs) if whole else None
-    return Evidence(checks, samples, proofs, undone, tuple(told), outcomes)
+    return Evidence(checks, samples, proofs, undone, tuple(told), outcomes, rows)
 
 
 def _outcomes(card: Card, folder: Path, samples: Samples | None, fallen: Any, proofs: Sequence[Proof]) -> Outcomes:

@@ -40,7 +40,8 @@ PAIRS = Pairs("pairs", "%", ("robust", "clean"), (Pair(NASTY, 20, 80), Pair("1",
 HEAT = Heat(
     "heat", (NASTY, "b"), ("a", "b"), ((None, 0.5), (1.0, 0.0)), (("", "50"), (NASTY, "0")), "to", "from", {(0, 1): "p.html"}
 )
-EVERY = [CHART, MARKS, BARS, PAIRS, HEAT]
+PLANE = Heat("plane", ("1", "0"), (NASTY, "b"), ((0.0, 0.0), (1.0, None)), (("", ""), ("", "")), "a", NASTY, fine=True)
+EVERY = [CHART, MARKS, BARS, PAIRS, HEAT, PLANE]
 
 
 @pytest.mark.parametrize("figure", EVERY, ids=lambda figure: type(figure).__name__)

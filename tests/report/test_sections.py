@@ -9,7 +9,7 @@ import pytest
 
 from bench.errors import BadInput, GauntletError
 from bench.pictures.paper import save
-from bench.report import Falls, figures, leaderboard, read_entries, read_falls, read_leaderboard, render
+from bench.report import Falls, figures, leaderboard, read_entries, read_leaderboard, render
 from bench.report.history import read_history
 from bench.report.plots import KINDS, plot
 from bench.results import AttackResult, outcomes_of
@@ -44,8 +44,8 @@ def test_reading_once_says_what_reading_each_says(shown_results: Path) -> None:
 
 
 def test_what_each_attack_took_adds_up(shown_results: Path) -> None:
-    for row in read_leaderboard(shown_results).rows:
-        card, falls = row.entry.card, read_falls(row.entry.card, row.entry.path)
+    for row in read_leaderboard(shown_results, read=read_entries([shown_results], falls=True)).rows:
+        card, falls = row.entry.card, row.entry.falls
         assert falls is not None
         assert falls.standing.sum() == round(card.robust_accuracy * card.n)
         assert falls.clean.sum() - sum(falls.taken.values()) == falls.standing.sum()
@@ -132,7 +132,7 @@ def test_a_history_knows_the_learning_rate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind not in ("rounds", "restarts", "steps", "eps", "overlap", "cost")]
+    "kind", [kind for kind in KINDS if kind not in ("rounds", "restarts", "steps", "eps", "overlap", "cost", "measure")]
 )
 def test_every_kind_is_drawn_or_says_what_it_needs(kind: str, shown_results: Path, tmp_path: Path) -> None:
     save(plot(kind, [str(shown_results / "digits" / "linf-0.2" / "seed-1")]), tmp_path / "x.png")
