@@ -14,7 +14,7 @@ from typing import Any
 
 from finding import FOLDER, Finding, Table, published
 
-from bench.pictures.figure import Chart, Curve, percent_axis, rising_axis
+from bench.pictures.figure import Axis, Chart, Curve, percent_axis
 from bench.statistics import holm, kaplan_meier, log_rank
 
 NAME = "collapse"
@@ -82,14 +82,13 @@ def _figure(cells: Sequence[Cell]) -> Chart:
     curves = []
     for tone, label in enumerate(label for label in DRAWN if label in known):
         found = kaplan_meier(*known[label].times())
-        points = [(1.0, 100.0), *((time, 100 * left) for time, left in zip(found.times, found.left, strict=True))]
+        points = [(0.0, 100.0), *((time, 100 * left) for time, left in zip(found.times, found.left, strict=True))]
         band = [(100.0, 100.0), *((100 * low, 100 * high) for low, high in zip(found.low, found.high, strict=True))]
         points, band = [*points, (last, points[-1][1])], [*band, band[-1]]
         curves.append(Curve(label, tuple(points), tone, tuple(band), dots=False, steps=True))
-    return Chart(
-        "The share of trainings that have not collapsed, over the epochs, by method: Kaplan-Meier, Greenwood's intervals.",
-        rising_axis("epoch", [1.0, last]), percent_axis("trainings that have not collapsed, %"), tuple(curves),
-    )  # fmt: skip
+    epochs = Axis("epoch", 0.0, last, tuple((float(epoch), str(epoch)) for epoch in range(0, int(last) + 1, 2)))
+    about = "The share of trainings that have not collapsed, over the epochs, by method: Kaplan-Meier, Greenwood's intervals."
+    return Chart(about, epochs, percent_axis("trainings that have not collapsed, %"), tuple(curves))
 
 
 def recorded(path: Path) -> tuple[list[Cell], dict[str, str]]:
