@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(
 BIN := .venv/bin
 SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py' -o -path '*/site/*' -type f) $(wildcard docs/*.md docs/*/*)
 
-.PHONY: demo test test-slow browser screenshots lint types wheel extras bench fuzz catch-rate study recipes clean
+.PHONY: demo test test-slow browser screenshots lint types wheel extras bench fuzz catch-rate study findings recipes clean
 
 demo: .venv/installed
 	$(BIN)/gauntlet demo
@@ -71,6 +71,18 @@ study: .venv/installed
 		--eps 8/255 --steps 5 --epochs 60 --n 500
 	$(BIN)/python tests/studies/overfitting.py
 	$(BIN)/python tests/studies/precision.py
+
+# The pages of docs/findings: what their commands print, their records and their figures. Needs GAUNTLET_DATA; goes on where it was
+# interrupted. The trainings behind collapse.py are those of overfitting.py, which `make study` runs.
+findings: .venv/installed
+	$(BIN)/python tests/studies/collapse.py
+	$(BIN)/python tests/studies/linear.py
+	$(BIN)/python tests/studies/switching.py
+	$(BIN)/python tests/studies/kernels.py
+	$(BIN)/python tests/studies/inference.py
+	$(BIN)/python tests/studies/budget.py
+	$(BIN)/python tests/studies/norms.py
+	$(BIN)/python tests/studies/features.py
 
 # The CIFAR-10 rows of the papers' size: hours on a GPU. Goes on where it was interrupted; `make recipes ROW=fast_at` makes one
 # row, OPTIONS=--dry-run says how long it takes. Needs GAUNTLET_DATA or a network.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from bench.errors import BadInput, UnknownName
-from bench.models.cnn import digits_cnn, lenet, mnist_fast
+from bench.models.cnn import digits_bn, digits_cnn, lenet, mnist_fast
 from bench.models.lab import linear, patches
 from bench.models.layers import Normalize, Normalized
 from bench.models.resnet import preact_resnet18, resnet18
@@ -18,7 +18,7 @@ from bench.models.wide_resnet import wide_resnet
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     builder.__name__: builder
-    for builder in (digits_cnn, lenet, linear, mnist_fast, patches, preact_resnet18, resnet18, vgg16, wide_resnet)
+    for builder in (digits_bn, digits_cnn, lenet, linear, mnist_fast, patches, preact_resnet18, resnet18, vgg16, wide_resnet)
 }
 _DEFAULTS = {"digits": "digits_cnn", "mnist": "mnist_fast", "cifar": "preact_resnet18", "structured": "patches"}
 LARGEST = 1024

@@ -44,14 +44,25 @@ def lenet(shape: tuple[int, int, int], classes: int, *, width: int = 16) -> nn.M
 
 def digits_cnn(shape: tuple[int, int, int], classes: int, *, width: int = 32) -> nn.Module:
     """Two 3x3 convolutions and two linear layers, for 8x8 digits."""
+    return nn.Sequential(*_digits(shape, classes, width, norms=False))
+
+
+def digits_bn(shape: tuple[int, int, int], classes: int, *, width: int = 32) -> nn.Module:
+    """The digits_cnn with a batch norm after each convolution, for what norms do."""
+    return nn.Sequential(*_digits(shape, classes, width, norms=True))
+
+
+def _digits(shape: tuple[int, int, int], classes: int, width: int, *, norms: bool) -> list[nn.Module]:
     channels, rows, columns = shape
-    return nn.Sequential(
+    return [
         nn.Conv2d(channels, width, 3, padding=1),
+        *([nn.BatchNorm2d(width)] if norms else []),
         nn.ReLU(),
         nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+        *([nn.BatchNorm2d(2 * width)] if norms else []),
         nn.ReLU(),
         nn.Flatten(),
         nn.Linear(2 * width * -(-rows // 2) * -(-columns // 2), 4 * width),
         nn.ReLU(),
         nn.Linear(4 * width, classes),
-    )
+    ]

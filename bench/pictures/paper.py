@@ -105,7 +105,7 @@ def _curve(axes: Any, curve: Curve) -> None:
     axes.step(x, y, where="post", **style) if curve.steps else axes.plot(x, y, **style)
     if curve.band:
         low, high = zip(*curve.band, strict=True)
-        axes.fill_between(x, low, high, color=TONE[curve.tone], alpha=0.15, linewidth=0)
+        axes.fill_between(x, low, high, color=TONE[curve.tone], alpha=0.15, linewidth=0, step="post" if curve.steps else None)
 
 
 def _marks(axes: Any, marks: Sequence[Mark]) -> None:

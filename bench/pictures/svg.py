@@ -114,7 +114,14 @@ def _band(frame: _Frame, curve: Curve) -> str:
         return ""
     low = [(x, low) for (x, _), (low, _) in zip(curve.points, curve.band, strict=True)]
     high = [(x, high) for (x, _), (_, high) in zip(curve.points, curve.band, strict=True)]
+    if curve.steps:
+        low, high = _corners(low), _corners(high)
     return f'<path class="band t{curve.tone}" d="{frame.path([*low, *reversed(high)])}Z"/>'
+
+
+def _corners(points: Sequence[Point]) -> list[Point]:
+    """What a value that holds until the next one passes through."""
+    return [points[0], *(corner for (_, held), (x, y) in pairwise(points) for corner in ((x, held), (x, y)))]
 
 
 def _curve(frame: _Frame, curve: Curve) -> str:

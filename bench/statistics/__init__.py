@@ -1,8 +1,9 @@
-"""Numbers in, numbers out: intervals, paired tests, tests over seeds.
+"""Numbers in, numbers out: intervals, paired tests, tests over seeds, times until something happens.
 
 May import bench.core.
 """
 
+from bench.statistics.pairs import Differences, mean_interval, paired, rank_correlation, sign_flips
 from bench.statistics.proportions import (
     Floats,
     clopper_pearson,
@@ -16,3 +17,4 @@ from bench.statistics.proportions import (
     two_proportions,
     wilson,
 )
+from bench.statistics.survival import Survival, kaplan_meier, log_rank

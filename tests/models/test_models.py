@@ -25,6 +25,7 @@ from bench.models.reference import check_outputs
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 SLIM = (
+    "digits_bn?width=4",
     "digits_cnn?width=4",
     "lenet?width=2",
     "linear",
@@ -46,6 +47,8 @@ def small(spec: str = "digits_cnn?width=4", shape: tuple[int, int, int] = DIGITS
     ("spec", "shape", "exact", "published"),
     [
         ("digits_cnn", DIGITS, 151_306, "0.15"),
+        # Two numbers for each of 32 and of 64 channels more.
+        ("digits_bn", DIGITS, 151_498, "0.15"),
         ("mnist_fast", MNIST, 166_406, "0.17"),
         ("lenet", MNIST, 3_274_634, "3.27"),
         ("preact_resnet18", CIFAR, 11_172_170, "11.17"),

@@ -134,7 +134,7 @@ def test_a_foreign_checkpoint_is_read_with_what_the_reference_says(tmp_path: Pat
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("", r"does not say its architecture; add \?arch=NAME .*one of digits_cnn, lenet, linear, mnist_fast"),
+        ("", r"does not say its architecture; add \?arch=NAME .*one of digits_bn, digits_cnn, lenet, linear, mnist_fast"),
         ("?width=4", "does not say its architecture"),
         ("?arch=digit_cnn", "did you mean 'digits_cnn'"),
         ("?arch=digits_cnn&width=4&mean=0.5", "mean alone does not normalise"),

@@ -1,6 +1,8 @@
 """Pictures are values: what is drawn lies where its values say, by either drawer, and texts are texts."""
 
+import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,29 @@ HEAT = Heat(
 )
 PLANE = Heat("plane", ("1", "0"), (NASTY, "b"), ((0.0, 0.0), (1.0, None)), (("", ""), ("", "")), "a", NASTY, fine=True)
 EVERY = [CHART, MARKS, BARS, PAIRS, HEAT, PLANE]
+
+
+def test_the_band_of_steps_has_steps(tmp_path: Path) -> None:
+    """Up to the second point the interval is that of the first, in pages and in papers."""
+    curve = Curve("left", ((0, 100), (5, 50), (10, 50)), 0, ((100, 100), (20, 80), (20, 80)), steps=True)
+    chart = Chart("steps", Axis("x", 0, 10, ((0, "0"), (10, "10"))), percent_axis("left, %"), (curve,))
+    drawn = next(node for node in ET.fromstring(draw(chart)).iter("path") if node.get("class") == "band t0")
+    assert _upright(str(drawn.get("d")))
+    save(chart, tmp_path / "steps.svg")
+    tree = ET.parse(tmp_path / "steps.svg")
+    bands = [node for node in tree.iter("{http://www.w3.org/2000/svg}path") if "opacity: 0.15" in str(node.get("style"))]
+    uses = [node for node in tree.iter("{http://www.w3.org/2000/svg}g") if "FillBetween" in str(node.get("id"))]
+    paths = [node.get("d") for group in uses for node in group.iter("{http://www.w3.org/2000/svg}path")] or [
+        node.get("d") for node in bands
+    ]
+    assert paths
+    assert all(_upright(str(path)) for path in paths)
+
+
+def _upright(d: str) -> bool:
+    """Whether every line of an outline runs along an axis."""
+    points = [tuple(map(float, pair)) for pair in re.findall(r"(-?[\d.]+)[ ,](-?[\d.]+)", d)]
+    return len(points) > 4 and all(x == a or y == b for (x, y), (a, b) in pairwise(points))
 
 
 @pytest.mark.parametrize("figure", EVERY, ids=lambda figure: type(figure).__name__)

@@ -1,7 +1,8 @@
 """Catastrophic overfitting: which single-step methods collapse, and which do not.
 
 Per cell and over the seeds: how many collapsed and when, the accuracies on the validation images under FGSM and PGD-10 after
-the last epoch, and the lowest PGD-10 accuracy of any epoch after the first quarter, so that a dip that recovers shows.
+the last epoch, and the lowest PGD-10 accuracy of any epoch after the first quarter, so that a dip that recovers shows. All
+cells together also make the finding of collapse.py.
 
     python tests/studies/overfitting.py
     python tests/studies/overfitting.py --eps 8/255 --images 50000 --model preact_resnet18 --augment crop_flip
@@ -12,6 +13,8 @@ and 0.6 does so at a learning rate of 0.1 in some seeds; the cells that are slow
 
 from statistics import mean
 
+import collapse
+from finding import decided, published
 from study import Cell, compared, judged, options, percent, record, shorten, told, trained
 
 from bench.results.collapse import collapsed
@@ -26,6 +29,12 @@ CELLS = (
     Cell("n_fgsm", "n_fgsm"),
     Cell("noise-isotropic", "noise_fgsm", {"covariance": "isotropic", "sigma": "1.1547"}),
     Cell("noise-anisotropic", "noise_fgsm", {"covariance": "gradient", "sigma": "1.1547"}),
+    Cell("noise-post", "noise_fgsm", {"placement": "post", "covariance": "isotropic", "sigma": "1.1547"}),
+    Cell("noise-both", "noise_fgsm", {"placement": "both", "covariance": "isotropic", "sigma": "0.8165"}),
+    Cell("noise-small", "noise_fgsm", {"covariance": "isotropic"}),
+    Cell("noise-complement", "noise_fgsm", {"covariance": "complement", "sigma": "1.1547"}),
+    Cell("noise-spectral", "noise_fgsm", {"covariance": "spectral", "sigma": "1.1547"}),
+    Cell("noise-penalty", "noise_fgsm", {"placement": "none", "covariance": "isotropic", "sigma": "1.1547", "penalty": "1"}),
     Cell("fast_at-long", "fast_at", {"epochs": LONG}, seeds=3),
     Cell("n_fgsm-long", "n_fgsm", {"epochs": LONG}, seeds=3),
     Cell("gradalign-0.2", "gradalign", {"weight": "0.2", "growth": "1"}, seeds=3),
@@ -44,11 +53,12 @@ PAIR = ("noise-anisotropic", "noise-isotropic")
 
 def main() -> None:
     """Print a row per cell, and the paired test of the two noises at equal energy."""
-    parser = options(__doc__, dataset="cifar10", images=10000, model="vgg16?width=8", eps="16/255", epochs=12, seeds=5, n=500)
+    size = {"dataset": "cifar10", "images": 10000, "model": "vgg16?width=8", "eps": "16/255", "epochs": 12, "n": 500}
+    parser = published(options(__doc__, **size, seeds=5))
     parser.add_argument("--augment", default="none")
     chosen = parser.parse_args()
     shorten(chosen.dataset, chosen.images, chosen.results)
-    rows, standing = [], {}
+    rows, standing, cells = [], {}, []
     for cell in CELLS:
         if chosen.only and cell.label not in chosen.only:
             continue
@@ -62,6 +72,8 @@ def main() -> None:
         late = [[entry for entry in found["history"] if entry["epoch"] > epochs / 4] for found in records]
         fell = [collapsed(found["history"]) for found in records]
         last = [found["history"][-1] for found in records]
+        passes = mean(found["training"]["backwards_per_sample"] for found in records)
+        cells.append(collapse.cell(cell.label, [found["history"] for found in records], fell, passes))
         standing[cell.label] = [judged(run, chosen, weights="last")[1] for run in runs]
         rows.append((
             cell.label, f"{sum(epoch is not None for epoch in fell)} of {len(runs)}",
@@ -70,9 +82,11 @@ def main() -> None:
             f"{100 * mean(entry['pgd'] for entry in last):.1f}",
             " ".join(f"{100 * min(entry['pgd'] for entry in part):.0f}" for part in late),
             percent(part.mean() for part in standing[cell.label]),
-            f"{mean(found['training']['backwards_per_sample'] for found in records):.0f}",
+            f"{passes:.0f}",
         ))  # fmt: skip
         told(rows, ("cell", "collapsed", "in epoch", "clean", "FGSM", "PGD-10", "least PGD-10", "fast, last epoch", "passes"))
+    if not chosen.only:
+        collapse.finding(cells, decided(chosen)).publish(chosen.write)
     if all(label in standing for label in PAIR):
         print(f"{PAIR[0]} against {PAIR[1]}: {compared(standing[PAIR[0]], standing[PAIR[1]])}")  # noqa: T201
 

@@ -20,7 +20,10 @@ from bench import evaluate, train
 from bench.compare import over_seeds
 from bench.results.card import Card
 from bench.results.outcomes import Flags, outcomes_of
-from bench.statistics.proportions import mcnemar
+from bench.statistics import mcnemar, paired
+
+LOOK = str(Path(__file__).with_name("look.toml"))
+"""A plan of seconds, for differences between trainings of one kind."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,13 @@ def compared(first: Sequence[Flags], second: Sequence[Flags]) -> str:
     pooled = mcnemar(int((one & ~other).sum()), int((other & ~one).sum()))
     told = f"{100 * gap:+.1f} points, 95% {100 * low:+.1f} to {100 * high:+.1f}"
     return f"{told}, p = {'-' if p is None else f'{p:.2g}'} (pooled {pooled:.2g})"
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> str:
+    """Shares of two ways to train, a number for each seed: the second less the first, over seeds in pairs."""
+    found = paired(first, second)
+    told = f"{100 * found.mean:+.1f} points, 95% {100 * found.low:+.1f} to {100 * found.high:+.1f}"
+    return f"{told}, p = {found.p:.2g}"
 
 
 def percent(values: Iterable[float]) -> str:

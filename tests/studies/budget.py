@@ -1,0 +1,124 @@
+"""A budget that is warmed up, once or periodically, with and without the ensemble: is it eps or the rate that helps?
+
+Each against PGD training at a constant budget with as many passes, over seeds in pairs; then what the loss is like at
+the end of the constant and of the warmed-up training: scattering of gradients and the largest eigenvalue of the Hessian.
+
+    python tests/studies/budget.py
+"""
+
+from argparse import Namespace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from finding import Finding, Table, decided, published
+from study import LOOK, Cell, difference, judged, options, percent, record, shorten, trained
+
+from bench.evaluation import Execution
+from bench.measures import MeasureRequest, measured
+from bench.pictures.figure import Chart, Curve, percent_axis, rising_axis
+from bench.statistics import holm, mean_interval, paired
+
+PERIODS = "[0.5, 0.75, 1.0]"
+RATE = "periodic:0.5,0.75,1"
+PERIODIC = {"schedule_eps": "cosine", "periods": PERIODS}
+CELLS = (
+    Cell("constant", "periodic_budget", {"schedule_eps": "const", "eps_max": "1", "periods": "[1.0]"}),
+    Cell("cosine", "periodic_budget", {"schedule_eps": "cosine", "periods": "[1.0]"}),
+    Cell("periodic", "periodic_budget", PERIODIC),
+    Cell("constant, periodic rate", "periodic_budget", {**PERIODIC, "schedule_eps": "const", "eps_max": "1", "schedule": RATE}),
+    Cell("periodic, periodic rate", "periodic_budget", {**PERIODIC, "schedule": RATE}),
+    Cell("linear", "periodic_budget", {"schedule_eps": "linear", "periods": "[1.0]"}),
+    Cell("pgd_at", "pgd_at", {"craft": "eval"}),
+)
+MEASURED = ("constant", "cosine")
+DRAWN = ("constant", "linear", "cosine", "periodic", "constant, periodic rate", "periodic, periodic rate")
+CHANCE = 0.2
+
+
+def main() -> None:
+    """Print and write the finding."""
+    chosen = published(options(__doc__, dataset="digits", eps="0.3", epochs=10, seeds=5)).parse_args()
+    shorten(chosen.dataset, chosen.images, chosen.results)
+    robust: dict[str, list[float]] = {}
+    clean, runs, about = {}, {}, {}
+    for cell in CELLS:
+        if chosen.only and cell.label not in chosen.only:
+            continue
+        name = Cell(cell.label.replace(", ", "-").replace(" ", "-"), cell.defense, cell.settings)
+        runs[cell.label] = [trained(name, seed, chosen) for seed in range(chosen.seeds)]
+        records = [record(run) for run in runs[cell.label]]
+        passes = mean(entry["training"]["backwards_per_sample"] for entry in records)
+        stalled = " ".join(str(sum(e["clean"] < CHANCE for e in entry["history"])) for entry in records)
+        for weights in ("last", *["ensemble"] * (runs[cell.label][0] / "ensemble.safetensors").exists()):
+            label = cell.label if weights == "last" else f"{cell.label}, ensemble"
+            cards = [judged(run, chosen, weights=weights, plan=LOOK)[0] for run in runs[cell.label]]
+            robust[label], clean[label] = [c.robust_accuracy for c in cards], [c.clean_accuracy for c in cards]
+            about[label] = f"{passes:.0f}", stalled
+    tables = [_table(robust, clean, about)]
+    if all(label in runs for label in MEASURED):
+        tables.append(_measures(runs, chosen))
+    history = {label: [[e["pgd"] for e in record(run)["history"]] for run in of] for label, of in runs.items()}
+    numbers = {"robust": robust, "clean": clean, "pgd": history}
+    Finding("budget", decided(chosen), tables, _figure(history), numbers).publish(chosen.write)
+
+
+def _table(robust: dict[str, list[float]], clean: dict[str, list[float]], about: dict[str, tuple[str, str]]) -> Table:
+    others = [label for label in robust if label != "constant"]
+    adjusted = holm([paired(robust["constant"], robust[label]).p for label in others]).tolist()
+    told = {label: difference(robust["constant"], robust[label]) for label in others}
+    rows = tuple(
+        (label, *about[label], percent(clean[label]), percent(robust[label]), told.get(label, ""),
+         f"{adjusted[others.index(label)]:.2g}" if label in told else "")
+        for label in robust
+    )  # fmt: skip
+    return Table(("budget", "passes", "epochs at chance", "clean", "robust", "against constant", "Holm"), rows)
+
+
+def _measures(runs: dict[str, list[Path]], chosen: Namespace) -> Table:
+    """Values of the two trainings at their last weights, a number for each seed."""
+    wanted = {
+        "scattering": ("change over gradient", "by weights", "by perturbations", "cosine of perturbations"),
+        "curvature": ("clean top", "adversarial top"),
+    }
+    settings: dict[str, dict[str, Any]] = {"scattering": {"radii": [1.0], "distances": [0.01]}, "curvature": {"products": 20}}
+    rows = []
+    for measure, names in wanted.items():
+        found = {
+            label: [_values(run, measure, {"n": 100, **settings[measure]}, chosen) for run in runs[label]] for label in MEASURED
+        }
+        for name in names:
+            one, other = ([values[name] for values in found[label]] for label in MEASURED)
+            gap = paired(one, other)
+            told = f"{gap.mean:+.3g}, 95% {gap.low:+.3g} to {gap.high:+.3g}, p = {gap.p:.2g}"
+            rows.append((measure, name, _few(one), _few(other), told))
+    return Table(("measure", "value", *MEASURED, f"{MEASURED[1]} less {MEASURED[0]}"), tuple(rows))
+
+
+def _values(run: Path, measure: str, settings: dict[str, Any], chosen: Namespace) -> dict[str, float]:
+    request = MeasureRequest.of(model=f"run:{run}?weights=last", measure=measure, options=settings)
+    return dict(measured(request, Execution(chosen.results, chosen.device, quiet=True)).found.values)
+
+
+def _few(values: list[float]) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+def _figure(history: dict[str, list[list[float]]]) -> Chart:
+    """PGD-10 accuracy at the target budget over the epochs."""
+    curves = []
+    for tone, label in enumerate(label for label in DRAWN if label in history):
+        columns = list(zip(*history[label], strict=True))
+        points = tuple((float(epoch), 100 * mean(column)) for epoch, column in enumerate(columns, 1))
+        band = tuple((100 * low, 100 * high) for low, high in (mean_interval(column) for column in columns))
+        curves.append(Curve(label, points, tone, band, dots=False))
+    ends = [min(max(end, 0.0), 100.0) for curve in curves for pair in curve.band for end in pair]
+    last = float(max(len(seeds[0]) for seeds in history.values()))
+    return Chart(
+        "PGD-10 accuracy on validation images at the target budget over the epochs, by budget; means and intervals over seeds.",
+        rising_axis("epoch", [1.0, last]), percent_axis("PGD-10 accuracy, %", ends, whole=False), tuple(curves),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
