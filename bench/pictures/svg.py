@@ -30,6 +30,11 @@ def _n(value: float) -> str:
     return text[:-2] if text.endswith(".0") else text
 
 
+def _short(name: str, most: int) -> str:
+    """A name as there is room for it; one that is cut says so."""
+    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+
+
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
     extra = (f' class="{kind}"' if kind else "") + (f' text-anchor="{anchor}"' if anchor else "")
     return f'<text x="{_n(x)}" y="{_n(y)}"{extra}>{html(text)}</text>'
@@ -144,7 +149,7 @@ def _names(frame: _Frame, curves: Sequence[Curve]) -> str:
         places.append(max(at, places[-1] + 13) if places else at)
     over = max((places[-1] - frame.bottom) if places else 0, 0)
     return "".join(
-        _text(frame.right + 6, at - over + 4, curve.name[:18], f"name t{curve.tone}")
+        _text(frame.right + 6, at - over + 4, _short(curve.name, 18), f"name t{curve.tone}")
         for at, (_, curve) in zip(places, ends, strict=True)
     )
 
@@ -169,7 +174,7 @@ def _marks(frame: _Frame, marks: Sequence[Mark]) -> str:
         inner += f'<circle{kind} cx="{_n(x)}" cy="{_n(y)}" r="5.5"/>'
         if number in labels:
             at, anchor = labels[number]
-            inner += _text(at[0], at[1], mark.name[:28], "name", anchor)
+            inner += _text(at[0], at[1], _short(mark.name, 28), "name", anchor)
         if number <= NUMBERED:
             inner += _text(x, y - 11, str(number), "number", "middle")
         wrapped = f'<a href="{html(mark.link)}">{inner}</a>' if mark.link else inner
@@ -185,7 +190,7 @@ def _placed(frame: _Frame, marks: Sequence[Mark]) -> dict[int, tuple[Point, str]
     for number, (mark, (x, y)) in enumerate(zip(marks[:_TRIED], spots, strict=False), 1):
         if len(found) >= NUMBERED:
             break
-        width = 6.8 * len(mark.name[:28])
+        width = 6.8 * len(_short(mark.name, 28))
         for dx, dy, anchor in (
             (10, 4, "start"),
             (-10, 4, "end"),
@@ -221,7 +226,7 @@ def _bars(bars: Bars) -> str:
     body = _scale(room, height, bars.label)
     for number, bar in enumerate(bars.bars):
         y, x = 6 + _ROW * number, _LABELS + bar.start / 100 * room
-        body += f"<g>{_told(bar.told)}" + _text(_LABELS - 10, y + 13, bar.name[:24], "cell", "end")
+        body += f"<g>{_told(bar.told)}" + _text(_LABELS - 10, y + 13, _short(bar.name, 24), "cell", "end")
         wide = max((bar.end - bar.start) / 100 * room, 1)
         body += f'<rect class="bar t{bar.tone}" x="{_n(x)}" y="{_n(y)}" width="{_n(wide)}" height="18" rx="2"/>'
         body += _text(_LABELS + max(bar.end, 0) / 100 * room + 7, y + 13, bar.value, "value") + "</g>"
@@ -247,7 +252,7 @@ def _pairs(pairs: Pairs) -> str:
         y = 32 + row * number
         low, high = (_LABELS + end / 100 * room for end in (pair.low, pair.high))
         body += f"<g>{_told(f'{pair.name}: {pair.low:.1f} and {pair.high:.1f} %')}" + _text(
-            _LABELS - 10, y + 4, pair.name[:24], "cell", "end"
+            _LABELS - 10, y + 4, _short(pair.name, 24), "cell", "end"
         )
         body += f'<path class="between" d="M{_n(low)} {_n(y)}H{_n(high)}"/>'
         body += f'<circle class="dot t1" cx="{_n(low)}" cy="{_n(y)}" r="4.5"/>'
@@ -273,10 +278,10 @@ def _heat(heat: Heat) -> str:
     chars = max([3, *(len(text) for row in heat.texts for text in row)])
     longest = max([0, *(len(name) for name in heat.columns)])
     chars = max(chars, longest - 1) if longest <= 9 else chars
-    names = max([4, *(len(name[:22]) for name in heat.rows)])
+    names = max([4, *(len(_short(name, 22)) for name in heat.rows)])
     slanted = any(len(name) > chars + 1 for name in heat.columns)
     cell, left = max(7.0 * chars + 10, 34.0), 7.0 * names + 30
-    top = (24.0 + 4.6 * max(len(name[:22]) for name in heat.columns)) if slanted else 40.0
+    top = (24.0 + 4.6 * max(len(_short(name, 22)) for name in heat.columns)) if slanted else 40.0
     width, height = left + cell * len(heat.columns) + (60 if slanted else 8), top + 26 * len(heat.rows) + 6
     body = (
         _text(left, 12, heat.across, "label")
@@ -286,13 +291,13 @@ def _heat(heat: Heat) -> str:
     for number, name in enumerate(heat.columns):
         x = left + cell * (number + 0.5)
         body += (
-            f'<text class="cell" transform="translate({_n(x)} {_n(top - 8)}) rotate(-40)">{html(name[:22])}</text>'
+            f'<text class="cell" transform="translate({_n(x)} {_n(top - 8)}) rotate(-40)">{html(_short(name, 22))}</text>'
             if slanted
             else _text(x, top - 8, name, "cell", "middle")
         )
     for down, name in enumerate(heat.rows):
         y = top + 26 * down
-        body += _text(left - 8, y + 17, name[:22], "cell", "end")
+        body += _text(left - 8, y + 17, _short(name, 22), "cell", "end")
         for across, text in enumerate(heat.texts[down]):
             body += _cell(heat, down, across, left + cell * across, y, cell, text)
     picture = _svg("heat", width, height, heat.about, body)
