@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from bench.core import ThreatModel
 from bench.data import CLASSES
 from bench.errors import GauntletError
-from bench.plans import PLANS, Plan
+from bench.plans import PLANS
 from bench.plugins import BROKEN
 from bench.results import Card, Flags, Outcomes, outcomes_of
 from bench.statistics import Floats, holm, mcnemar_each, two_proportions
@@ -129,23 +129,27 @@ def _plan_names(cards: Sequence[Card]) -> list[str]:
     several = Counter(name for name, _ in {(card.plan.name, digest) for card, digest in zip(cards, digests, strict=True)})
     return [
         card.plan.name
-        if _built_in(card) or (card.plan.name not in PLANS and several[card.plan.name] == 1)
+        if _built_in(card, digest) or (card.plan.name not in PLANS and several[card.plan.name] == 1)
         else f"{card.plan.name} {digest[:8]}"
         for card, digest in zip(cards, digests, strict=True)
     ]
 
 
-def _built_in(card: Card) -> bool:
-    """Whether a plan is the built-in one of its name in this norm, perhaps followed by further attacks."""
+def _built_in(card: Card, digest: str) -> bool:
+    """Whether a plan of this digest is the built-in one of its name in this norm, perhaps followed by further attacks."""
     if card.plan.name not in PLANS:
         return False
-    known = _resolved(card.plan.name, card.threat.norm, card.threat.eps)
-    return card.plan.model_copy(update={"attacks": card.plan.attacks[: len(known.attacks)]}).digest == known.digest
+    attacks, wanted = _resolved(card.plan.name, card.threat.norm, card.threat.eps)
+    if len(card.plan.attacks) > attacks:
+        digest = card.plan.model_copy(update={"attacks": card.plan.attacks[:attacks]}).digest
+    return digest == wanted
 
 
 @cache
-def _resolved(name: str, norm: str, eps: str) -> Plan:
-    return PLANS[name].resolved(ThreatModel.parse(norm, eps))
+def _resolved(name: str, norm: str, eps: str) -> tuple[int, str]:
+    """How many attacks a built-in plan has in a ball, and their digest."""
+    plan = PLANS[name].resolved(ThreatModel.parse(norm, eps))
+    return len(plan.attacks), plan.digest
 
 
 def data_names(cards: Sequence[Card]) -> list[str]:

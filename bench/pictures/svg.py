@@ -146,7 +146,7 @@ def _names(frame: _Frame, curves: Sequence[Curve]) -> str:
     ends = sorted(((frame.y(curve.points[-1][1]), curve) for curve in curves), key=lambda end: end[0])
     places: list[float] = []
     for at, _ in ends:
-        places.append(max(at, places[-1] + 13) if places else at)
+        places.append(max(at, places[-1] + 15) if places else at)
     over = max((places[-1] - frame.bottom) if places else 0, 0)
     return "".join(
         _text(frame.right + 6, at - over + 4, _short(curve.name, 18), f"name t{curve.tone}")

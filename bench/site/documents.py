@@ -58,9 +58,9 @@ def page_of(name: str) -> str:
     return f"{posixpath.join(posixpath.dirname(name), 'index') if posixpath.basename(name) == 'README' else name}.html"
 
 
-def documents() -> Documents:
-    """Every document of the package and its figures, and the reference made of the code."""
-    place = files("bench").joinpath("docs")
+def documents(place: Traversable | None = None) -> Documents:
+    """Every document of a folder, by default the package's, with its figures, and the reference made of the code."""
+    place = place or files("bench").joinpath("docs")
     found = dict(_walked(place)) if place.is_dir() else {}
     texts = {name.removesuffix(".md"): entry.read_text("utf-8") for name, entry in found.items() if name.endswith(".md")}
     texts[API] = reference()

@@ -19,6 +19,8 @@ MOST, NUMBERS = 16, 40
 """Measurements of a page, and numbers of one."""
 _PICTURES = 150_000
 """Characters of a page's pictures, which keep it small; what is left out lies in the files."""
+_LARGEST = 1e12
+"""Of a number in a sentence; a larger one is in the table."""
 _ARRAYED = ("kernel", "landscape")
 """Measures with pictures of what lies in their arrays."""
 
@@ -154,6 +156,6 @@ def _sentences(found: Measurement) -> str:
     said = []
     for sentence, *names in _SAID.get(found.measure, ()):
         values = [found.values.get(name) for name in names]
-        if all(value is not None for value in values):
+        if all(value is not None and abs(value) < _LARGEST for value in values):
             said.append(sentence.format(*values))
     return re.sub(r"(?<=\d)%", " %", " ".join(said))

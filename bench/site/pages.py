@@ -74,8 +74,9 @@ def index(board: Leaderboard, groups: Sequence[Group]) -> str:
 
 def document(board: Leaderboard, doc: Document, groups: Sequence[Group]) -> str:
     """A document with the way to all others beside it."""
-    root = "../" * (doc.page.count("/") + 1)
-    return page("doc.html", board, doc.title, root, "docs", doc=doc, groups=groups)
+    root, folder = "../" * (doc.page.count("/") + 1), doc.name.rpartition("/")[0]
+    above = next((entry for group in groups for entry in group.pages if folder and entry[0] == f"{folder}/README"), None)
+    return page("doc.html", board, doc.title, root, "docs", doc=doc, groups=groups, above=above)
 
 
 def leaderboard(board: Leaderboard, section: Section, paired: Sequence[str]) -> str:

@@ -19,9 +19,12 @@ from bench.errors import BadInput, GauntletError
 from bench.evaluation.evaluation import evaluate
 from bench.evaluation.units import Unit, Wanted, load_unit
 from bench.files.progress import Reporter
+from bench.measures import read_measurement
 from bench.models.checkpoint import load_weights
 from bench.models.subject import training_record
+from bench.pictures import draw
 from bench.plans import built_in
+from bench.report import views
 from bench.report.history import read_history
 from bench.results import archive
 from bench.results.card import read_card
@@ -56,6 +59,12 @@ parameters = {queries = 20}
 """
 
 
+MEASUREMENT = {
+    "schema_version": 1, "measure": "path", "about": "text", "model": "m", "digest": "0", "settings": {"n": 3},
+    "values": {"clean loss": 0.5, "final loss": None}, "notes": ["a note"],
+    "curves": {"loss": {name: [0.0, 1.0, 2.0] for name in ("step", "mean", "5%", "50%", "95%")}},
+    "arrays": {"file": "path-1a.npz", "sha256": "0", "shapes": {"loss": [3, 2]}},
+}  # fmt: skip
 BOARD = """
 title = "mine"
 dataset = "digits"
@@ -194,6 +203,7 @@ def readers(home: Path) -> dict[str, Reader]:
         "submission": Reader("row.zip", valid.submission, inputs.damaged([sent.read_bytes()]) | noise),
         "training": Reader("train.json", _record, inputs.documents([record], inputs.as_json)),
         "history": Reader("train.json", read_history, inputs.documents([record], inputs.as_json)),
+        "measurement": Reader("path-1a.json", _measurement, inputs.documents([MEASUREMENT], inputs.as_json)),
         "records": Reader("samples.parquet", archive.read_records, inputs.damaged([rows]) | noise),
         "archive": Reader("archive.safetensors", _archive, safe(examples, weights)),
         "examples": Reader("z.npz", _examples, inputs.npzs(["ids", "z"], archives, valid.marker)),
@@ -207,6 +217,12 @@ def readers(home: Path) -> dict[str, Reader]:
 
 def _record(path: Path) -> Any:
     return training_record(str(path.parent))
+
+
+def _measurement(path: Path) -> Any:
+    """What is read is drawn, too."""
+    found = read_measurement(path)
+    return found, [draw(view.figure) for view in views(found, {})]
 
 
 def _archive(path: Path) -> Any:

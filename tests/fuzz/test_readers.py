@@ -14,7 +14,7 @@ from .readers import Reader, attempt, readers
 
 NAMES = (
     "card", "plan", "board", "submission", "training", "history", "records", "archive", "examples", "npz", "weights",
-    "checkpoint", "state", "unit",
+    "checkpoint", "state", "unit", "measurement",
 )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def test_curves_that_end_together_are_named_apart() -> None:
     curves = tuple(Curve(f"c{number}", ((0, 5), (10, 50)), number) for number in range(4))
     texts = ET.fromstring(draw(Chart("", CHART.x, CHART.y, curves))).iter("text")
     heights = sorted(float(str(node.get("y"))) for node in texts if str(node.get("class")).startswith("name t"))
-    assert [round(one - other) for one, other in zip(heights[1:], heights, strict=False)] == [13, 13, 13]
+    assert [round(one - other) for one, other in zip(heights[1:], heights, strict=False)] == [15, 15, 15]
 
 
 def test_a_doubted_mark_is_hollow_and_leads_somewhere() -> None:
