@@ -50,6 +50,7 @@ bench: .venv/installed
 	$(BIN)/python tests/speed/memory.py
 	$(BIN)/python tests/speed/waiting.py
 	$(BIN)/python tests/speed/verify.py
+	$(BIN)/python tests/speed/report.py $(firstword $(wildcard results/mnist/*/*-s0-*/fast-*/card.json))
 	$(BIN)/python tests/speed/parallel.py results/*/*/*/fast-*/card.json
 
 # Which broken defenses the diagnosis exposes, and which sound ones it wrongs; goes on where it was interrupted.

@@ -226,7 +226,7 @@ def _field(title: str, plane: NDArray[np.float64], at: NDArray[Any]) -> View:
         tuple(map(tuple, shades.tolist())), tuple(("",) * len(columns) for _ in rows), "first direction", "second direction",
         fine=True,
     )  # fmt: skip
-    return View(title, figure, f"Loss from {low:.3g}, light, to {high:.3g}, dark.")
+    return View(title, figure, f"Loss from {low:.3g}, faint, to {high:.3g}, full.")
 
 
 def _matrix(about: str, matrix: NDArray[np.float64], across: str, down: str) -> Heat:

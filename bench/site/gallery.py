@@ -80,12 +80,13 @@ def _words(found: Examples, falls: Falls, place: int, labels: dict[int, int], na
     first = f"is {label}"
     if found.after is not None:
         share, answer = found.after[place].max(0)
-        first = f"{label} → {_named(int(answer), names)}, {float(share):.0%} sure"
+        first = f"{label} → {_named(int(answer), names)}, {100 * float(share):.0f} % sure"
     threat = falls.card.threat
     away = ""
     if found.x is not None:
         eps = float(ThreatModel.parse(threat.norm, threat.eps).eps)
-        away = f"{_distance(found.x[place], found.z[place], threat.norm) / eps:.0%} of eps away" if eps else ""
+        far = _distance(found.x[place], found.z[place], threat.norm) / eps if eps else 0.0
+        away = f"{100 * far:.0f} % of eps away" if eps else ""
     run = str(by["run"])
     how = run if run.startswith("round ") else f"{by['attack']}{f', {run}' if run else ''}"
     return tuple(text for text in (first, away, f"{how} (sample {number})") if text)
@@ -115,7 +116,9 @@ def _sprite(rows: Sequence[Tensor]) -> tuple[bytes, tuple[int, int], tuple[int, 
         shown = shown[:, :3] if channels >= 3 else shown[:, :1].expand(-1, 3, -1, -1)
         for column, image in enumerate(shown.permute(0, 2, 3, 1).numpy()):
             top, left = row * (height + _GAP), column * (width + _GAP)
-            sheet[top : top + height, left : left + width] = image
+            # The gap is of the image's own edge: where a box is scaled, a trace of it shows.
+            wide = np.pad(image, ((0, _GAP), (0, _GAP), (0, 0)), mode="edge")
+            sheet[top : top + height + _GAP, left : left + width + _GAP] = wide
     file = BytesIO()
     Image.fromarray(sheet).save(file, "PNG")
     return file.getvalue(), (height, width), (sheet.shape[1], sheet.shape[0])
