@@ -79,7 +79,7 @@ findings: .venv/installed
 	$(BIN)/python tests/studies/collapse.py
 	$(BIN)/python tests/studies/linear.py
 	$(BIN)/python tests/studies/switching.py
-	$(BIN)/python tests/studies/kernels.py
+	$(BIN)/python tests/studies/kernels.py --course
 	$(BIN)/python tests/studies/inference.py
 	$(BIN)/python tests/studies/budget.py --only constant cosine periodic "constant, periodic rate"
 	$(BIN)/python tests/studies/norms.py

@@ -21,7 +21,6 @@ CELLS = (
     Cell("statistics=adversarial", "pgd_at", {"statistics": "adversarial"}),
     Cell("statistics=clean", "pgd_at", {"statistics": "clean"}),
     Cell("biased_norms=true", "pgd_at", {"biased_norms": "true"}),
-    Cell("separate_norms=true", "pgd_at", {"separate_norms": "true"}),
 )
 
 

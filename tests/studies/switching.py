@@ -66,7 +66,7 @@ def main() -> None:
             difference(robust["warm-up 0"], robust[name]) if name != "warm-up 0" else "",
         ))  # fmt: skip
         if name == "kernel":
-            told = [found["training"]["found"] for found in records]
+            told = [found["found"] for found in records]
     picks = oracle({x: validated[f"warm-up {x}"] for x in LENGTHS if f"warm-up {x}" in validated})
     by_oracle = [robust[f"warm-up {x}"][seed] for seed, x in enumerate(picks)]
     spent = mean(passes[f"warm-up {x}"] for x in picks)
