@@ -176,6 +176,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         server.terminate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TYPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_of_a_page_can_be_typed(path: Path, shell: dict[str, str], tmp_path: Path) -> None:
     for token in tokens_of(path.read_text(encoding="utf-8")):
