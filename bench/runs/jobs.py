@@ -90,11 +90,11 @@ def trained(request: TrainingRequest, execution: Execution, watch: Sequence[str]
     check_watch(watch)
     job = request.job()
     folder = job_folder(job, execution.results)
-    if not finished(folder):
+    if not finished(folder, job):
         where, title = device.pick(execution.device), f"train {job.name} seed {job.seed}"
         with Reporter(title, job.recipe.epochs, quiet=execution.quiet) as report, alone(folder, report.tell):
             # Another process may have finished it while this one waited.
-            if not finished(folder):
+            if not finished(folder, job):
                 if not (folder / STATE).exists() and (why := begun_anew(job, folder)):
                     report.say(why)
                 Trainer(job, folder, where, report, watch).run()

@@ -261,9 +261,14 @@ class Trainer:
             ) from None
 
 
-def finished(folder: Path) -> bool:
-    """Whether a folder holds a whole training; a clone has the records of the project's own rows, but not their weights."""
-    files = (RECORD, "best.safetensors", "last.safetensors")
+def finished(folder: Path, job: Job) -> bool:
+    """Whether a folder holds what a training of this job ends with and is evaluated: its record, and the weights that answer.
+
+    A clone has no others of the project's own rows; trained again on another kind of processor, weights would differ from those
+    that prove the rows, and take their place.
+    """
+    answering = "ensemble" if job.recipe.snapshots or job.defense.snapshots() else "best"
+    files = (RECORD, f"{answering}.safetensors")
     return all((folder / file).exists() for file in files) and not (folder / STATE).exists()
 
 

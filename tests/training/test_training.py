@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -109,6 +110,23 @@ def test_a_record_without_weights_is_trained_again_to_the_same_bytes(tmp_path: P
     for file in folder.glob("*.safetensors"):
         file.unlink()
     assert train("fast_at", settings={"epochs": "2"}, results=tmp_path, quiet=True) == folder
+    assert digests(folder) == before
+
+
+@pytest.mark.parametrize(("run", "answering"), [("fast_run", "best"), ("periodic_run", "ensemble")])
+def test_a_clone_that_has_the_weights_that_answer_keeps_them(
+    run: str, answering: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another processor would make others, and the examples of the row would not prove it any more."""
+    whole = request.getfixturevalue(run)
+    folder = tmp_path.joinpath(*whole.parts[-3:])
+    folder.mkdir(parents=True)
+    for name in ("train.json", f"{answering}.safetensors"):
+        shutil.copy(whole / name, folder)
+    before, made = digests(folder), record(folder)
+    monkeypatch.setattr("bench.runs.jobs.Trainer", lambda *_: pytest.fail("trained again"))
+    kept = {key: str(made["settings"][key]) for key in ("epochs", "steps") if key in made["settings"]}
+    assert train(made["defense"], settings=kept, results=tmp_path, quiet=True) == folder
     assert digests(folder) == before
 
 
