@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,8 +101,9 @@ class Evaluation(Target):
         correct, margin = self.judge.correct(x, y)
         self.clean[index], self.margin[index], self.closest[index] = correct.cpu(), margin.cpu(), x.cpu()
 
+    @cached_property
     def answers(self) -> tuple[Tensor, int]:
-        """The class that each clean image is answered with, [n], and how many classes the network knows."""
+        """The class that each clean image is answered with, [n], and how many classes the network knows; asked once."""
 
         def look(part: Tensor) -> Tensor:
             x, _ = self.data.batch(part)

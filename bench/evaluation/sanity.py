@@ -47,14 +47,14 @@ def by_class(run: Evaluation) -> dict[str, Any]:
 
 def of_answers(run: Evaluation) -> dict[str, Any]:
     """The commonest answer, and what was noticed, as a card has them."""
-    answers, (_, outputs) = commonest(run), run.answers()
+    answers, (_, outputs) = commonest(run), run.answers
     told = [shorten(warning) for warning in _warnings(run, answers, outputs)]
     return {"answers": answers, "warnings": tuple(told)}
 
 
 def commonest(run: Evaluation) -> Answers:
     """The commonest answer to the clean images."""
-    given, _ = run.answers()
+    given, _ = run.answers
     label = int(given.bincount().argmax())
     said, others = given == label, run.data.y.cpu() != label
     elsewhere = float(said[others].double().mean()) if others.any() else 0.0
