@@ -16,9 +16,9 @@ from bench.statistics import hierarchical_bootstrap
 
 NOT_COMPARABLE, CONSTANT = "not comparable", "constant"
 DOUBT = {"ok": 0, "": 1, "suspicious": 2, "broken": 3, NOT_COMPARABLE: 4, CONSTANT: 5}
+"""Verdicts; a row that nobody looked at stands below the sound ones, and one that classifies above one that does not."""
 DOUBTED = tuple(verdict for verdict, much in DOUBT.items() if much > DOUBT[""])
 """Of a row whose number is in doubt."""
-"""Verdicts; a row that nobody looked at stands below the sound ones, and one that classifies above one that does not."""
 
 
 def leaderboard(entries: Sequence[Entry] | Path | str, *, by: Literal["method", "seed"] = "method") -> pd.DataFrame:
