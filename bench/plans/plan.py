@@ -8,7 +8,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
@@ -138,7 +139,7 @@ class Plan(BaseModel):
     """Whether its evaluations say if the number can be trusted."""
     attacks: Annotated[tuple[Entry, ...], Field(min_length=1)]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the attacks as they will run; names and descriptions do not count."""
         content = [
@@ -146,6 +147,12 @@ class Plan(BaseModel):
             for spec in self.attacks
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same with other fields, and a digest of its own."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("digest", None)
+        return copy
 
     def extended(self, specs: Sequence[Mapping[str, Any]]) -> Plan:
         """The plan followed by further attacks, such as those a defense declares for its own fair attacker."""

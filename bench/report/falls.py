@@ -22,7 +22,7 @@ class Falls:
         self.card = card
         ids, broken = rows["id"].to_numpy(dtype=np.int64), rows["broken"].to_numpy(dtype=bool)
         attack, run = (rows[key].astype("category").cat for key in ("attack", "run"))
-        names, runs = list(map(str, attack.categories)), list(map(str, run.categories))
+        names, runs = attack.categories.tolist(), run.categories.tolist()
         code = attack.codes.to_numpy().astype(np.int64) * len(runs) + run.codes.to_numpy()
         tried = np.array([bool(name) for name in runs])[run.codes] if runs else np.zeros(0, dtype=bool)
         first = np.flatnonzero(~tried)

@@ -23,7 +23,7 @@ def suffix(card: Card, ball: int) -> str:
 
 def clean_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the clean pass, in the order of the samples."""
-    return rows[(rows["attack"] == "clean") & (rows["run"] == "")]
+    return rows[(rows["attack"] == "clean").to_numpy() & (rows["run"] == "").to_numpy()]
 
 
 def check_samples(card: Card, rows: pd.DataFrame) -> Iterator[str]:
@@ -33,17 +33,31 @@ def check_samples(card: Card, rows: pd.DataFrame) -> Iterator[str]:
         yield f"there are {len(rows)} rows, the card says {card.records.rows}"
     if strange := sorted({*rows["attack"].unique()} - {*names, "clean"}):
         yield f"there are rows of {strange[0][:80]!r}, which is no attack of the card"
-    if len(first) != card.n or first["id"].duplicated().any():
-        yield f"there are {len(first)} clean samples with {first['id'].nunique()} ids, and n is {card.n}"
+    ids, order = rows["id"].to_numpy(), np.argsort(first["id"].to_numpy(), kind="stable")
+    known = first["id"].to_numpy()[order]
+    if len(first) != card.n or (known[1:] == known[:-1]).any():
+        yield f"there are {len(first)} clean samples with {len(np.unique(known))} ids, and n is {card.n}"
         return
-    labels = first.set_index("id")["label"].reindex(rows["id"]).to_numpy(dtype=float)
-    if len(found := rows["id"][np.isnan(labels)]):
-        yield f"sample {found.iloc[0]} is not among those of the clean pass"
-    elif len(found := rows["id"][labels != rows["label"]]):
-        yield f"sample {found.iloc[0]} has two labels"
-    if len(set(names)) == len(names) and (twice := rows.duplicated(["attack", "run", "id"])).any():
+    place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    if (lost := known[place] != ids).any():
+        yield f"sample {ids[lost][0]} is not among those of the clean pass"
+    elif (other := first["label"].to_numpy()[order][place] != rows["label"].to_numpy()).any():
+        yield f"sample {ids[other][0]} has two labels"
+    if len(set(names)) == len(names) and (twice := _again(rows)).any():
         row = rows[twice].iloc[0]
         yield f"sample {row['id']} counts twice in {row['attack']}, {row['run']}"
+
+
+def _again(rows: pd.DataFrame) -> Mask:
+    """Which rows are of a sample, an attack and a run that an earlier row is of, bool [rows]."""
+    columns = [rows[key].astype("category").cat.codes.to_numpy() for key in ("attack", "run")]
+    order = np.lexsort((rows["id"].to_numpy(), *columns))
+    same = np.ones(max(len(rows) - 1, 0), dtype=bool)
+    for column in (rows["id"].to_numpy(), *columns):
+        same &= column[order][1:] == column[order][:-1]
+    again = np.zeros(len(rows), dtype=bool)
+    again[order[1:][same]] = True
+    return again
 
 
 def check_outcomes(card: Card, rows: pd.DataFrame, ids: NDArray[Any], clean: Mask) -> tuple[list[str], Mask]:
@@ -106,6 +120,6 @@ def _attack(result: AttackResult, rows: pd.DataFrame, targets: Mask, ran: Mask, 
             yield f"{key} is {said} on the card and {value} in the records"
     yield from _differs("robust accuracy", result.robust_accuracy, left, size)
     for key in ("forwards", "backwards"):
-        said, spent = getattr(result, key) * result.attempted, int(rows[key].sum())
+        said, spent = getattr(result, key) * result.attempted, int(rows[key].to_numpy().sum())
         if not np.isclose(said, spent, rtol=1e-6, atol=0.5):
             yield f"{key} are {said:.0f} on the card and {spent} in the records"

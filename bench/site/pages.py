@@ -64,7 +64,7 @@ def pictures(*found: tuple[str, Figure | None, str]) -> list[Picture]:
 def page(template: str, board: Leaderboard, title: str, root: str, here: str = "", **values: object) -> str:
     """A filled template."""
     html = environment().get_template(template).render(board=board, title=title, root=root, here=here, **values)
-    return re.sub(r"(?<=\d) %", "\u00a0%", html)
+    return re.sub(r" %(?<=\d %)", "\u00a0%", html)
 
 
 def index(board: Leaderboard, groups: Sequence[Group]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pkgutil import iter_modules
@@ -37,7 +37,7 @@ def problems(card: Card, rows: pd.DataFrame, ids: NDArray[Any], clean: Flags) ->
         mine = (
             np.flatnonzero(known & (codes == attacks.categories.get_loc(result.name))) if own else np.zeros(0, dtype=np.int64)
         )
-        runs = _Runs(run.categories, run.codes.to_numpy()[mine], fooled[mine], place[mine], n)
+        runs = _Runs(run.categories.tolist(), run.codes.to_numpy()[mine], fooled[mine], place[mine], n)
         start = ~clean | settled if result.on == "all" else broken
         for problem in _one(spec, result, runs, ~start):
             yield f"{result.name}: {problem}"
@@ -48,11 +48,11 @@ def problems(card: Card, rows: pd.DataFrame, ids: NDArray[Any], clean: Flags) ->
 class _Runs:
     """The runs of one attack in the records: who took part, and who fell."""
 
-    def __init__(self, names: pd.Index, codes: NDArray[Any], fooled: Flags, place: NDArray[Any], n: int) -> None:
+    def __init__(self, names: Sequence[str], codes: NDArray[Any], fooled: Flags, place: NDArray[Any], n: int) -> None:
         self.n, self.fooled, self.place = n, fooled, place
         order = np.argsort(codes, kind="stable")
         found, starts = np.unique(codes[order], return_index=True)
-        self.where = {str(names[code]): at for code, at in zip(found, np.split(order, starts[1:]), strict=False)}
+        self.where = {names[code]: at for code, at in zip(found, np.split(order, starts[1:]), strict=False)}
 
     def __bool__(self) -> bool:
         return bool(self.where)

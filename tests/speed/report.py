@@ -1,7 +1,7 @@
 """What a report of many rows costs, and how much of it is reading files: rows of real records, without galleries.
 
-Run it as `python tests/speed/report.py results/mnist/linf-0.3/fast_at-*-s0-*/fast-*/card.json --rows 500`; --profile says where
-the time goes.
+Run it as `python tests/speed/report.py results/mnist/linf-0.3/fast_at-mnist_fast-s0-*/fast-*/card.json --rows 500`; with
+--profile it says where the time goes.
 """
 
 import argparse
