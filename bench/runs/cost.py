@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from bench import data
 from bench.core import device
+from bench.data import Dataset
 from bench.errors import BadInput, GauntletError
+from bench.evaluation import EvaluationRequest, choose_threat
 from bench.files import Reporter, below, read_text
-from bench.models import build, samples_of
+from bench.models import build, resolve, samples_of
 from bench.plans import AttackSpec, Plan, Portfolio
 from bench.results import Card, read_card
 from bench.runs.rows import Line
@@ -32,6 +35,8 @@ APGD, FAB, SQUARE = 100 * 3, 100 * 5, 5000
 """Forward-equivalents of an iteration count: a backward pass is two."""
 REFERENCE = APGD + 9 * APGD + 9 * FAB + SQUARE
 """Of the reference AutoAttack on a sample that it does not break: APGD on the cross-entropy, then on 9 targets, FAB, Square."""
+HERE = ("ckpt", "run")
+"""References to weights that lie in files."""
 LATE = 0.9
 """Share of a training at which its batch is measured."""
 
@@ -124,15 +129,17 @@ class Prices:
         request, job = found.asked.request, line.job
         if found.card:
             return Cost(found.card.seconds / 10, "card")
-        if not job:
+        try:
+            asked = _trained(request, job) if job else _external(request)
+        except GauntletError:
+            # What is wrong with it is told when it is evaluated.
             return Cost(0.0, "unknown")
-        plan = request.plan.extended(job.defense.adaptive()).resolved(job.threat)
-        n = request.n or self._usual(job.dataset)
-        kind = (plan.digest, job.arch, job.dataset)
+        plan, n = asked.plan, request.n or self._usual(asked.dataset)
+        kind = (plan.digest, asked.arch, asked.dataset)
         # What stands costs more than what falls, so the same defense tells best.
-        if known := self._evaluations.get((*kind, job.defense.name)) or self._evaluations.get(kind):
+        if known := self._evaluations.get((*kind, asked.defense)) or self._evaluations.get(kind):
             return Cost(statistics.median(known) * n, "cards")
-        each = self._pass(job)
+        each = self._pass(asked)
         if known := self._passes.get(plan.name):
             return Cost(statistics.median(known) * n * each, "passes")
         return Cost(_most_passes(plan) * n * each, "bound")
@@ -143,12 +150,40 @@ class Prices:
             self._sizes[dataset] = len(samples_of(dataset, [{}], None))
         return self._sizes[dataset]
 
-    def _pass(self, job: Job) -> float:
+    def _pass(self, asked: _Asked) -> float:
         """Seconds of a forward pass of one image."""
-        key = f"{job.arch} {job.dataset}"
+        key = f"{asked.arch} {asked.dataset}"
         if key not in self._measured:
-            self._measured[key] = _forward_seconds(job, self.where)
+            self._measured[key] = _forward_seconds(asked, self.where)
         return self._measured[key]
+
+
+class _Asked(NamedTuple):
+    """What an evaluation that has not been made is of."""
+
+    plan: Plan
+    dataset: str
+    arch: str
+    defense: str
+    build: Callable[[Dataset], nn.Module]
+    """The network, or one of its shape, for samples like these."""
+
+
+def _trained(request: EvaluationRequest, job: Job) -> _Asked:
+    plan = request.plan.extended(job.defense.adaptive()).resolved(job.threat)
+    return _Asked(
+        plan, job.dataset, job.arch, job.defense.name, lambda samples: build(job.arch, samples.shape, samples.classes)
+    )
+
+
+def _external(request: EvaluationRequest) -> _Asked:
+    """Of a network in a file here; nothing is fetched, and no code is run, to say how long something takes."""
+    if request.model.partition(":")[0] not in HERE:
+        raise BadInput(f"{request.model} is not a file of weights")
+    first = data.load(request.dataset or "", "test").first(1)
+    threat = choose_threat(request.norm, request.eps[0], {}, first.family)
+    model = resolve(request.model, first.shape, first.classes, run_code=False)
+    return _Asked(request.plan.resolved(threat), request.dataset or "", model.arch, "None", lambda _: model.net)
 
 
 def _kind_of(described: str) -> str:
@@ -181,10 +216,10 @@ def _batch_seconds(job: Job, where: torch.device) -> float:
         return _each(batch, job.recipe.batch_size) * len(images) * job.recipe.epochs
 
 
-def _forward_seconds(job: Job, where: torch.device) -> float:
+def _forward_seconds(asked: _Asked, where: torch.device) -> float:
     """A third of a forward and a backward pass of an image among others."""
-    samples = data.load(job.dataset, "test").first(LARGE).to(where)
-    net = build(job.arch, samples.shape, samples.classes).to(where).eval()
+    samples = data.load(asked.dataset, "test").first(LARGE).to(where)
+    net = asked.build(samples).to(where).eval()
     x, y = samples.batch(torch.arange(len(samples)))
 
     def both(size: int) -> None:

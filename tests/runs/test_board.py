@@ -167,15 +167,23 @@ def test_how_long_it_takes_is_told_from_what_is_there(
         record.write_text(json.dumps({**content, "training": {**content["training"], "seconds": 7200}}))
     for card in board.glob("results/digits/*/standard-*/*/card.json"):
         card.write_text(json.dumps({**json.loads(card.read_text()), "seconds": 3600}))
+    (weights,) = board.glob("results/digits/*/standard-*-s0-*/best.safetensors")
+    code = Path("mine.py")
+    code.write_text("raise SystemExit('nobody asked for a result')\n")
     Path("mine.toml").write_text(
-        BOARD + "[[rows]]\ndefense = 'pgd_at'\nsettings = {epochs = 2}\nseeds = 1\nplan = 'autoattack'\n"
+        BOARD
+        + "[[rows]]\ndefense = 'pgd_at'\nsettings = {epochs = 2}\nseeds = 1\nplan = 'autoattack'\n"
+        + f"[[external]]\nname = 'found'\nreference = 'ckpt:{weights}?arch=digits_cnn&width=8'\nplan = 'autoattack'\n"
+        + "[[external]]\nname = 'foreign'\nreference = 'py:mine.py:net'\n"
     )
     _, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--dry-run", "--workers", "2")
     rows = table(out)
+    assert rows["found (external)"][-1] == "bound"
+    assert rows["foreign (external)"][-1] == "unknown"
     assert rows["standard"][-2:] == ["3 h 00 min", "records + cards"]
     assert rows["pgd_at epochs=2"][-1] == "batch + bound"
     assert "unknown: nothing, and not counted" in out
-    assert out.splitlines()[-1].startswith("left to do: 2 trainings and 3 evaluations, about ")
+    assert out.splitlines()[-1].startswith("left to do: 2 trainings and 5 evaluations, about ")
     assert out.splitlines()[-1].endswith(" with 2 workers")
     assert not [*board.rglob("pgd_at*")]
 
