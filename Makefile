@@ -50,6 +50,7 @@ bench: .venv/installed
 	$(BIN)/python tests/speed/memory.py
 	$(BIN)/python tests/speed/waiting.py
 	$(BIN)/python tests/speed/verify.py
+	$(BIN)/python tests/speed/diagnosis.py $(firstword $(wildcard results/mnist/*/fast_at-mnist*-s0-*))
 	$(BIN)/python tests/speed/report.py $(firstword $(wildcard results/mnist/*/*-s0-*/fast-*/card.json))
 	$(BIN)/python tests/speed/parallel.py results/*/*/*/fast-*/card.json
 

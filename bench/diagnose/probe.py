@@ -161,15 +161,37 @@ class Probe:
 
     @cached_property
     def white(self) -> Tensor:
-        """What falls to strong gradient attacks, from fresh starts."""
+        """What falls to strong gradient attacks, from fresh starts.
+
+        After the first, the few that it and the evaluation left are attacked in all ways, and the others only where one of
+        these few fell: on sound networks hardly any does.
+        """
         if self.whole:
             return self.whole.white[: len(self.y)]
-        fooled = self.plain.clone()
-        for loss, step, steps in (("margin", 1.0, 100), ("ce", 2.0, 100), ("margin", 0.1, 50)):
-            decay = "cosine" if step >= 1 else "none"
-            run: dict[str, Any] = {"steps": steps, "step": step, "loss": loss, "decay": decay, "low_precision": True}
-            fooled |= self.attack("pgd", among=~fooled, stream=f"white {step}", **run)
-        return fooled | self.attack("apgd", among=~fooled, steps=50, low_precision=True)
+        fooled = self.plain | self._climb(~self.plain, "margin", 1.0, 50)
+        left, broken = ((~fooled & among).nonzero().squeeze(1) for among in (~self.broken, self.broken))
+        return fooled | self._staged(torch.cat([left, broken]), self._strongly)
+
+    def _strongly(self, among: Tensor) -> Tensor:
+        """Which of some samples fall to one of several strong gradient attacks, bool [M]."""
+        fooled = torch.zeros_like(among)
+        for loss, step, steps in (("margin", 1.5, 100), ("ce", 2.0, 100), ("margin", 0.1, 50)):
+            fooled |= self._climb(among & ~fooled, loss, step, steps)
+        return fooled | self.attack("apgd", among=among & ~fooled, steps=50, low_precision=True)
+
+    def _climb(self, among: Tensor, loss: str, step: float, steps: int) -> Tensor:
+        decay = "cosine" if step >= 1 else "none"
+        run: dict[str, Any] = {"steps": steps, "step": step, "loss": loss, "decay": decay, "low_precision": True}
+        return self.attack("pgd", among=among, stream=f"white {step}", **run)
+
+    def _staged(self, rows: Tensor, search: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a search breaks among the first few rows [R], and among the others where one of these fell, bool [M]."""
+        fooled = torch.zeros_like(self.broken)
+        for some in (rows[:FEWEST], rows[FEWEST:]):
+            fooled |= search(torch.zeros_like(fooled).index_fill(0, some, True))
+            if not bool(fooled.any()):
+                break
+        return fooled
 
     @cached_property
     def black(self) -> Tensor:
@@ -177,13 +199,7 @@ class Probe:
 
         The others are searched only where one of the first few fell: on sound networks none does.
         """
-        fooled = torch.zeros_like(self.white)
-        left = (~self.white).nonzero().squeeze(1)
-        for rows in (left[:FEWEST], left[FEWEST:]):
-            fooled |= self.queried(torch.zeros_like(fooled).index_fill(0, rows, True))
-            if not bool(fooled.any()):
-                break
-        return fooled
+        return self._staged((~self.white).nonzero().squeeze(1), self.queried)
 
     def queried(self, among: Tensor) -> Tensor:
         """Which of some samples fall to searches that see no gradient, bool [M]."""
