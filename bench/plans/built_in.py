@@ -67,6 +67,7 @@ _FAST = Portfolio(
     opening=(
         _arm("margin-20", "pgd", steps=20, step=1.0, decay="cosine", loss="margin"),
         _arm("ce-40", "pgd", steps=40, step=2.0, decay="cosine", loss="ce"),
+        _arm("targeted-10", "apgd", steps=10, targets=3, order="malt"),
     ),
     arms=(
         _arm("ce", "pgd", steps=50, step=2.0, decay="cosine", loss="ce"),
