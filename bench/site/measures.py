@@ -77,9 +77,8 @@ def measured_of(row: Row) -> tuple[list[Measured], list[str]]:
                 room -= len(picture)
                 pictures.append(Drawn(view.title, picture, view.told))
         found.append(_told(document, tuple(pictures), name))
-    shown = {one.file for one in found}
-    stated = [_stated(short) for short in row.entry.card.measures]
-    found += [one for one in stated if one.file not in shown][: MOST - len(found)]
+    gone = [short for short in row.entry.card.measures if not (folder / short.file).exists()]
+    found += map(_stated, gone[: MOST - len(found)])
     return found, refused
 
 

@@ -201,7 +201,7 @@ def facts(card: Card) -> list[tuple[str, str]]:
         ("8-bit accuracy", f"{card.eight_bit_accuracy:.1%}" if card.eight_bit_accuracy is not None else ""),
         ("balanced", f"clean {balanced[0]:.1%}, robust {balanced[1]:.1%}" if None not in balanced else ""),
         ("most frequent answer", f"class {answers.label}, to {answers.share:.1%} of the images" if answers else ""),
-        ("measured", "; ".join(map(_measured, card.measures))),
+        *((f"{short.measure} ({short.file})", _measured(short)) for short in card.measures),
         ("seconds", f"{card.seconds:.0f} ({card.device})"),
         ("versions", ", ".join(f"{key} {value}" for key, value in card.versions.items())),
         ("notes", "; ".join(card.notes)),
@@ -210,7 +210,7 @@ def facts(card: Card) -> list[tuple[str, str]]:
 
 
 def _measured(short: Measured) -> str:
-    return f"{short.measure}: " + ", ".join(f"{name} {value:.4g}" for name, value in short.values.items())
+    return ", ".join(f"{name} {value:.4g}" for name, value in short.values.items())
 
 
 def number(value: object) -> str:
