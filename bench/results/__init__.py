@@ -9,7 +9,7 @@ from bench.results.collapse import GAP, collapsed
 from bench.results.eight_bit import rounded, survive
 from bench.results.headlines import headline, sentences
 from bench.results.in_short import in_short, is_of, measured_beside, measures_folder, with_measured
-from bench.results.measurement import BYTES, Arrays, Measurement, read_measurement
+from bench.results.measurement import DOCUMENT_BYTES, Arrays, Measurement, read_measurement
 from bench.results.outcomes import METRICS, Flags, Outcomes, fell_to, find_cards, outcomes_of, read_outcomes
 from bench.results.places import ADDED, MEASURES, WATCHED, folder_name, section, unlisted
 from bench.results.replay import check_outcomes, check_samples, clean_rows, suffix

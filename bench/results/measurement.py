@@ -13,7 +13,7 @@ from bench.files import read_text, regular
 from bench.results.schema import Count, Eps, Record, Sentence
 
 SCHEMA = 1
-BYTES = 2**23
+DOCUMENT_BYTES = 2**23
 """Of a document at most."""
 _ROWS = 100_000
 _TEXT = Field(max_length=300)
@@ -74,9 +74,9 @@ class Measurement(Record):
 
 def read_measurement(path: Path) -> Measurement:
     """A stored measurement, which may be a stranger's; BadInput where it is damaged, absurd or of another schema version."""
-    regular(path, BYTES)
+    regular(path, DOCUMENT_BYTES)
     try:
-        content = json.loads(read_text(path, BYTES))
+        content = json.loads(read_text(path, DOCUMENT_BYTES))
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA:
             raise BadInput(f"{path} has schema version {str(version)[:80]}, this release reads {SCHEMA}; measure again")

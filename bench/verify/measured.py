@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.errors import BadInput
 from bench.files import regular, sha256
-from bench.results import BYTES, MEASURES, Card, Measured, in_short, is_of, measures_folder, read_measurement
+from bench.results import DOCUMENT_BYTES, MEASURES, Card, Measured, in_short, is_of, measures_folder, read_measurement
 
 NAME = "measures"
 """The check; the number of a row does not rest on it."""
@@ -33,7 +33,7 @@ def problems(card: Card, folder: Path) -> Iterator[str]:
     for short in (short for short in card.measures if os.path.lexists(home / short.file)):
         name = f"{MEASURES}/{short.file}"
         try:
-            left -= regular(home / short.file, min(BYTES, left))
+            left -= regular(home / short.file, min(DOCUMENT_BYTES, left))
             yield from (f"{name} {told}" for told in _differences(card, short, home / short.file))
         except (BadInput, OSError) as error:
             yield str(error).replace(str(home), MEASURES)
