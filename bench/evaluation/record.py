@@ -18,7 +18,19 @@ from bench.evaluation.engine import Evaluation
 from bench.evaluation.task import Task
 from bench.models import Model
 from bench.plugins import get_defense
-from bench.results import AttackResult, Card, Certified, CurvePoint, FileInfo, Finding, ModelInfo, Threat, archive, survive
+from bench.results import (
+    AttackResult,
+    Card,
+    Certified,
+    CurvePoint,
+    FileInfo,
+    Finding,
+    ModelInfo,
+    Threat,
+    archive,
+    measured_beside,
+    survive,
+)
 from bench.statistics import wilson
 
 _PACKAGES = (
@@ -50,6 +62,17 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
         "norm": run.threat.norm,
         "eps": run.threat.eps_text,
     }
+    info = ModelInfo(
+        reference=_portable(model),
+        arch=model.arch,
+        digest=model.digest,
+        defense=trained.get("defense"),
+        settings=trained.get("settings", {}),
+        training=_training(trained),
+        test_time=task.request.test_time,
+        answers=task.subject.answers.digest,
+        leads=task.subject.answers.leads,
+    )
     return Card(
         name=task.label,
         dataset=task.dataset,
@@ -68,17 +91,7 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
         search=about.search,
         eot=run.eot,
         batch_dependent=task.subject.batch_dependent,
-        model=ModelInfo(
-            reference=_portable(model),
-            arch=model.arch,
-            digest=model.digest,
-            defense=trained.get("defense"),
-            settings=trained.get("settings", {}),
-            training=_training(trained),
-            test_time=task.request.test_time,
-            answers=task.subject.answers.digest,
-            leads=task.subject.answers.leads,
-        ),
+        model=info,
         data=sanity.data_info(run.data),
         records=_records(run, folder),
         archive=_archive(run, folder, proves),
@@ -91,6 +104,7 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
         code=task.code,
         files={**_of_training(trained), **task.files},
         noticed=about.noticed,
+        measures=measured_beside(info, folder),
         notes=_notes(task, attacks, about),
     )
 

@@ -3,9 +3,10 @@
 The mathematics is in bench.science; here are models, samples and files. May import evaluation and what lies below.
 """
 
-from bench.measures.document import FOLDER, Measurement, find_measurements, read_measured_arrays, read_measurement
+from bench.measures.document import find_measurements, read_measured_arrays
 from bench.measures.lab import EXPERIMENTS, performed
 from bench.measures.registry import Measure, get_measure, measure_names
 from bench.measures.session import MeasureRequest, measured
 from bench.measures.told import render
 from bench.measures.watched import watched
+from bench.results import Measurement, read_measurement

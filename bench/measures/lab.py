@@ -17,9 +17,10 @@ from bench import data
 from bench.errors import BadInput, UnknownName
 from bench.evaluation import Execution
 from bench.files import Reporter
-from bench.measures.document import Measurement, columns, number, whole, write
+from bench.measures.document import columns, number, whole, write
 from bench.measures.registry import Curve, Found, Measure, Positive, Whole
 from bench.measures.session import PROTOCOL, READ, Answer
+from bench.results import Measurement
 from bench.science.lab import linear as lines
 from bench.science.lab.structured import Activation, Course, Learner, World, accuracy, amounts, departure, train
 

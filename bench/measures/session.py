@@ -22,12 +22,13 @@ from bench.data import Dataset, in_turn
 from bench.errors import BadInput
 from bench.evaluation import Execution, Radius, Reference, Request, Source, choose_threat, home
 from bench.files import Reporter, alone
-from bench.measures.document import FOLDER, Measurement, columns, number, whole, write
+from bench.measures.document import columns, number, whole, write
+from bench.measures.entered import enter
 from bench.measures.probe import Other, Probe
 from bench.measures.registry import Found, Measure, get_measure
 from bench.models import Subject, load_subject, samples_of, training_beside, training_record
 from bench.plugins import read_value
-from bench.results import section
+from bench.results import MEASURES, Measurement, section
 
 PROTOCOL = 1
 """Part of every key; raised when the same question would be answered otherwise."""
@@ -83,14 +84,25 @@ class _Task:
 
 
 def measured(request: MeasureRequest, execution: Execution) -> Answer:
-    """The measurement that answers a request, and its path: taken where it is not there yet."""
+    """The measurement that answers a request, and its path: taken where it is not there yet, and entered into the cards of the
+    same weights beside it."""
     task = _resolve(request, execution)
+    answer = _taken(task, execution)
+    cards = enter(answer.found, answer.path, Reporter(_title(task), 1, quiet=execution.quiet).tell)
+    told = [answer.told, f"on the card of {', '.join(cards)}" if cards else ""]
+    return answer._replace(told="; ".join(filter(None, told)))
+
+
+def _title(task: _Task) -> str:
+    return f"measure {task.measure.name} of {task.subject.label}"
+
+
+def _taken(task: _Task, execution: Execution) -> Answer:
     place = task.path.with_suffix(".parts")
-    title = f"measure {task.measure.name} of {task.subject.label}"
     if not execution.fresh:
         for found in whole(task.path):
             return Answer(found, task.path, READ)
-    with Reporter(title, 1, quiet=execution.quiet) as report, alone(place, report.tell), device.exact_float32():
+    with Reporter(_title(task), 1, quiet=execution.quiet) as report, alone(place, report.tell), device.exact_float32():
         if execution.fresh:
             for left in place.glob("*.npy"):
                 left.unlink()
@@ -117,7 +129,7 @@ def _resolve(request: MeasureRequest, execution: Execution) -> _Task:
     identity = [str(part.identity) for part in (subject, other) if part]
     key = [PROTOCOL, measure.name, options, identity, files, samples.digest, str(threat), request.seed]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
-    folder = home(subject.model, section(execution.results, dataset, threat)) / FOLDER
+    folder = home(subject.model, section(execution.results, dataset, threat)) / MEASURES
     path = folder / f"{measure.name}-{digest[:8]}.json"
     return _Task(request, measure, options, subject, other, dataset, samples, threat, kept, digest, path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.escape import line
-from bench.measures.document import Measurement
+from bench.results import Measurement
 
 ROWS = 12
 """Of a curve that are shown; the file has them all."""

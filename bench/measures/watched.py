@@ -11,10 +11,10 @@ import torch
 
 from bench.errors import BadInput
 from bench.files import opened
-from bench.measures.document import FOLDER, Measurement, columns, number, write
+from bench.measures.document import columns, number, write
 from bench.measures.each.kernel import course
 from bench.models import training_record
-from bench.results import WATCHED
+from bench.results import MEASURES, WATCHED, Measurement
 
 
 def watched(run: Path) -> Path:
@@ -37,7 +37,7 @@ def watched(run: Path) -> Path:
         norm=trained["threat"]["norm"], eps=trained["threat"]["eps"], settings={"watch": True, "n": len(clean[0])},
         values=values, curves={"over epochs": columns(curve)}, notes=("epoch 0 is before the training",),
     )  # fmt: skip
-    path = run / FOLDER / "kernel-watched.json"
+    path = run / MEASURES / "kernel-watched.json"
     write(path, document, {"clean": clean, "attacked": attacked, "distances between epochs": between})
     return path
 

@@ -25,6 +25,7 @@ from bench.results.schema import (
     Diagnosis,
     Eps,
     Finding,
+    Measured,
     Record,
     Sentence,
     Share,
@@ -38,6 +39,8 @@ read as absent."""
 
 CLASSES = 1000
 """Classes that a card tells apart at most."""
+MOST_MEASURED = 64
+"""Measures that a card has at most."""
 CARD_BYTES, DEEPEST, VALUES = 2**22, 32, 50_000
 """What a card has at most: bytes, tables in one another, and values in all of them."""
 
@@ -136,6 +139,14 @@ class Addition(Record):
     archive: FileInfo
 
 
+def _once(measures: tuple[Measured, ...]) -> tuple[Measured, ...]:
+    """A document is of one measure."""
+    files = [short.file for short in measures]
+    if twice := [file for file in files if files.count(file) > 1]:
+        raise ValueError(f"{twice[0]!r} is listed more than once; a document is of one measure")
+    return measures
+
+
 class Card(Record):
     """One evaluation."""
 
@@ -182,6 +193,8 @@ class Card(Record):
     diagnosis: Diagnosis | None = None
     noticed: tuple[Finding, ...] = ()
     """What the evaluation itself looked at: whether there is a gradient, and whether it is that of the answers."""
+    measures: Annotated[tuple[Measured, ...], Field(max_length=MOST_MEASURED), AfterValidator(_once)] = ()
+    """What else was measured on the network, in short; a card without any is stored as it always was."""
     seconds: float
     device: str
     versions: dict[str, str]
@@ -212,7 +225,8 @@ class Card(Record):
 
     def to_json(self) -> str:
         """The card as it is stored."""
-        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+        content = self.model_dump(mode="json", exclude=None if self.measures else {"measures"})
+        return json.dumps(content, indent=2) + "\n"
 
     def save(self, path: Path) -> None:
         """Write the card atomically."""

@@ -9,6 +9,8 @@ from bench.results.card import Card
 
 ADDED = "added-"
 """How the names of files begin that hold examples handed in later."""
+MEASURES = "measures"
+"""The folder beside the evaluations of a model with what `gauntlet measure` wrote of it."""
 WATCHED = "watch"
 """The folder of a run with what was looked at while it was trained."""
 

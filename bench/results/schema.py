@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 from bench.core import LONGEST, Label, Name, ThreatModel
 from bench.errors import GauntletError
@@ -200,3 +200,21 @@ class Diagnosis(Record):
     """Samples that the checks were made on."""
     findings: tuple[Finding, ...]
     seconds: float
+
+
+ASKED = 300
+"""Characters of how something was measured, on a card."""
+Printable = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_one_line)]
+
+
+class Measured(Record):
+    """A measure of the card's network in short."""
+
+    measure: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+    asked: Annotated[Sentence, Field(max_length=ASKED)]
+    """On what it was taken, and how."""
+    values: Annotated[dict[Printable, FiniteFloat], Field(min_length=1, max_length=16)]
+    """Its headline, as the document has it."""
+    file: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\.json$", max_length=128)]
+    """The document, in the folder of measures beside that of the card."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

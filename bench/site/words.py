@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.plans import PLANS
 from bench.report import Leaderboard, Method, Row, Section, method_name
 from bench.report.tables import DOUBTED
-from bench.results import AttackResult, Card
+from bench.results import AttackResult, Card, Measured
 
 
 def board_lead(board: Leaderboard) -> str:
@@ -201,11 +201,16 @@ def facts(card: Card) -> list[tuple[str, str]]:
         ("8-bit accuracy", f"{card.eight_bit_accuracy:.1%}" if card.eight_bit_accuracy is not None else ""),
         ("balanced", f"clean {balanced[0]:.1%}, robust {balanced[1]:.1%}" if None not in balanced else ""),
         ("most frequent answer", f"class {answers.label}, to {answers.share:.1%} of the images" if answers else ""),
+        *((f"{short.measure} ({short.file})", _measured(short)) for short in card.measures),
         ("seconds", f"{card.seconds:.0f} ({card.device})"),
         ("versions", ", ".join(f"{key} {value}" for key, value in card.versions.items())),
         ("notes", "; ".join(card.notes)),
     ]  # fmt: skip
     return [(name, text) for name, text in found if text]
+
+
+def _measured(short: Measured) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in short.values.items())
 
 
 def number(value: object) -> str:

@@ -220,18 +220,21 @@ def _placed(staged: Path, home: Path, standing: int) -> None:
         home.parent.parent.mkdir(parents=True, exist_ok=True)
         run.rename(home.parent)
         return
-    for file in (path for path in run.iterdir() if path.is_file()):
-        there = home.parent / file.name
+    beside = [path for path in run.rglob("*") if path.is_file() and path.parent != staged.parent]
+    for file in beside:
+        there = home.parent / file.relative_to(run)
         if there.exists() and sha256(there) != sha256(file):
             raise BadInput(f"{there} is another file than the one handed in under that name; rename the folder {run.name}")
     files = [path for path in staged.parent.iterdir() if path.is_file()]
-    if all((home / file.name).exists() and sha256(home / file.name) == sha256(file) for file in files):
-        return
-    if home.exists():
+    same = all((home / file.name).exists() and sha256(home / file.name) == sha256(file) for file in files)
+    if not same and home.exists():
         _replaced(home, standing)
-    for file in (path for path in run.iterdir() if path.is_file()):
-        file.replace(home.parent / file.name)
-    staged.parent.rename(home)
+    for file in beside:
+        there = home.parent / file.relative_to(run)
+        there.parent.mkdir(exist_ok=True)
+        file.replace(there)
+    if not same:
+        staged.parent.rename(home)
 
 
 def _replaced(home: Path, standing: int) -> None:

@@ -17,6 +17,7 @@ from bench.escape import line
 from bench.files import Reporter, alone
 from bench.results import ADDED, MOST, SCHEMA, Addition, Card, read_card, read_examples, write_archive
 from bench.statistics import wilson
+from bench.verify import measured
 from bench.verify.cards import FIRST, Case, Verified, cards_of, judged, to_json
 from bench.verify.cards import render as show
 from bench.verify.consistency import UNLISTED, Proof
@@ -51,7 +52,8 @@ def add(place: Path, file: Path, by: str, given: Given, *, quiet: bool = False) 
         card = read_card(path)
         before, case = judged(card, path, given)
         # What the card does not list is no hindrance: handing it in is how that is put right.
-        if case is None or not all(found.ok or found.name == UNLISTED for found in before.checks):
+        # Nor are measures, on which its number does not rest.
+        if case is None or not all(found.ok or found.name in (UNLISTED, measured.NAME) for found in before.checks):
             return Added(before, None, ["the card has to hold before anything is added to it"])
         shape = case.jury.data.shape
         proof = Proof(str(file), *read_examples(file, shape, min(max(FEWEST, card.n), MOST)))

@@ -49,7 +49,7 @@ class Verified(NamedTuple):
         """holds, fails or not checked."""
         if any(found.ok is False for found in self.checks):
             return "fails"
-        return "not checked" if any(found.ok is None for found in self.checks) else "holds"
+        return "not checked" if any(found.ok is None and not found.apart for found in self.checks) else "holds"
 
 
 class Case(NamedTuple):
@@ -208,7 +208,7 @@ def exit_code(rows: Sequence[Verified], *, strict: bool = False) -> int:
     """1 where anything fails, 2 where nothing could be checked, else 0; strict: 1 where anything could not be checked."""
     verdicts = {row.verdict for row in rows}
     if strict:
-        return int(verdicts != {"holds"})
+        return int(verdicts != {"holds"} or not all(found.ok for row in rows for found in row.checks))
     return 1 if "fails" in verdicts else 2 if verdicts == {"not checked"} else 0
 
 

@@ -30,7 +30,7 @@ from bench.results import (
     unlisted,
 )
 from bench.statistics import wilson
-from bench.verify import by_class, carried_out
+from bench.verify import by_class, carried_out, measured
 
 UNLISTED = "unlisted"
 """The check of files that were handed in and that the card does not list."""
@@ -51,6 +51,11 @@ class Check(NamedTuple):
     """None where it could not be checked."""
     told: tuple[str, ...]
     """What is wrong, or what was seen."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether it could not be made, and is of nothing that the number of the row rests on."""
+        return self.ok is None and self.name == measured.NAME
 
 
 def check(name: str, problems: Sequence[str], seen: str) -> Check:
@@ -135,6 +140,7 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
         stands = samples.clean & ~torch.from_numpy(fallen) & ~lost
         problems = by_class.problems(card, samples.labels.numpy(), samples.clean.numpy(), stands.numpy())
         checks.append(check("classes", problems, "accuracies per class follow from the records"))
+    checks += [_measures(card, folder)] if card.measures else []
     undone, sentence = _undone(card, folder)
     checks += [Check(UNLISTED, False, (sentence,))] if sentence else []
     told = told + ([sentence] if sentence else []) or (at_odds if own else [])
@@ -304,6 +310,16 @@ def _undone(card: Card, folder: Path) -> tuple[list[Proof], str]:
         with suppress(BadInput):
             proofs.append(Proof(name, *read_archive(folder / name, None, card.n)[:2]))
     return proofs, "".join(_present(card, folder))
+
+
+def _measures(card: Card, folder: Path) -> Check:
+    """Whether the measures that the card states are those of the documents here."""
+    if told := [*measured.problems(card, folder)]:
+        return Check(measured.NAME, False, tuple(told))
+    if gone := measured.missing(card, folder):
+        return Check(measured.NAME, None, tuple(gone))
+    names = ", ".join(dict.fromkeys(short.measure for short in card.measures))
+    return Check(measured.NAME, True, (f"{names}: as the documents beside it say",))
 
 
 def _additions(card: Card, proofs: Sequence[Proof], standing: Tensor) -> Check:

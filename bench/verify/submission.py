@@ -11,6 +11,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, BinaryIO, NamedTuple
 
@@ -21,7 +22,8 @@ from bench.errors import BadInput
 from bench.escape import line
 from bench.files import atomic, opened, read_text, regular
 from bench.plugins import code_digest
-from bench.results import Card, Record, Sentence, read_card, unlisted
+from bench.results import MEASURES, Card, Record, Sentence, measures_folder, read_card, read_measurement, unlisted
+from bench.verify import measured
 from bench.verify.cards import cards_of
 from bench.verify.consistency import contradictions
 from bench.verify.loading import weights_of
@@ -73,8 +75,10 @@ def submit(place: Path, into: Path | None, told: Submission, code: Sequence[Path
         raise BadInput(f"there are {len(paths)} cards below {place}; one is sent at a time, such as {paths[0].parent}")
     source = paths[0].parent.resolve() / paths[0].name
     card = read_card(source)
-    if wrong := contradictions(card, source.parent):
+    if wrong := contradictions(card, source.parent) or [*measured.problems(card, source.parent)]:
         raise BadInput(f"{source} contradicts itself, and nobody would accept it: {wrong[0]}")
+    if gone := measured.missing(card, source.parent):
+        raise BadInput(f"{source} has more than could be sent: {gone[0]}")
     _check_code(card, code)
     about = told.model_copy(update={"code": tuple(path.name for path in code)})
     run, own = source.parent.parent, source.parent.name
@@ -104,10 +108,22 @@ def row_files(card: Card, source: Path) -> Iterator[Path]:
         yield Path(own, file.file)
     # What the card leaves out has to be judged with it.
     yield from (Path(own, name) for name in unlisted(card, source.parent))
+    yield from (Path(MEASURES, name) for name in _measured(card, source.parent))
     if card.model.reference.startswith("run:"):
         yield Path("train.json")
         there = [name for name in weights_of(card) if (source.parent.parent / name).is_file()]
         yield from (Path(name) for name in there[:1] if Path(name).name == name)
+
+
+def _measured(card: Card, folder: Path) -> Iterator[str]:
+    """The documents of the measures that a card states, and the arrays beside them."""
+    home = measures_folder(folder)
+    for short in card.measures:
+        yield short.file
+        with suppress(BadInput):
+            arrays = read_measurement(home / short.file).arrays
+            if arrays and (home / arrays.file).is_file():
+                yield arrays.file
 
 
 def _check_code(card: Card, code: Sequence[Path]) -> None:

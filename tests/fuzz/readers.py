@@ -65,6 +65,10 @@ MEASUREMENT = {
     "curves": {"loss": {name: [0.0, 1.0, 2.0] for name in ("step", "mean", "5%", "50%", "95%")}},
     "arrays": {"file": "path-1a.npz", "sha256": "0", "shapes": {"loss": [3, 2]}},
 }  # fmt: skip
+STATED = {
+    "measure": "path", "asked": "digits, test, linf 0.2, n 3, seed 0", "values": {"clean loss": 0.5, "final loss": 1.5},
+    "file": "path-1a2b3c4d.json", "sha256": "0" * 64,
+}  # fmt: skip
 BOARD = """
 title = "mine"
 dataset = "digits"
@@ -160,7 +164,7 @@ class Valid:
 def readers(home: Path) -> dict[str, Reader]:
     """All of them by name."""
     valid = Valid(home)
-    card = json.loads((valid.folder / "card.json").read_text())
+    card = json.loads((valid.folder / "card.json").read_text()) | {"measures": [STATED]}
     record = json.loads((valid.run / "train.json").read_text())
     weights = (valid.run / "best.safetensors").read_bytes()
     examples = (valid.folder / "archive.safetensors").read_bytes()

@@ -102,6 +102,36 @@ def test_what_is_no_measurement_of_the_row_is_named_and_stops_nothing(harm: str,
     assert str(spoiled) not in page
 
 
+def test_of_a_document_that_is_not_here_the_numbers_of_the_card_are_shown(spoiled: Path, hostile: str, tmp_path: Path) -> None:
+    (path,) = [path for path in find_measurements(spoiled) if path.name.startswith("path")]
+    (card,) = spoiled.glob("*/*/*/*/card.json")
+    whole = page_of(spoiled, tmp_path / "whole")
+    said = f"<dd>clean loss {read_measurement(path).values['clean loss']:.4g}, final loss"
+    assert "measures</b>" in whole
+    assert whole.count(said) == 1  # among the facts of the card
+    assert "As the card states it" not in whole
+    path.unlink()
+    content = json.loads(card.read_text())
+    (short,) = [short for short in content["measures"] if short["file"] == path.name]
+    short["values"][hostile] = 1.0
+    card.write_text(json.dumps(content))
+    page = page_of(spoiled, tmp_path / "out")
+    sections = re.findall(r'<section class="measure">(.*?)</section>', page, re.S)
+    (own,) = [text for text in sections if f"<h3>{TITLES['path']}" in text]
+    assert (len(sections), "<svg" in own) == (len(TINY), False)
+    assert "The mean loss climbs from" in own
+    assert "As the card states it; its document is not here" in own
+    assert f'<td class="r">{short["values"]["final loss"]:.4g}</td>' in own
+    assert "not here" in page
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "does not hold" not in page
+    path.write_text("{")
+    page = page_of(spoiled, tmp_path / "damaged")
+    assert "does not hold: measures: measures/" in page
+    assert page.count('<section class="measure">') == len(TINY) - 1
+
+
 def test_arrays_that_are_not_as_promised_are_not_drawn(spoiled: Path, tmp_path: Path) -> None:
     """Their digest agrees, because whoever wrote them wrote the document, too."""
     (path,) = [path for path in find_measurements(spoiled) if path.name.startswith("landscape")]
