@@ -98,12 +98,17 @@ def lowest_of(card: Card, known: Sequence[Proven]) -> Proven | None:
 
 
 def remember(board: Path, found: Proven, card: Card) -> None:
-    """Record a number in place of higher ones; the same numbers give the same bytes."""
+    """Record a number in place of higher ones; the same numbers give the same bytes.
+
+    The same number of a card that changed since (a diagnosis, a measure) takes its place where as many of its samples were
+    attacked again; who proved it first, and when, stays.
+    """
     known = read_lowest(board)
     lowest = lowest_of(card, known)
-    better = lowest is None or (found.standing, -found.audited) < (lowest.standing, -lowest.audited)
-    if not better:
+    if lowest and (found.standing, -found.audited) > (lowest.standing, -lowest.audited):
         return
+    if lowest and (found.standing, found.ids, found.audited) == (lowest.standing, lowest.ids, lowest.audited):
+        found = found.model_copy(update={"by": lowest.by, "on": lowest.on})
     entries = [entry for entry in known if not entry.is_about(card)] + [found]
     lines = sorted(json.dumps(entry.model_dump(mode="json", exclude_defaults=True)) for entry in entries)
     body = ",\n  ".join(lines)

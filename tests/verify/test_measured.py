@@ -184,7 +184,9 @@ def test_a_row_that_is_measured_later_is_as_one_that_is_diagnosed_later(card: Pa
     lowest = lowest_of(read_card(done.path), read_lowest(board))
     assert lowest is not None
     assert lowest.card == sha256(card) != sha256(done.path)
-    assert accept(done.path, board, ADA, HERE, quiet=True).path == done.path
+    assert accept(done.path, board, ADA._replace(by="Bob"), HERE, quiet=True).path == done.path
+    (number,) = read_lowest(board)
+    assert number == lowest.model_copy(update={"card": sha256(done.path)}), "its audit is of the card that lies there now"
 
 
 HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
