@@ -28,9 +28,13 @@ def ask(run: Path, measure: str, *, against: Path | None = None, **options: Any)
         return found, dict(arrays)
 
 
+EVALUATIONS = shutil.ignore_patterns("*-????????", "measures")
+"""What other tests leave in a run folder that they share."""
+
+
 @pytest.fixture(scope="module")
 def run(fast_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(fast_run, tmp_path_factory.mktemp("each") / fast_run.name))
+    return Path(shutil.copytree(fast_run, tmp_path_factory.mktemp("each") / fast_run.name, ignore=EVALUATIONS))
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,14 @@ def ask(run: Path, measure: str, *, fresh: bool = False, **options: object) -> t
     return measured(MeasureRequest.of(model=run, measure=measure, options=options), Execution(quiet=True, fresh=fresh))
 
 
+EVALUATIONS = shutil.ignore_patterns("*-????????", "measures")
+"""What other tests leave in a run folder that they share."""
+
+
 @pytest.fixture
 def run(fast_run: Path, tmp_path: Path) -> Path:
     """A run folder of one's own."""
-    return Path(shutil.copytree(fast_run, tmp_path / fast_run.name))
+    return Path(shutil.copytree(fast_run, tmp_path / fast_run.name, ignore=EVALUATIONS))
 
 
 def test_a_measure_writes_canonical_json_and_arrays_beside_the_cards(run: Path) -> None:
