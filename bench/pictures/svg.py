@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby, pairwise
+from math import dist
 
 from bench.escape import html
 from bench.pictures.figure import Axis, Bars, Chart, Curve, Figure, Heat, Mark, Pairs, Point
@@ -170,6 +171,8 @@ def _marks(frame: _Frame, marks: Sequence[Mark]) -> str:
         if mark.floor is not None:
             floor = frame.y(mark.floor)
             inner += f'<path class="floor" d="M{_n(x - 9)} {_n(floor)}h18M{_n(x)} {_n(floor)}V{_n(y)}"/>'
+        if number in labels:
+            inner += _leader((x, y), labels[number][0])
         kind = ' class="hollow"' if mark.hollow else ""
         inner += f'<circle{kind} cx="{_n(x)}" cy="{_n(y)}" r="5.5"/>'
         if number in labels:
@@ -183,7 +186,8 @@ def _marks(frame: _Frame, marks: Sequence[Mark]) -> str:
 
 
 def _placed(frame: _Frame, marks: Sequence[Mark]) -> dict[int, tuple[Point, str]]:
-    """Where names go without lying on one another or on a mark: beside it, else above or below, else nowhere."""
+    """Where names go without lying on one another or on a mark: beside their own, which no other is closer to, else above or
+    below, where a line leads to it, else nowhere."""
     spots = [(frame.x(mark.at[0]), frame.y(mark.at[1])) for mark in marks]
     taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
     found: dict[int, tuple[Point, str]] = {}
@@ -206,11 +210,27 @@ def _placed(frame: _Frame, marks: Sequence[Mark]) -> dict[int, tuple[Point, str]
             left = x + dx if anchor == "start" else x + dx - width
             box = (left - 2, y + dy - 11, left + width + 2, y + dy + 3)
             inside = box[0] > frame.left and box[2] < frame.size[0] + 30 and box[1] > frame.top - 10 and box[3] < frame.bottom
+            end = (x + dx, y + dy)
+            if not _far((x, y), end) and any(dist(end, spot) < dist(end, (x, y)) for spot in spots):
+                continue
             if inside and not any(_meet(box, other) for other in taken if other != (x - 8, y - 8, x + 8, y + 8)):
                 taken.append(box)
-                found[number] = ((x + dx, y + dy), anchor)
+                found[number] = (end, anchor)
                 break
     return found
+
+
+def _far(mark: Point, name: Point) -> bool:
+    """Whether a name is not beside its mark."""
+    return abs(name[1] - mark[1]) > 10
+
+
+def _leader(mark: Point, name: Point) -> str:
+    """A line from a mark to a name that is not beside it."""
+    if not _far(mark, name):
+        return ""
+    (x, y), end = mark, name[1] - 9 if name[1] > mark[1] else name[1] + 3
+    return f'<path class="leader" d="M{_n(x)} {_n(y)}L{_n(name[0])} {_n(end)}"/>'
 
 
 def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

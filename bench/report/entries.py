@@ -89,7 +89,8 @@ def chosen(
         kept = best_of_each_model([entry.card for entry in entries])
         if len(kept) < len(entries):
             fewer = len(entries) - len(kept)
-            refused.append(f"{fewer} evaluations of models that have one of as many or more samples; --all shows them too")
+            told = "1 evaluation of a model that has" if fewer == 1 else f"{fewer} evaluations of models that have"
+            refused.append(f"{told} one of as many or more samples; --all shows {'it' if fewer == 1 else 'them'} too")
         entries = [entries[place] for place in kept]
     return entries, refused
 

@@ -382,7 +382,7 @@ def test_one_quick_look_is_not_a_rival_of_the_same_model(tmp_path: Path) -> None
     card("r", 0.4).save(tmp_path / "rival" / "card.json")
     _, left = write_leaderboard(tmp_path, ["csv"])
     assert pd.read_csv(tmp_path / "leaderboard.csv")["n"].tolist() == [1000, 1000]
-    assert any("1 evaluations of models that have one of as many or more samples" in sentence for sentence in left)
+    assert any("1 evaluation of a model that has one of as many or more samples" in sentence for sentence in left)
     write_leaderboard(tmp_path, ["csv"], every=True)
     assert pd.read_csv(tmp_path / "leaderboard.csv")["n"].tolist() == [100, 1000, 1000]
 
