@@ -48,7 +48,7 @@ BLIND: Mapping[str, tuple[tuple[str, int], ...]] = {
 PLAIN: Mapping[str, Any] = {"steps": 20, "step": 2.5 / 20, "loss": "raw-ce"}
 """PGD-20 as a script has it and a paper reports it: bare cross-entropy, one random start, steps of 2.5 eps / 20."""
 FEWEST = 24
-"""Samples that every check is made on at least, where there are so many."""
+"""Samples that every check is made on at least, where there are so many, and that the dearest searches begin with."""
 
 
 @dataclass

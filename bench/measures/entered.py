@@ -12,12 +12,11 @@ from bench.results import MOST_MEASURED, SCHEMA, Card, Measured, Measurement, in
 
 def enter(found: Measurement, path: Path, tell: Callable[[str], None]) -> list[str]:
     """The folders of the evaluations whose cards have this measurement now; a card that has it already is left alone."""
-    short, names = in_short(found, path), []
-    cards = sorted(path.parent.parent.glob("*/card.json")) if short else ()
-    for card in (card for card in cards if not card.parent.name.endswith(ASIDE)):
-        if short and _entered(card, found, short, tell):
-            names.append(card.parent.name)
-    return names
+    short = in_short(found, path)
+    if short is None:
+        return []
+    cards = [card for card in sorted(path.parent.parent.glob("*/card.json")) if not card.parent.name.endswith(ASIDE)]
+    return [card.parent.name for card in cards if _entered(card, found, short, tell)]
 
 
 def _entered(path: Path, found: Measurement, short: Measured, tell: Callable[[str], None]) -> bool:

@@ -172,12 +172,10 @@ def _marks(frame: _Frame, marks: Sequence[Mark]) -> str:
             floor = frame.y(mark.floor)
             inner += f'<path class="floor" d="M{_n(x - 9)} {_n(floor)}h18M{_n(x)} {_n(floor)}V{_n(y)}"/>'
         if number in labels:
-            inner += _leader((x, y), labels[number][0])
+            at, anchor = labels[number]
+            inner += _leader((x, y), at) + _text(at[0], at[1], _short(mark.name, 28), "name", anchor)
         kind = ' class="hollow"' if mark.hollow else ""
         inner += f'<circle{kind} cx="{_n(x)}" cy="{_n(y)}" r="5.5"/>'
-        if number in labels:
-            at, anchor = labels[number]
-            inner += _text(at[0], at[1], _short(mark.name, 28), "name", anchor)
         if number <= NUMBERED:
             inner += _text(x, y - 11, str(number), "number", "middle")
         wrapped = f'<a href="{html(mark.link)}">{inner}</a>' if mark.link else inner

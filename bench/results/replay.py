@@ -43,21 +43,9 @@ def check_samples(card: Card, rows: pd.DataFrame) -> Iterator[str]:
         yield f"sample {ids[lost][0]} is not among those of the clean pass"
     elif (other := first["label"].to_numpy()[order][place] != rows["label"].to_numpy()).any():
         yield f"sample {ids[other][0]} has two labels"
-    if len(set(names)) == len(names) and (twice := _again(rows)).any():
+    if len(set(names)) == len(names) and (twice := rows.duplicated(["attack", "run", "id"])).any():
         row = rows[twice].iloc[0]
         yield f"sample {row['id']} counts twice in {row['attack']}, {row['run']}"
-
-
-def _again(rows: pd.DataFrame) -> Mask:
-    """Which rows are of a sample, an attack and a run that an earlier row is of, bool [rows]."""
-    columns = [rows[key].astype("category").cat.codes.to_numpy() for key in ("attack", "run")]
-    order = np.lexsort((rows["id"].to_numpy(), *columns))
-    same = np.ones(max(len(rows) - 1, 0), dtype=bool)
-    for column in (rows["id"].to_numpy(), *columns):
-        same &= column[order][1:] == column[order][:-1]
-    again = np.zeros(len(rows), dtype=bool)
-    again[order[1:][same]] = True
-    return again
 
 
 def check_outcomes(card: Card, rows: pd.DataFrame, ids: NDArray[Any], clean: Mask) -> tuple[list[str], Mask]:

@@ -1,6 +1,6 @@
 """Every measure on a real network: what it says agrees with an independent computation of the same."""
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,9 @@ def ask(run: Path, measure: str, *, against: Path | None = None, **options: Any)
         return found, dict(arrays)
 
 
-EVALUATIONS = shutil.ignore_patterns("*-????????", "measures")
-"""What other tests leave in a run folder that they share."""
-
-
 @pytest.fixture(scope="module")
-def run(fast_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(fast_run, tmp_path_factory.mktemp("each") / fast_run.name, ignore=EVALUATIONS))
+def run(copied: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copied(tmp_path_factory.mktemp("each"))
 
 
 @pytest.fixture(scope="module")

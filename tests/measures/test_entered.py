@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,9 @@ def ask(run: Path, measure: str, options: dict[str, object], *, fresh: bool = Fa
 
 
 @pytest.fixture(scope="module")
-def evaluated(fast_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def evaluated(copied: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with two cards of its weights, one of others, and one of a defense at test time."""
-    run = tmp_path_factory.mktemp("entered") / fast_run.name
-    shutil.copytree(fast_run, run, ignore=lambda _, names: [name for name in names if "." not in name])
+    run = copied(tmp_path_factory.mktemp("entered"))
     for n, added in ((20, ""), (10, ""), (10, "rfi")):
         card, _ = evaluate(str(run), plan_name="smoke", n=n, quiet=True, device_name="cpu", test_time=added)
     (run / "other").mkdir()

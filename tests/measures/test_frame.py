@@ -1,7 +1,7 @@
 """What every measure has in common: files, keys, interruptions, and what a user can get wrong."""
 
 import json
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,10 @@ def ask(run: Path, measure: str, *, fresh: bool = False, **options: object) -> t
     return measured(MeasureRequest.of(model=run, measure=measure, options=options), Execution(quiet=True, fresh=fresh))
 
 
-EVALUATIONS = shutil.ignore_patterns("*-????????", "measures")
-"""What other tests leave in a run folder that they share."""
-
-
 @pytest.fixture
-def run(fast_run: Path, tmp_path: Path) -> Path:
+def run(copied: Callable[[Path], Path], tmp_path: Path) -> Path:
     """A run folder of one's own."""
-    return Path(shutil.copytree(fast_run, tmp_path / fast_run.name, ignore=EVALUATIONS))
+    return copied(tmp_path)
 
 
 def test_a_measure_writes_canonical_json_and_arrays_beside_the_cards(run: Path) -> None:
