@@ -28,8 +28,10 @@ from bench.statistics import wilson
 
 POOL = 512
 """The fixed samples, drawn with the seed, that the pilot is taken from."""
-FEWEST, SHARE = 32, 8
+FEWEST, SHARE = 32, 16
 """A round takes on at least so many samples, and one in so many of the opening's survivors."""
+CHARGED = 256
+"""The budget is that of so many samples at least: where few are left, each is worth more."""
 ESCALATION = 4
 """Times the targets, queries or steps when the arms have run dry."""
 EXHAUSTIVE = 16
@@ -38,6 +40,8 @@ FINALISTS = 4
 """Arms that are still worth running then, or after a pilot in which none got anywhere."""
 IDLE = 0.5
 """Progress in the pilot below which an arm got nowhere."""
+NEAREST = 16
+"""Survivors that the closing attacks take on."""
 LIKELY = 7
 """What all of it costs in terms of the opening, on the models of results/: an estimate of what is left is made from it."""
 MASKED = 10
@@ -57,10 +61,13 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
         search.escalate()
     if search.unseen:
         search.exhaust()
-    # Worth more effort only as far as the sweeps still got somewhere.
+    # Worth more effort only as far as the sweeps still got somewhere, and none that is outdone by more than the effort.
     fell = sum(round.broken for round in search.rounds if round.stage == "sweep")
+    best = search.finalists()[:fell]
     search.effort = ESCALATION
-    search.sweep(search.finalists()[:fell])
+    search.sweep([arm for arm in best if ESCALATION * search.worth(arm) >= search.worth(best[0])])
+    if not search.masked:
+        search.close()
     if search.low_precision:
         search.low_precision, search.effort = False, 1
         search.left = spec.budget * len(search.closest()) // 4
@@ -116,7 +123,7 @@ class _Search:
             self.round(arm, "opening", self.closest())
         self.expected = LIKELY * self.spent
         self.fewest = max(FEWEST, len(self.closest()) // SHARE)
-        self.left = self.spec.budget * len(self.closest())
+        self.left = self.spec.budget * max(len(self.closest()), CHARGED)
 
     def pilot(self) -> list[Arm]:
         """Every arm on the same few survivors; the arms in the order in which they are worth running."""
@@ -197,6 +204,13 @@ class _Search:
                     going.append((float(trial.progress.sum()) / max(trial.cost, 1), arm))
             arms = [arm for _, arm in sorted(going, key=lambda pair: -pair[0])]
 
+    def close(self) -> None:
+        """On the very closest, attacks of a kind that the pilot may have ranked last."""
+        self.effort = 1
+        for arm in self.spec.closing:
+            if len(self.closest()):
+                self.round(arm, "closing", self.closest()[:NEAREST])
+
     def exhaust(self) -> None:
         """Long black-box searches on everything that stands; margins say little where the gradient is masked."""
         self.reach, self.effort = len(self.evaluation.data), EXHAUSTIVE
@@ -204,8 +218,12 @@ class _Search:
 
     def finalists(self) -> list[Arm]:
         """The arms that achieved most for their cost."""
-        worth = {label: progress / max(cost, 1) for label, (progress, cost) in self.achieved.items()}
-        return sorted(self.ranked, key=lambda arm: -worth.get(arm.label, 0.0))[:FINALISTS]
+        return sorted(self.ranked, key=lambda arm: -self.worth(arm))[:FINALISTS]
+
+    def worth(self, arm: Arm) -> float:
+        """What an arm achieved in the sweeps for each forward."""
+        progress, cost = self.achieved.get(arm.label, (0.0, 0))
+        return progress / max(cost, 1)
 
     def round(self, arm: Arm, stage: str, samples: Tensor) -> Trial:
         """One arm on these samples, closest first; how deep it still broke some decides how deep the next round reaches."""

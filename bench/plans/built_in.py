@@ -45,7 +45,7 @@ def _read(path: Path) -> Plan:
 
 def _record(where: list[str]) -> type[BaseModel]:
     """What kind of table this place of a plan is in."""
-    if {"opening", "arms", "blind", "adaptive", "frontier", "escalation"} & {*where}:
+    if {"opening", "arms", "blind", "adaptive", "frontier", "escalation", "closing"} & {*where}:
         return Arm
     if "portfolio" in where:
         return Portfolio
@@ -78,7 +78,7 @@ _FAST = Portfolio(
         _arm("apgd-ce", "apgd", steps=50),
         _arm("malt-targeted", "apgd", steps=40, targets=2, order="malt"),
         _arm("square", "square", queries=300),
-        _arm("square-known", "square", queries=300, start="known", first=500),
+        _arm("square-known", "square", queries=300, start="known", first=2000),
     ),
     blind=(_arm("rays", "rays", queries=200), _arm("hop-skip-jump", "hop_skip_jump", queries=200)),
     adaptive=(
@@ -94,6 +94,7 @@ _FAST = Portfolio(
         _arm("fab-targeted", "fab", steps=100, targets=9),
         _arm("square-5000", "square", queries=5000),
     ),
+    closing=(_arm("targeted-50", "apgd", steps=50, targets=9),),
 )  # fmt: skip
 
 PLANS: dict[str, Plan] = {

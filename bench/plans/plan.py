@@ -78,7 +78,7 @@ class AttackSpec(Arm):
             yield dict(zip(self.grid, values, strict=True))
 
 
-LATER = ("adaptive", "frontier", "escalation")
+LATER = ("adaptive", "frontier", "escalation", "closing")
 """Groups of arms that earlier releases had not; a portfolio without them is the same plan."""
 
 
@@ -101,11 +101,13 @@ class Portfolio(BaseModel):
     """Run on samples at random where nothing fell in the pilot, to tell a frontier from a mask."""
     escalation: tuple[Arm, ...] = ()
     """Run on all survivors once the number is in doubt."""
+    closing: tuple[Arm, ...] = ()
+    """Run at the end on the closest survivors, whatever the pilot thought of them."""
     pilot: Annotated[Many, Field(ge=2)] = 64
     """How many samples every arm is tried on, at most."""
     budget: Many = 1500
-    """Forward-equivalents per sample that survives the opening, on average, after which no round is begun; where the
-    gradient is masked, ten times as many."""
+    """Forward-equivalents per sample that survives the opening, on average, and of 256 samples at least, after which no round
+    is begun; where the gradient is masked, nine times as many more for each that survived."""
     rough: bool = True
     """Whether gradients may come from a faster precision, where the device and the network have one."""
 
@@ -117,7 +119,7 @@ class Portfolio(BaseModel):
     @property
     def every(self) -> tuple[Arm, ...]:
         """All attacks that it may run."""
-        return (*self.opening, *self.arms, *self.blind, *self.adaptive, *self.frontier, *self.escalation)
+        return (*self.opening, *self.arms, *self.blind, *self.adaptive, *self.frontier, *self.escalation, *self.closing)
 
 
 def _kind(value: Any) -> str:

@@ -73,7 +73,7 @@ class RestartPoint(Record):
 
 TOGETHER = ("pilot", "adaptive")
 """Stages of a portfolio whose arms all begin where the opening ended."""
-STAGES = ("opening", *TOGETHER, "frontier", "escalation", "sweep")
+STAGES = ("opening", *TOGETHER, "frontier", "escalation", "sweep", "closing")
 
 
 class Round(Record):
@@ -81,7 +81,8 @@ class Round(Record):
 
     stage: str
     """opening: on everything; pilot and adaptive: every arm on the same few samples; frontier: on others at random, where none
-    of those fell; sweep: the arms in the pilot's order; escalation: on all that stands, where the number is in doubt."""
+    of those fell; sweep: the arms in the pilot's order; escalation: on all that stands, where the number is in doubt;
+    closing: on the closest of what stands at the end."""
     arm: str
     effort: int
     """Times the arm's own steps, queries and targets."""
