@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -37,10 +37,14 @@ def require_same(first: Outcomes, second: Outcomes, names: tuple[str, str], *, a
     if not (np.array_equal(first.ids, second.ids) and np.array_equal(first.labels, second.labels)):
         told = "their records hold other ids or labels; evaluate both again"
         raise BadInput(f"{names[0]} and {names[1]} cannot be compared: {told}")
-    for outcomes, name in zip((first, second), names, strict=True):
-        if lowered := int((outcomes.planned & ~outcomes.robust).sum()):
-            notes.append(f"{name} lost {lowered} more samples to examples handed in later; they do not count here")
     return notes
+
+
+def without_additions(side: Sequence[Outcomes], name: str) -> list[str]:
+    """What a reader should know where examples that were handed in later lowered one of these; plans are compared without."""
+    lowered = sum(int((outcomes.planned & ~outcomes.robust).sum()) for outcomes in side)
+    seeds = f", its {len(side)} seeds together" if len(side) > 1 else ""
+    return [f"{name} lost {lowered} more samples to examples handed in later{seeds}; they do not count here"] if lowered else []
 
 
 def require_same_work(first: Card, second: Card, names: tuple[str, str], *, adaptive: bool = False) -> list[str]:

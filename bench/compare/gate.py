@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 
-from bench.compare.comparable import require_attacked, require_same, require_same_work
+from bench.compare.comparable import require_attacked, require_same, require_same_work, without_additions
 from bench.errors import BadInput, UnknownName
 from bench.results import METRICS, Card, Outcomes, fell_to, find_cards, outcomes_of, read_card
 from bench.statistics import drop_p, paired_interval
@@ -75,8 +75,9 @@ def check_regression(
         return _seconds(cards[0][0], cards[1][0], tolerance)
     first, second = (outcomes_of(card, path) for card, path in cards)
     notes = require_same(first, second, _NAMES)
-    if metric == "robust":
-        for outcomes, name in zip((first, second), _NAMES, strict=True):
+    for outcomes, name in zip((first, second), _NAMES, strict=True):
+        notes += without_additions([outcomes], name)
+        if metric == "robust":
             require_attacked(outcomes.card, name)
     return _paired(first, second, metric, alpha, tolerance, notes)
 

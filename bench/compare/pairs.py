@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from bench.compare.comparable import require_attacked, require_same
+from bench.compare.comparable import require_attacked, require_same, without_additions
 from bench.compare.seeds import over_seeds
 from bench.errors import BadInput, UnknownName
 from bench.escape import line
@@ -76,8 +76,9 @@ def compare_outcomes(first: Sequence[Outcomes], second: Sequence[Outcomes], metr
     for other in (*first[1:], *second):
         names = ("A", "B") if other in second else ("A", "A")
         notes |= dict.fromkeys(require_same(first[0], other, names, adaptive=names[1] == "B"))
-    if metric == "robust":
-        for name, side in (("A", first), ("B", second)):
+    for name, side in (("A", first), ("B", second)):
+        notes |= dict.fromkeys(without_additions(side, name))
+        if metric == "robust":
             for outcomes in side:
                 require_attacked(outcomes.card, name)
     flags = [[outcomes.of(metric) for outcomes in side] for side in (first, second)]
@@ -196,7 +197,7 @@ def render(found: Comparison) -> str:
         )
     else:
         lines.append(
-            f"Not settled: B less A is {gap:+.1f} points of {measure} (95 % interval {low:+.1f} to {high:+.1f}), "
+            f"Not settled: B less A is {gap:+z.1f} points of {measure} (95 % interval {low:+z.1f} to {high:+z.1f}), "
             f"on the same {found.n} samples."
         )
     lines += _certainty(found) + ([] if found.winner else _settle(found))

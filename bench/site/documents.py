@@ -106,6 +106,7 @@ def rendered(name: str, text: str, known: Collection[str], figures: Collection[s
     """A Markdown text as a page among others of these names; HTML in it is text."""
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     reader.add_render_rule("fence", _fence)
+    reader.add_render_rule("code_inline", _code)
     tokens = reader.parse(text)
     title = next((tokens[at + 1].content for at, token in enumerate(tokens) if token.type == "heading_open"), name)
     parts = _anchored(tokens)
@@ -122,6 +123,14 @@ def _fence(_: object, tokens: list[Token], at: int, *__: object) -> str:
     kind, _, file = tokens[at].info.strip().partition(" ")
     code = f'<pre tabindex="0"{" class=typed" if kind == "sh" else ""}><code>{escape(tokens[at].content)}</code></pre>\n'
     return f'<figure class="file"><figcaption>{escape(file)}</figcaption>{code}</figure>\n' if file else code
+
+
+def _code(_: object, tokens: list[Token], at: int, *__: object) -> str:
+    """Code in a line of text, in which no option is torn from its dashes."""
+    words = (
+        f'<span class="option">{word}</span>' if word[:1] == "-" else word for word in escape(tokens[at].content).split(" ")
+    )
+    return f"<code>{' '.join(words)}</code>"
 
 
 def _anchored(tokens: list[Token]) -> list[tuple[str, str]]:

@@ -322,7 +322,7 @@ def _summary(duel: Duel) -> dict[str, object]:
         "a": a, "b": b, "a_key": duel.a.key, "b_key": duel.b.key, "file": duel.file, "settled": settled, "headline": headline,
         "a_robust": percent(100 * found.a.mean), "b_robust": percent(100 * found.b.mean),
         "a_told": _seeds(found.a.accuracies), "b_told": _seeds(found.b.accuracies),
-        "difference": f"{100 * found.difference:+.1f}", "interval": f"{low:+.1f} to {high:+.1f}",
+        "difference": f"{100 * found.difference:+z.1f}", "interval": f"{low:+z.1f} to {high:+z.1f}",
         "p": "-" if found.p is None else f"{found.p:.2g}", "test": test, "sentences": sentences, "notes": list(found.notes),
     }  # fmt: skip
 

@@ -65,7 +65,7 @@ def beats(part: Part, found: list[Duel]) -> Heat:
             down, across = place[winner.key], place[loser.key]
             gap = sign * 100 * duel.found.difference
             shades[down][across] = min(max(gap, 0.0) / 40 + 0.3, 0.75) if duel.found.winner == letter else 0.0
-            texts[down][across], links[down, across] = f"{gap:+.1f}", duel.file
+            texts[down][across], links[down, across] = f"{gap:+z.1f}", duel.file
     names = tuple(method_name(method) for method in methods)
     return Heat(
         "Points of robust accuracy that the method on the left has over the one above.", names, names,

@@ -18,7 +18,7 @@ def board_lead(board: Leaderboard) -> str:
     rows = len(board.rows)
     if not rows:
         return "No row could be read here; what was left out is named below."
-    methods = sum(len(part.methods) for section in board.sections for part in section.parts)
+    methods = sum(map(methods_of, board.sections))
     images = sum(row.entry.card.archive.rows for row in board.rows)
     sections = len(board.sections)
     threats = f"{count_of(sections, 'data set')} and threat {'models' if sections > 1 else 'model'}"
@@ -28,9 +28,15 @@ def board_lead(board: Leaderboard) -> str:
     )
 
 
+def methods_of(section: Section) -> int:
+    """How many methods; one that several plans attacked is one."""
+    firsts = (method.rows[0].entry for part in section.parts for method in part.methods)
+    return len({(first.path.parent.parent, first.card.name) for first in firsts})
+
+
 def counted(section: Section) -> str:
     """What a link to a section says."""
-    methods = sum(len(part.methods) for part in section.parts)
+    methods = methods_of(section)
     plans = f" under {len(section.parts)} plans" if len(section.parts) > 1 else ""
     return f"All {count_of(methods, 'method')}{plans} →" if methods > 1 else "The whole row →"
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.compare.bands import Row, rank_bands
+from bench.compare.comparable import without_additions
 from bench.compare.gate import check_regression
 from bench.compare.gate_report import escaped, junit, markdown
 from bench.compare.gate_report import render as told
@@ -138,6 +139,9 @@ def test_additions_lower_the_card_and_not_the_pairing(tmp_path: Path) -> None:
     result = check_regression(other, folder)
     assert not result.lost
     assert "lost 2 more samples to examples handed in later" in " ".join(result.notes)
+    assert without_additions([found, found], "A") == [
+        "A lost 4 more samples to examples handed in later, its 2 seeds together; they do not count here"
+    ]
     assert leaderboard([Entry(read_card(folder / "card.json"), folder, None)]).robust[0] == 60
     (folder / "handed-in.safetensors").unlink()
     with pytest.raises(BadInput, match=r"handed-in\.safetensors .* is not there"):

@@ -106,6 +106,11 @@ def test_documents_link_each_other_and_hold_no_html() -> None:
     assert "javascript:" not in re.findall(r'href="([^"]*)"', body)
 
 
+def test_no_option_is_torn_from_its_dashes() -> None:
+    body = rendered("a", "`gauntlet measure RUN landscape --set dimensions=2 <X> -`\n", {"a"}).body
+    assert 'landscape <span class="option">--set</span> dimensions=2 &lt;X&gt; ' in body
+
+
 def test_a_folder_has_pages_and_figures_of_its_own() -> None:
     """What somebody puts below docs/ is rendered: links up and down, a README as an index, figures that are there."""
     known, figures = {"README", "science", "findings/README", "findings/noise"}, {"findings/noise.svg", "findings/img/a.png"}

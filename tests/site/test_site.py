@@ -17,7 +17,7 @@ from bench.errors import BadInput
 from bench.report import COLUMNS, read_leaderboard, write_leaderboard
 from bench.site import write_report
 from bench.site.documents import documents
-from bench.site.words import commands
+from bench.site.words import commands, methods_of
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,19 @@ def test_every_link_leads_somewhere(site: Path) -> None:
             assert target.is_file(), f"{path.relative_to(site)} leads to {link}, which is not there"
             if fragment and target.suffix == ".html":
                 assert fragment in pages[target].ids, f"{path.relative_to(site)} leads to {link}, which has no such place"
+
+
+def test_nothing_is_less_than_nothing(site: Path) -> None:
+    """Methods that are alike differ by +0.0 points, whichever stands first."""
+    pages = [path.read_text(encoding="utf-8") for path in (site / "compare").glob("*.html")]
+    assert any("+0.0" in page for page in pages)
+    assert not any("-0.0" in page for page in pages)
+
+
+def test_a_method_under_two_plans_is_one(shown_results: Path) -> None:
+    (section,) = read_leaderboard(shown_results).sections
+    assert methods_of(section) == len(section.parts[0].methods) > 1
+    assert methods_of(section._replace(parts=section.parts * 2)) == methods_of(section)
 
 
 def test_nothing_acts_but_our_script(site: Path) -> None:
