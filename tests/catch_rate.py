@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import adaptive
 import sound
@@ -33,7 +34,7 @@ from bench import ThreatModel, evaluate, train
 from bench.compat.autoattack import run_autoattack
 from bench.core import Judge
 from bench.core.rng import isolated
-from bench.errors import GauntletError
+from bench.errors import BadInput, GauntletError
 from bench.evaluation.request import DEFAULT_EPS
 from bench.models import load_subject, samples_of, training_record
 from bench.plugins.registry import broken_names, defense_names, make_defense
@@ -43,6 +44,8 @@ VARIANTS: Mapping[str, Mapping[str, str]] = {"broken_quantiser": {"bits": "3"}, 
 """Broken defenses that are tried with these settings too."""
 ON_MNIST = {"standard": "3", "fast_at": "5"}
 """Sound ones that are tried on MNIST, and their epochs."""
+Known = TypeVar("Known")
+"""A number, or None where there is none."""
 COLUMNS = "{:<34} {:>6} {:>9} {:>6} {:>6} {:>10} {:<10} {:>7}  {}"
 HEADS = ("", "clean", "plain PGD", "robust", "truth", "AutoAttack", "verdict", "seconds", "told by")
 CLOSE = 0.02
@@ -170,8 +173,12 @@ def examined(case: Case, results: Path, *, epochs: str | None, n: int | None, au
         key = hashlib.sha256(f"{reference} {card.n} {threat} {code.read_text()}".encode()).hexdigest()[:16]
         return kept(results / kind / f"{case.label.replace(':', '-')}-{key}.json", compute)
 
-    def by_autoattack() -> float:
-        z, _ = run_autoattack(net, x, y, threat, version="standard", seed=0, batch_size=200)
+    def by_autoattack() -> float | None:
+        try:
+            z, _ = run_autoattack(net, x, y, threat, version="standard", seed=0, batch_size=200)
+        except BadInput:
+            # It cannot attack what has no gradient at all.
+            return None
         return float(Judge(net, threat).correct(threat.project(z, x), y)[0].double().mean())
 
     truth = known(
@@ -180,12 +187,13 @@ def examined(case: Case, results: Path, *, epochs: str | None, n: int | None, au
     return Row(case, plain, card, truth, known("autoattack", Path(__file__), by_autoattack) if autoattack else None)
 
 
-def kept(file: Path, compute: Callable[[], float]) -> float:
+def kept(file: Path, compute: Callable[[], Known]) -> Known:
     """A number that is worked out once."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(compute()))
-    return float(json.loads(file.read_text()))
+    found: Known = json.loads(file.read_text())
+    return found
 
 
 def summary(rows: Iterable[Row | Refused]) -> tuple[list[str], int]:

@@ -66,12 +66,12 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
     best = search.finalists()[:fell]
     search.effort = ESCALATION
     search.sweep([arm for arm in best if ESCALATION * search.worth(arm) >= search.worth(best[0])])
-    if not search.masked:
-        search.close()
     if search.low_precision:
         search.low_precision, search.effort = False, 1
         search.left = spec.budget * len(search.closest()) // 4
         search.sweep(search.finalists())
+    if not search.masked:
+        search.close()
     evaluation.report.advance(1.0 - search.done, f"{spec.label}: {search.standing():.1%} stand")
     left = size - int(evaluation.broken.sum())
     return AttackResult(

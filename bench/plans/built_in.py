@@ -94,7 +94,10 @@ _FAST = Portfolio(
         _arm("fab-targeted", "fab", steps=100, targets=9),
         _arm("square-5000", "square", queries=5000),
     ),
-    closing=(_arm("targeted-50", "apgd", steps=50, targets=9),),
+    closing=(
+        _arm("targeted-50", "apgd", steps=50, targets=9),
+        _arm("margin-known-100", "pgd", steps=100, step=0.25, decay="cosine", loss="margin", start="known"),
+    ),
 )  # fmt: skip
 
 PLANS: dict[str, Plan] = {
