@@ -169,7 +169,7 @@ def examined(case: Case, results: Path, *, epochs: str | None, n: int | None, au
     with isolated(0):
         plain = accuracy(net, plain_pgd(net, x, y, threat.radius), y)
 
-    def known(kind: str, code: Path, compute: Callable[[], float]) -> float:
+    def known(kind: str, code: Path, compute: Callable[[], Known]) -> Known:
         key = hashlib.sha256(f"{reference} {card.n} {threat} {code.read_text()}".encode()).hexdigest()[:16]
         return kept(results / kind / f"{case.label.replace(':', '-')}-{key}.json", compute)
 

@@ -92,7 +92,7 @@ def two_faced(probe: Probe) -> float:
 
 
 @check(
-    "stable under noise", (0.25, 0.5), share=False, half=True,
+    "stable under noise", (0.25, 0.5), share=False, part=2,
     fine="noise of radius {width:.3g} changes the margin as its gradient says",
     wrong="noise of radius {width:.3g} changes the margin by {value:.0%} more or less than its gradient says: the landscape is "
     "rough, gradients point nowhere; average them (--eot for a randomised model) or search without them",

@@ -44,12 +44,12 @@ class Check:
     """Whether it is made on images of all kinds, and not on those alone that the network has right."""
     share: bool = True
     """Whether the value is a share of the probe's samples; a single one of them may be an accident and proves nothing."""
-    half: bool = False
-    """Whether half of the samples are enough for it."""
+    part: int = 1
+    """One in so many of the samples is enough for it."""
 
     def __call__(self, probe: Probe) -> Finding:
         """Make the check."""
-        probe = probe.half if self.half and len(probe.y) else probe
+        probe = probe.part(self.part) if len(probe.y) else probe
         try:
             if not len(probe.y) and not self.any:
                 raise Inapplicable("the network has none of the images right")
@@ -69,8 +69,8 @@ class Check:
         )  # fmt: skip
 
 
-def check(name: str, limits: tuple[float, float], *, fine: str, wrong: str, **rest: bool) -> Callable[[Measure], Check]:
-    """A check by what it measures; rest: repeatable, any, share and half, as Check has them."""
+def check(name: str, limits: tuple[float, float], *, fine: str, wrong: str, **rest: Any) -> Callable[[Measure], Check]:
+    """A check by what it measures; rest: repeatable, any, share and part, as Check has them."""
     return lambda measure: Check(name, limits, fine, wrong, measure, **rest)
 
 

@@ -31,7 +31,7 @@ class Path(NamedTuple):
 
 
 @check(
-    "silent success", (0.0, 0.05), half=True,
+    "silent success", (0.0, 0.05), part=4,
     fine="no attack passes an adversarial example by",
     wrong="on {value:.1%} of the right images {name} met an adversarial example and returned another point: "
     "it should keep the best iterate (bench.attack.Live does)",
@@ -42,7 +42,7 @@ def silent(probe: Probe) -> Measured:
 
 
 @check(
-    "path ends too early", (0.3, 0.6), half=True,
+    "path ends too early", (0.3, 0.6), part=4,
     fine="hardly a path still climbs at its end",
     wrong="{value:.1%} of the paths of {name} were still climbing at their end, after {points} gradients: what it leaves would "
     "fall to a longer attack; give it more or larger steps",
@@ -53,7 +53,7 @@ def unfinished(probe: Probe) -> Measured:
 
 
 @check(
-    "same model for attack and judge", (0.05, 0.2), half=True,
+    "same model for attack and judge", (0.05, 0.2), part=4,
     fine="attacks see the model that is judged",
     wrong="{value:.1%} of the right images fall to {name} only on the model that it sees, which differs "
     "from the one judged: attack that one, or take the mean over its answers",

@@ -76,7 +76,7 @@ class Probe:
     labels: Tensor | None = None
     """Their labels, [K]."""
     whole: Probe | None = None
-    """The probe that this one is the first half of, whose attacks need not run again."""
+    """The probe that this one is a part of, whose attacks need not run again."""
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def once(self, name: str, compute: Callable[[], Kept]) -> Kept:
@@ -119,12 +119,17 @@ class Probe:
 
         return self.whole.readings() if self.whole else self.once("readings", read)
 
-    @cached_property
-    def half(self) -> Probe:
-        """The first half of the samples: enough for a check whose limit lies many samples off what sound networks show."""
-        rows = slice(0, max(len(self.y) // 2, FEWEST))
-        rng = self.rng[torch.arange(len(self.y), device=self.y.device)[rows]]
-        return replace(self, x=self.x[rows], y=self.y[rows], broken=self.broken[rows], rng=rng, whole=self, _kept={})
+    def part(self, of: int) -> Probe:
+        """One in so many of the samples, the first: enough for a check that is far off its limit on sound networks."""
+        if of == 1:
+            return self
+
+        def taken() -> Probe:
+            rows = slice(0, max(len(self.y) // of, FEWEST))
+            rng = self.rng[torch.arange(len(self.y), device=self.y.device)[rows]]
+            return replace(self, x=self.x[rows], y=self.y[rows], broken=self.broken[rows], rng=rng, whole=self, _kept={})
+
+        return self.once(f"part {of}", taken)
 
     def attack(
         self, name: str, *, among: Tensor | None = None, net: nn.Module | None = None, threat: ThreatModel | None = None,
@@ -202,11 +207,11 @@ class Probe:
         return self._staged((~self.white).nonzero().squeeze(1), self.queried)
 
     def queried(self, among: Tensor) -> Tensor:
-        """Which of some samples fall to searches that see no gradient, bool [M]."""
-        fooled = torch.zeros_like(among)
+        """Which of some samples fall to searches that see no gradient, bool [M]; they may ask the faster precision."""
+        fooled, asked = torch.zeros_like(among), None if self.noisy else self.low_precision
         for name, queries in BLIND[self.threat.norm]:
             fewer = queries // 4 if self.noisy else queries
-            fooled |= self.attack(name, among=among & ~fooled, queries=fewer)
+            fooled |= self.attack(name, among=among & ~fooled, net=asked, queries=fewer)
         return fooled
 
     def climbed(self, ball: ThreatModel) -> Tensor:

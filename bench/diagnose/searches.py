@@ -71,7 +71,7 @@ def single_step(probe: Probe) -> Measured:
 
 
 @check(
-    "random noise against gradients", (0.02, 0.1), half=True,
+    "random noise against gradients", (0.02, 0.1), part=4,
     fine=f"{NOISE} random points break {{value:.1%}} more",
     wrong=f"{{value:.1%}} of the right images fall to one of {NOISE} random points and to no gradient attack: the gradient "
     "leads astray; the attack, or the model's gradient, is at fault",
@@ -111,7 +111,7 @@ def searched(probe: Probe) -> float:
 
 
 @check(
-    "accuracy over eps", (0.05, 0.15), half=True,
+    "accuracy over eps", (0.05, 0.15), part=4,
     fine="accuracy falls as eps grows: {told}",
     wrong="accuracy rises with eps ({told}): a larger ball holds the smaller one, so the attack is not working; the gradient "
     "is masked or the step size wrong",
@@ -124,7 +124,7 @@ def larger_balls(probe: Probe) -> Measured:
 
 
 @check(
-    "unbounded attack", (0.05, 0.3), half=True,
+    "unbounded attack", (0.05, 0.3), part=4,
     fine="an attack that may do anything leaves {value:.1%}",
     wrong="an attack that may do anything to the image leaves {value:.1%} standing, where nothing can: attacks cannot find "
     "their way on this model; look for a zero gradient, a detector or a wrong step size",
@@ -141,7 +141,7 @@ def unbounded(probe: Probe) -> float:
 
 
 @check(
-    "cross-entropy against margin", (0.15, 0.4), half=True,
+    "cross-entropy against margin", (0.15, 0.4), part=2,
     fine="the one leaves {one:.1%}, the other {other:.1%}",
     wrong="attacks on the cross-entropy leave {one:.1%}, on the margin {other:.1%}: the defense fits one loss; attack both "
     "(fast and standard do) and distrust numbers of one",
@@ -156,7 +156,7 @@ def losses_apart(probe: Probe) -> Measured:
 
 
 @check(
-    "float64", (0.05, 0.25), repeatable=True, half=True,
+    "float64", (0.05, 0.25), repeatable=True, part=4,
     fine="the same attack in float64 breaks as many",
     wrong="the same attack with gradients in float64 differs by {value:.1%}: float32 saturates inside the network; scale its "
     "logits down, or attack it in float64",
