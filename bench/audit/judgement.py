@@ -47,7 +47,11 @@ def judge(rows: pd.DataFrame) -> Audit:
         *_closeness(stood, float(np.nanstd(rows["said_margin"].to_numpy(dtype=float)))),
     ]
     repeated = f"{int(stood['same'].sum())} of {len(each)} samples repeat theirs to the last bit"
-    how = repeated if exact else f"up to rounding: the row was made on another kind of processor ({repeated})"
+    how = (
+        repeated
+        if exact
+        else f"up to rounding: the row was made on another kind of processor, or with other threads ({repeated})"
+    )
     return Audit(problems, f"{len(rows)} attempts on {len(each)} samples agree, {how}", exact)
 
 
