@@ -44,7 +44,9 @@ def without_additions(side: Sequence[Outcomes], name: str) -> list[str]:
     """What a reader should know where examples that were handed in later lowered one of these; plans are compared without."""
     lowered = sum(int((outcomes.planned & ~outcomes.robust).sum()) for outcomes in side)
     seeds = f", its {len(side)} seeds together" if len(side) > 1 else ""
-    return [f"{name} lost {lowered} more samples to examples handed in later{seeds}; they do not count here"] if lowered else []
+    samples = "sample" if lowered == 1 else "samples"
+    told = f"{name} lost {lowered} more {samples} to examples handed in later{seeds}; they do not count here"
+    return [told] if lowered else []
 
 
 def require_same_work(first: Card, second: Card, names: tuple[str, str], *, adaptive: bool = False) -> list[str]:
