@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 GAP = 0.25
 """FGSM accuracy minus PGD accuracy beyond which single steps are being fooled, not withstood."""
+LEAST = 0.1
+"""The least gap among low accuracies: below it FGSM is withstood no better than guessing would."""
 NOISE = 0.05
-"""What validation sets of some hundred images show by chance: as a gap, or as an accuracy that there is to fall from."""
+"""What validation sets of some hundred images show by chance as an accuracy that there is to fall from."""
 
 
 def collapsed(history: Sequence[Mapping[str, float]], gap: float = GAP, fall: float = 0.2) -> int | None:
@@ -20,7 +22,7 @@ def collapsed(history: Sequence[Mapping[str, float]], gap: float = GAP, fall: fl
         left = [past["pgd"] for past in history[:epoch]]
         apart = now["fgsm"] - now["pgd"]
         wide = apart > gap and _fell(left, now["pgd"], fall)
-        if wide or (apart > max(now["fgsm"] / 2, NOISE) and _fell(left[-3:], now["pgd"], fall)):
+        if wide or (apart > max(now["fgsm"] / 2, LEAST) and _fell(left[-3:], now["pgd"], fall)):
             return epoch
     return None
 

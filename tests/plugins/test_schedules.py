@@ -282,4 +282,6 @@ def test_a_scripted_collapse_is_found_in_its_epoch() -> None:
     # As under a budget that has hardly begun to rise: there is nothing yet to fall from.
     assert collapsed(history((0.02, 0.0), (0.05, 0.014), (0.07, 0.0), (0.5, 0.4))) is None
     assert collapsed(history((0.3, 0.04), (0.4, 0.0), (0.6, 0.5))) is None
+    # Epochs of clean images, after which FGSM is withstood by chance alone.
+    assert collapsed(history((0.098, 0.049), (0.07, 0.056), (0.063, 0.0), (0.34, 0.28))) is None
     assert collapsed([]) is None
