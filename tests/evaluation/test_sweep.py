@@ -201,7 +201,7 @@ def test_a_randomised_model_is_attacked_on_average_and_always_the_same(
 def test_the_portfolio_runs_on_a_randomised_model(weights: str, tmp_path: Path) -> None:
     """Also beyond the pilot: the budget is one of answers, whatever number of passes each takes."""
     card, path = attacked(noisy(tmp_path, weights, GAUSSIAN), tmp_path / "r", eps="0.2", n=120, eot=2)
-    assert {round.stage for round in card.attacks[0].rounds} == {"opening", "pilot", "sweep"}
+    assert {round.stage for round in card.attacks[0].rounds} == {"opening", "pilot", "sweep", "closing"}
     assert not any(round.rough for round in card.attacks[0].rounds)
     tensors, _ = read_tensors(path.parent / card.archive.file)
     assert len(tensors["ids"]) == round((card.clean_accuracy - card.robust_accuracy) * 120) > 0

@@ -189,7 +189,7 @@ def test_what_only_this_process_holds_is_refused(pair: Executor, folder: Path, t
 
 @pytest.mark.slow
 def test_a_killed_worker_and_a_killed_driver_change_nothing(folder: Path, tmp_path: Path) -> None:
-    attacks = [{"attack": "pgd", "on": "all", "restarts": 8, "parameters": {"steps": 1000}}]
+    attacks = [{"attack": "pgd", "on": "all", "restarts": 24, "parameters": {"steps": 1000}}]
     request = asked(f"py:{folder}/plain.py:net", attacks)
     here = answer(request, tmp_path / "here", InProcess())
     (tmp_path / "own.toml").write_text(show(request.plan))
