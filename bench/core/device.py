@@ -68,7 +68,7 @@ def describe(device: torch.device) -> str:
     """The device in words, for a card: what the bytes of a row depend on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    tiles = " with AMX" if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else ""
+    tiles = " AMX" if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else ""
     return f"cpu {torch.backends.cpu.get_cpu_capability()}{tiles}, {torch.get_num_threads()} threads"
 
 
