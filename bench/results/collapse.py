@@ -15,8 +15,8 @@ def collapsed(history: Sequence[Mapping[str, float]], gap: float = GAP, fall: fl
 
     history: one mapping per epoch with the validation accuracies "fgsm" and "pgd" at the target budget. The fall is counted
     from the best epoch before, so that a collapse over several epochs does not pass (Wong et al. 2020 compare neighbours
-    only). Among low accuracies a gap of half of what FGSM leaves is enough, where the fall is one of three epochs: over more,
-    it would be robust overfitting.
+    only). Among low accuracies a gap of half of what FGSM leaves, and of ten points at least, is enough, where the fall is one
+    of three epochs: over more, it would be robust overfitting.
     """
     for epoch, now in enumerate(history):
         left = [past["pgd"] for past in history[:epoch]]
