@@ -142,13 +142,40 @@ class Decision:
 
 
 class Score(Decision):
-    """Logits."""
+    """Logits.
+
+    They may come from the same network in a faster precision. What fools that network is then shown to the exact one, so that
+    no sample is let go for a rounding error.
+    """
 
     grants = "logits"
 
+    _faster: nn.Module | None = None
+    _labels: Tensor | None = None
+
+    def use_low_precision(self, net: nn.Module | None, y: Tensor) -> None:
+        """From now on answers come from this network; y: the labels of all samples."""
+        self._faster, self._labels = net, y
+
     def logits(self, x: Tensor) -> Tensor:
         """Logits [N, K]."""
-        return self._logits(x)
+        if self._faster is None or self._labels is None:
+            return self._logits(x)
+        self._count_forward()
+        with torch.no_grad():
+            logits = self._read(forward(self._faster, x))
+        return self._confirmed(logits, x, self._labels[self._index])
+
+    @torch.no_grad()
+    def _confirmed(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The logits of another network at x, and of the exact one wherever that other is fooled."""
+        claimed = (logits.argmax(1) != y).nonzero().squeeze(1)
+        if not len(claimed):
+            return logits
+        part = self[claimed]
+        if self._meter.limit is None:  # else it is no query of the attack's
+            part._count_forward()
+        return logits.index_put((claimed,), self._read(forward(self._net, x[claimed])))
 
 
 class Ascent(NamedTuple):
@@ -160,22 +187,17 @@ class Ascent(NamedTuple):
 
 
 class Gradient(Score):
-    """Logits and input gradients.
-
-    Gradients may be had from the same network in a faster precision. An iterate that fools that network is then shown
-    to the exact one, so that no sample is let go for a rounding error.
-    """
+    """Input gradients, which may be the faster precision's, and logits, which are exact."""
 
     grants = "gradients"
 
-    _faster: nn.Module | None = None
     _other: nn.Module | None = None
     readings: Callable[[], Mapping[str, nn.Module]] = dict
     """What an adaptive attacker would attack in the network's place, by name (bench/core/adapted.py)."""
 
-    def use_low_precision(self, net: nn.Module | None) -> None:
-        """From now on gradients come from this network."""
-        self._faster = net
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [N, K]."""
+        return self._logits(x)
 
     def read(self, name: str) -> Self | None:
         """A view whose losses and gradients are those of such a reading, and whose logits are the network's wherever the
@@ -199,11 +221,9 @@ class Gradient(Score):
             grad = slope(value.sum(), z)
         grad, value, logits = grad.nan_to_num(0.0), value.detach(), logits.detach()
         if self._faster is not None or self._other is not None:
-            claimed = (logits.argmax(1) != y).nonzero().squeeze(1)
-            if len(claimed):
-                logits = logits.index_put((claimed,), self[claimed]._logits(z.detach()[claimed]))
-                # Of a reading the climb goes on, which may be on another scale.
-                value = value if self._other is not None else loss(logits, y)
+            logits = self._confirmed(logits, z.detach(), y)
+            # Of a reading the climb goes on, which may be on another scale.
+            value = value if self._other is not None else loss(logits, y)
         return Ascent(grad, value, logits)
 
 

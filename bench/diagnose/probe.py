@@ -19,6 +19,7 @@ from bench.core import (
     Judge,
     Meter,
     Rng,
+    Score,
     ThreatModel,
     adaptations,
     forward,
@@ -137,7 +138,7 @@ class Probe:
     ) -> Tensor:  # fmt: skip
         """Which samples fall to an attack, bool [M]; it is run on all or on some of them, and the network itself judges.
 
-        low_precision: gradients may come from the faster precision, where there is one.
+        low_precision: gradients and scores may come from the faster precision, where there is one.
         """
         attack, threat = get_attack(name), threat or self.threat
         chosen = attack.configure(parameters)
@@ -148,9 +149,10 @@ class Probe:
             x, y, rng = self.x[index], self.y[index], self.rng[index].at(name, stream or "first")
             shown, meter = net or self.seen, Meter(len(index), x.device)
             view = Watched(shown, meter, watch, index) if watch else VIEWS[attack.access](shown, meter)
+            if isinstance(view, Score):
+                view.use_low_precision(self.low_precision if low_precision else None, y)
             if isinstance(view, Gradient):
                 view.readings = self.readings
-                view.use_low_precision(self.low_precision if low_precision else None)
             with warnings.catch_warnings(), isolated(self.rng.seed, name, stream, int(index[0])):
                 warnings.simplefilter("ignore", AttackWarning)
                 found = attack.run(view, x, y, threat, rng, **chosen).detach().float()

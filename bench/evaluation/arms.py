@@ -24,6 +24,8 @@ class Trial:
     units: list[Unit]
     progress: Tensor
     """Of each sample of the round: 1 where it broke, else up to one half for the part of the way its margin came."""
+    rough: bool = False
+    """Whether it saw the faster precision."""
 
     @property
     def cost(self) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from bench.core import ask, margin
 from bench.core.device import native_bf16
@@ -18,6 +21,30 @@ WORTHWHILE = 10_000_000
 """Floating-point operations per image below which converting costs more than it saves."""
 ALIKE = 0.9
 """The least share of the network's answers, and the least cosine to its gradients, of a copy that is good enough."""
+
+
+class Operations(TorchDispatchMode):
+    """Counts floating-point operations by torch's own formulas, as its FlopCounterMode does, which takes a second to import."""
+
+    total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """To keep its compiler away from this mode, torch would import it."""
+        return False
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """A network that is compiled runs as it is."""
+        return True
+
+    def __torch_dispatch__(self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """Runs the operation, and adds what it costs where it is a product or a convolution."""
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 class LowPrecision(nn.Module):
@@ -53,9 +80,9 @@ def to_low_precision(net: nn.Module, x: Tensor, y: Tensor) -> tuple[nn.Module | 
         return None, "float32: the device has no bfloat16"
     # What is only about speed must not decide whether there is a result: counting alone breaks some networks.
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with Operations() as counted, torch.no_grad():
             ask(net, x)
-        if counter.get_total_flops() < WORTHWHILE * len(x):
+        if counted.total < WORTHWHILE * len(x):
             return None, "float32: the network is too small to gain from bfloat16"
     except Exception as error:  # whatever the network raises
         return None, f"float32: the network's operations cannot be counted: {_told(error)}"

@@ -23,6 +23,7 @@ from bench.evaluation.sanity import constant
 from bench.evaluation.target import Run
 from bench.evaluation.units import Unit
 from bench.plans import Arm, Portfolio
+from bench.plugins import get_attack
 from bench.results import AttackResult, Round
 from bench.statistics import wilson
 
@@ -66,7 +67,7 @@ def run_portfolio(evaluation: Evaluation, number: int, spec: Portfolio) -> Attac
     best = search.finalists()[:fell]
     search.effort = ESCALATION
     search.sweep([arm for arm in best if ESCALATION * search.worth(arm) >= search.worth(best[0])])
-    if search.low_precision:
+    if search.low_precision and (search.masked or not spec.closing):
         search.low_precision, search.effort = False, 1
         search.left = spec.budget * len(search.closest()) // 4
         search.sweep(search.finalists())
@@ -96,6 +97,8 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.low_precision = self.spec.rough and self.evaluation.low_precision is not None
+        self.ranking = False
+        """Whether arms are only compared so far."""
         self.reach = len(self.evaluation.data)
         """How many of the closest survivors a round takes on."""
         self.fewest = FEWEST
@@ -133,7 +136,9 @@ class _Search:
         near = ranked[: size - size // 4]
         others = pool[~torch.isin(pool, near) & ~self.evaluation.broken[pool]][: size // 4]
         samples = torch.cat([near, others])
+        self.ranking = True
         plain = self.together(self.spec.arms, samples)
+        self.ranking = False
         self.suspect(plain, samples, len(near))
         adaptive = self.together(self.applicable(), samples)
         self.compare(plain, adaptive, len(near))
@@ -205,9 +210,10 @@ class _Search:
             arms = [arm for _, arm in sorted(going, key=lambda pair: -pair[0])]
 
     def close(self) -> None:
-        """On the very closest, attacks of a kind that the pilot may have ranked last."""
+        """On the very closest, attacks of a kind that the pilot may have ranked last; the last of them is exact."""
         self.effort = 1
         for arm in self.spec.closing:
+            self.low_precision = self.low_precision and arm is not self.spec.closing[-1]
             if len(self.closest()):
                 self.round(arm, "closing", self.closest()[:NEAREST])
 
@@ -245,15 +251,19 @@ class _Search:
         """A run of an arm; its place among all runs names its noise."""
         parameters, stream = arm.stronger(self.effort, self.evaluation.data.classes), ("round", place)
         name = f"round {place}: {arm.label}"
-        return Run(self.number, self.spec.label, arm.attack, parameters, name, stream, self.low_precision, keep=True)
+        return Run(self.number, self.spec.label, arm.attack, parameters, name, stream, self.rough(arm), keep=True)
+
+    def rough(self, arm: Arm) -> bool:
+        """Whether it sees the faster precision: scores only while arms are compared, as small steps need exact ones."""
+        return self.low_precision and (self.ranking or get_attack(arm.attack).access == "gradient")
 
     def trial(self, arm: Arm, units: list[Unit], before: Tensor) -> Trial:
         """What an arm did; before: the margins from which it started."""
         if not units:
-            return Trial(arm, [], torch.zeros(0))
+            return Trial(arm, [], torch.zeros(0), self.rough(arm))
         fooled, margin = (torch.cat([getattr(unit, key) for unit in units]) for key in ("fooled", "margin"))
         way = (1 - margin.clamp_max(0) / before).nan_to_num(0.0).clamp(0, 1) / 2
-        trial = Trial(arm, units, torch.where(fooled, 1.0, way))
+        trial = Trial(arm, units, torch.where(fooled, 1.0, way), self.rough(arm))
         self.left -= trial.cost
         self.spent += trial.cost
         # Never done before it is over: what is left is at least a tenth of what there was.
@@ -269,7 +279,7 @@ class _Search:
                 stage=stage,
                 arm=trial.arm.label,
                 effort=self.effort,
-                rough=self.low_precision,
+                rough=trial.rough,
                 samples=len(samples),
                 broken=int(trial.fooled.sum()),
                 progress=round(float(trial.progress.sum()), 3),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from bench.core import VIEWS, VOTES, Expectation, Gradient, Judge, Meter, Rng, ThreatModel, adaptations, isolated
+from bench.core import VIEWS, VOTES, Expectation, Gradient, Judge, Meter, Rng, Score, ThreatModel, adaptations, isolated
 from bench.data import Dataset
 from bench.errors import AttackWarning, out_of_memory
 from bench.evaluation.low_precision import to_low_precision
@@ -174,9 +174,10 @@ class Target:
         limit = parameters.get("queries") if attack.access in ("score", "decision") else None
         meter = Meter(len(index), x.device, limit, self.eot)
         view = VIEWS[attack.access](self.seen, meter, work.closest.to(x.device))
+        if isinstance(view, Score):
+            view.use_low_precision(self.low_precision if run.low_precision else None, y)
         if isinstance(view, Gradient):
             view.readings = self.readings
-            view.use_low_precision(self.low_precision if run.low_precision else None)
         rng = Rng(self.seed, self.data.ids[index.to(x.device)]).at(run.number, *run.stream)
         with isolated(self.seed, *run.stream, int(index[0])) if self.randomised else nullcontext():
             z = attack.run(view, x, y, self.threat, rng, **parameters).detach().float()

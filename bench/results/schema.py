@@ -87,7 +87,7 @@ class Round(Record):
     effort: int
     """Times the arm's own steps, queries and targets."""
     rough: bool
-    """Whether gradients came from the faster precision."""
+    """Whether gradients, or scores, came from the faster precision."""
     samples: int
     """The survivors it took on, closest first."""
     broken: int

@@ -322,7 +322,7 @@ def test_a_faster_copy_that_raises_later_leaves_it_to_the_network(batch: tuple[T
     exact = view.grad(3 * x, margin, y).grad
     faster = low_precision.LowPrecision(net).eval().requires_grad_(False)
     assert {parameter.dtype for parameter in faster.parameters()} == {torch.bfloat16}
-    view.use_low_precision(faster)
+    view.use_low_precision(faster, y)
     with pytest.warns(AttackWarning, match="no such kernel"):
         assert torch.equal(view.grad(3 * x, margin, y).grad, exact)
 

@@ -622,7 +622,7 @@ class Constant(nn.Module):
 
 def _pgd(net: nn.Module, rough: nn.Module | None, x: Tensor, y: Tensor, **parameters: Any) -> tuple[Tensor, Meter]:
     view = Gradient(net, meter := Meter(len(x), x.device))
-    view.use_low_precision(rough)
+    view.use_low_precision(rough, y)
     pgd = get_attack("pgd")
     return pgd.run(view, x, y, LINF, Rng(0, torch.arange(len(x))), **pgd.configure(parameters)), meter
 
@@ -646,8 +646,11 @@ def test_the_network_itself_decides_what_a_rough_one_claims(weights: str) -> Non
 def test_a_rough_network_that_is_wrong_breaks_nothing_that_stands(weights: str, tmp_path: Path) -> None:
     net, data = resolve(weights, (1, 8, 8), 10).net, load("digits", "test").first(60)
     made = searched(net, data, tmp_path, SMALL, low_precision=Constant())
-    assert [round.rough for round in rounds(made)] == sorted((round.rough for round in rounds(made)), reverse=True)
+    of = [round.rough for round in rounds(made) if round.arm != "square"]
+    assert of == sorted(of, reverse=True)
     assert not rounds(made)[-1].rough
+    # Small steps need exact scores, except where arms are only compared.
+    assert all(round.rough == (round.stage == "pilot") for round in rounds(made) if round.arm == "square")
     proven = made.broken & made.clean
     x, y = data.batch(torch.arange(60))
     assert LINF.contains(made.closest[proven], x[proven]).all()
@@ -655,3 +658,32 @@ def test_a_rough_network_that_is_wrong_breaks_nothing_that_stands(weights: str, 
         assert (net(made.closest[proven]).argmax(1) != y[proven]).all()
     # The network's own gradients go on where they found nothing.
     assert sum(round.broken for round in rounds(made) if not round.rough) > 0
+
+
+def test_where_there_is_a_closing_its_last_attack_is_the_exact_one(weights: str, tmp_path: Path) -> None:
+    net, data = resolve(weights, (1, 8, 8), 10).net, load("digits", "test").first(60)
+    closing = [
+        {"attack": "apgd", "name": "towards", "parameters": {"steps": 5, "targets": 2}},
+        {"attack": "pgd", "name": "along", "parameters": {"steps": 5, "start": "known", "loss": "margin"}},
+    ]
+    made = searched(net, data, tmp_path, SMALL | {"closing": closing}, low_precision=net)
+    assert [(round.arm, round.rough) for round in rounds(made) if round.stage == "closing"] == [
+        ("towards", True),
+        ("along", False),
+    ]
+    assert all(round.rough for round in rounds(made) if round.stage != "closing" and round.arm != "square")
+
+
+def test_a_score_that_a_rough_network_claims_is_the_networks(weights: str) -> None:
+    """Square sees the exact scores of what fools a rough network, and its queries stay as many."""
+    net = resolve(weights, (1, 8, 8), 10).net
+    x, y = load("digits", "test").first(40).batch(torch.arange(40))
+    square, found = get_attack("square"), []
+    for rough in (None, Claims(net)):
+        view = Score(net, meter := Meter(len(x), x.device, 50))
+        view.use_low_precision(rough, y)
+        z = square.run(view, x, y, LINF, Rng(0, torch.arange(len(x))), **square.configure({"queries": 50}))
+        found.append((z[y == 0], meter.forwards[y == 0]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert (y == 0).any()

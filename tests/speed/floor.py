@@ -64,7 +64,7 @@ def step(net: nn.Module, rough: nn.Module | None, x: Tensor, y: Tensor) -> float
 
     def run(steps: int) -> None:
         view = VIEWS["gradient"](net, Meter(len(x), x.device))
-        view.use_low_precision(rough)
+        view.use_low_precision(rough, y)
         rng = Rng(0, torch.arange(len(x), device=x.device))
         pgd.run(view, x, y, threat, rng, **pgd.configure({"steps": steps, "cycles": False, "loss": "margin"}))
 

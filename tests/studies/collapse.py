@@ -97,6 +97,15 @@ def recorded(path: Path) -> tuple[list[Cell], dict[str, str]]:
     return [Cell(**{**one, "collapsed": tuple(one["collapsed"])}) for one in content["numbers"]["cells"]], content["settings"]
 
 
+def added(cells: Sequence[Cell], settings: dict[str, str], path: Path) -> list[Cell]:
+    """What is recorded there with these settings, and these cells in their places or behind it."""
+    known = {}
+    if path.exists():
+        before, under = recorded(path)
+        known = {one.label: one for one in before if under == settings}
+    return [*(known | {one.label: one for one in cells}).values()]
+
+
 def main() -> None:
     """Say again what is recorded."""
     chosen = published(argparse.ArgumentParser(description=__doc__)).parse_args()

@@ -1,8 +1,8 @@
 """Catastrophic overfitting: which single-step methods collapse, and which do not.
 
 Per cell and over the seeds: how many collapsed and when, the accuracies on the validation images under FGSM and PGD-10 after
-the last epoch, and the lowest PGD-10 accuracy of any epoch after the first quarter, so that a dip that recovers shows. All
-cells together also make the finding of collapse.py.
+the last epoch, and the lowest PGD-10 accuracy of any epoch after the first quarter, so that a dip that recovers shows. The
+cells join those that the finding of collapse.py has recorded with the same settings.
 
     python tests/studies/overfitting.py
     python tests/studies/overfitting.py --eps 8/255 --images 50000 --model preact_resnet18 --augment crop_flip
@@ -62,9 +62,9 @@ def main() -> None:
     for cell in CELLS:
         if chosen.only and cell.label not in chosen.only:
             continue
-        settings = {"lr": "0.1", "schedule": "triangular:0.5", "augment": chosen.augment, **cell.settings}
+        recipe = {"lr": "0.1", "schedule": "triangular:0.5", "augment": chosen.augment, **cell.settings}
         runs = [
-            trained(Cell(cell.label, cell.defense, settings), seed, chosen)
+            trained(Cell(cell.label, cell.defense, recipe), seed, chosen)
             for seed in range(min(chosen.seeds, cell.seeds or chosen.seeds))
         ]
         records = [record(run) for run in runs]
@@ -85,8 +85,10 @@ def main() -> None:
             f"{passes:.0f}",
         ))  # fmt: skip
         told(rows, ("cell", "collapsed", "in epoch", "clean", "FGSM", "PGD-10", "least PGD-10", "fast, last epoch", "passes"))
-    if not chosen.only:
-        collapse.finding(cells, decided(chosen)).publish(chosen.write)
+    settings = decided(chosen)
+    cells = collapse.added(cells, settings, chosen.write / f"{collapse.NAME}.json")
+    if {"fgsm_at", "fast_at"} <= {one.label for one in cells}:
+        collapse.finding(cells, settings).publish(chosen.write)
     if all(label in standing for label in PAIR):
         print(f"{PAIR[0]} against {PAIR[1]}: {compared(standing[PAIR[0]], standing[PAIR[1]])}")  # noqa: T201
 
