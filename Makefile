@@ -85,6 +85,8 @@ findings: .venv/installed
 	$(BIN)/python tests/studies/budget.py --only constant cosine periodic "constant, periodic rate"
 	$(BIN)/python tests/studies/norms.py
 	$(BIN)/python tests/studies/features.py
+	$(BIN)/python tests/studies/images.py --only digits
+	$(BIN)/python tests/studies/patches.py
 
 # The CIFAR-10 rows of the papers' size: hours on a GPU. Goes on where it was interrupted; `make recipes ROW=fast_at` makes one
 # row, OPTIONS=--dry-run says how long it takes. Needs GAUNTLET_DATA or a network.
