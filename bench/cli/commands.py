@@ -6,7 +6,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -213,9 +213,17 @@ def list_names(
     opt.tell(catalogue(what))
 
 
+class _Terminated(BaseException):
+    """SIGTERM; no SystemExit, which would be told as a fault of whatever plug-in was at work."""
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise _Terminated
+
+
 def main() -> None:
     """Run the command line: 0 when all is well, 1 when a check failed, 2 for misuse, 130 or 143 when interrupted."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _terminate)
     plain = warnings.formatwarning
     warnings.formatwarning = lambda message, category, *place, **rest: (
         f"warning: {line(message)}\n" if issubclass(category, PluginWarning) else plain(message, category, *place, **rest)
@@ -227,6 +235,8 @@ def main() -> None:
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except _Terminated:
+        code = 143
     except SystemExit as stop:
         code = stop.code if (told := _culprit(stop)) is None else _error(told)
     except OSError as error:

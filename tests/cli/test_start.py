@@ -76,3 +76,32 @@ def test_an_import_that_has_no_memory_is_a_sentence(room: int, tmp_path: Path) -
     assert done.stderr.startswith("error: ")
     assert "memory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+STUCK = """
+import time
+from pathlib import Path
+from torch import nn
+
+class Stuck(nn.Linear):
+    def forward(self, x):
+        Path("asked").touch()
+        time.sleep(60)
+        return super().forward(x.flatten(1))
+
+def net():
+    return Stuck(64, 10)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_end_from_outside_is_no_fault_of_the_model_that_runs(number: int, code: int, tmp_path: Path) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    process = begun("evaluate", "py:stuck.py:net", "--dataset", "digits", "--eps", "0.1", "--quiet", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "asked").exists():
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (code, told.splitlines()[0] + "\n")
+    assert told.startswith("interrupted; everything finished is kept")
