@@ -210,10 +210,10 @@ class _Search:
             arms = [arm for _, arm in sorted(going, key=lambda pair: -pair[0])]
 
     def close(self) -> None:
-        """On the very closest, attacks of a kind that the pilot may have ranked last; the last of them is exact."""
-        self.effort = 1
+        """On the very closest, attacks of a kind that the pilot may have ranked last; exact ones, as what is left to find lies
+        below what the faster precision tells apart."""
+        self.low_precision, self.effort = False, 1
         for arm in self.spec.closing:
-            self.low_precision = self.low_precision and arm is not self.spec.closing[-1]
             if len(self.closest()):
                 self.round(arm, "closing", self.closest()[:NEAREST])
 

@@ -660,7 +660,7 @@ def test_a_rough_network_that_is_wrong_breaks_nothing_that_stands(weights: str, 
     assert sum(round.broken for round in rounds(made) if not round.rough) > 0
 
 
-def test_where_there_is_a_closing_its_last_attack_is_the_exact_one(weights: str, tmp_path: Path) -> None:
+def test_where_there_is_a_closing_it_alone_is_exact(weights: str, tmp_path: Path) -> None:
     net, data = resolve(weights, (1, 8, 8), 10).net, load("digits", "test").first(60)
     closing = [
         {"attack": "apgd", "name": "towards", "parameters": {"steps": 5, "targets": 2}},
