@@ -668,7 +668,7 @@ def test_where_there_is_a_closing_it_alone_is_exact(weights: str, tmp_path: Path
     ]
     made = searched(net, data, tmp_path, SMALL | {"closing": closing}, low_precision=net)
     assert [(round.arm, round.rough) for round in rounds(made) if round.stage == "closing"] == [
-        ("towards", True),
+        ("towards", False),
         ("along", False),
     ]
     assert all(round.rough for round in rounds(made) if round.stage != "closing" and round.arm != "square")
