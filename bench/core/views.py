@@ -221,9 +221,10 @@ class Gradient(Score):
             grad = slope(value.sum(), z)
         grad, value, logits = grad.nan_to_num(0.0), value.detach(), logits.detach()
         if self._faster is not None or self._other is not None:
-            logits = self._confirmed(logits, z.detach(), y)
+            claims, logits = logits, self._confirmed(logits, z.detach(), y)
             # Of a reading the climb goes on, which may be on another scale.
-            value = value if self._other is not None else loss(logits, y)
+            if logits is not claims and self._other is None:
+                value = loss(logits, y)
         return Ascent(grad, value, logits)
 
 

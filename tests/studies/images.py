@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from finding import Finding, Table, published
-from study import Cell, percent, record, shorten, trained
+from study import Cell, difference, percent, record, shorten, trained
 from torch import Tensor, nn
 
 from bench import train
@@ -25,8 +25,7 @@ from bench.data import load
 from bench.files import write_arrays
 from bench.models import resolve
 from bench.pictures.figure import Axis, Chart, Curve, rising_axis
-from bench.statistics import mean_interval, paired
-from bench.statistics.pairs import Differences
+from bench.statistics import mean_interval
 
 CHANCE = 0.1
 FAR = 1000
@@ -203,19 +202,15 @@ def _tests(courses: dict[str, dict[str, list[Course]]]) -> Table:
             first, last = [max(share) for share in above], [share[-1] for share in above]
             rows.append((
                 dataset, kind, "half way to the highest: own class, other class (epoch)",
-                " ".join(f"{a:.1f}/{b:.1f}" for a, b in zip(own, other, strict=True)), _told(paired(own, other), 1, "epochs"),
+                " ".join(f"{a:.1f}/{b:.1f}" for a, b in zip(own, other, strict=True)),
+                difference(own, other, unit="epochs", scale=1),
             ))  # fmt: skip
             rows.append((
                 dataset, kind, "other class more than unchanged: highest, last (%)",
                 " ".join(f"{100 * a:.0f}/{100 * b:.0f}" for a, b in zip(first, last, strict=True)),
-                _told(paired(first, last), 100, "points"),
+                difference(first, last),
             ))  # fmt: skip
     return Table(("data", "training", "two numbers", "a seed each", "second less first"), tuple(rows))
-
-
-def _told(test: Differences, scale: float, unit: str) -> str:
-    mean, low, high = (scale * value for value in (test.mean, test.low, test.high))
-    return f"{mean:+.1f} {unit}, 95% {low:+.1f} to {high:+.1f}, p = {test.p:.2g}"
 
 
 def _of_changes(changes: dict[str, list[Change]]) -> Table:

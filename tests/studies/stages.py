@@ -11,14 +11,14 @@ from math import log
 from statistics import mean
 
 from finding import Finding, Table, decided, published
-from study import Cell, options, record, shorten, trained
+from study import Cell, difference, options, record, shorten, trained
 
 from bench.evaluation import Execution
 from bench.measures import MeasureRequest, measured
 from bench.pictures.figure import Chart, Curve, rising_axis
 from bench.plugins import learning_rate
 from bench.results.collapse import collapsed
-from bench.statistics import mean_interval, paired, rank_correlation
+from bench.statistics import mean_interval, rank_correlation
 
 SCHEDULES = ("constant", "piecewise:0.5,0.75", "triangular:0.5", "cosine")
 CONTROL, DROPS = SCHEDULES[:2]
@@ -98,13 +98,9 @@ def _causes(speeds: dict[str, list[list[float]]], chosen: Namespace) -> Table:
     }
     rows = []
     for name, values in questions.items():
-        test = paired([0.0] * len(values), values)
-        rows.append((name, " ".join(f"{value:+.2f}" for value in values), _told(test.mean, test.low, test.high, test.p)))
+        told = difference([0.0] * len(values), values, unit="", scale=1, digits=2)
+        rows.append((name, " ".join(f"{value:+.2f}" for value in values), told))
     return Table(("log of the speed", "a seed each", "mean"), tuple(rows))
-
-
-def _told(middle: float, low: float, high: float, p: float) -> str:
-    return f"{middle:+.2f}, 95% {low:+.2f} to {high:+.2f}, p = {p:.2g}"
 
 
 def _collapses(chosen: Namespace) -> Table:
@@ -124,9 +120,9 @@ def _collapses(chosen: Namespace) -> Table:
                     steps.setdefault((name, when), []).append(tuple(change))  # type: ignore[arg-type]
     rows = []
     for (name, when), changes in steps.items():
-        test = paired(*zip(*changes, strict=True))
-        told = " ".join(f"{own:+.3g}/{other:+.3g}" for other, own in changes)
-        rows.append((name, f"{when} the collapse", told, _told(test.mean, test.low, test.high, test.p)))
+        others, own = zip(*changes, strict=True)
+        told = " ".join(f"{fell:+.3g}/{held:+.3g}" for held, fell in changes)
+        rows.append((name, f"{when} the collapse", told, difference(others, own, unit="", scale=1, digits=2)))
     return Table(
         (f"collapses in epoch {', '.join(epochs)}", "change in the epoch", "FGSM/N-FGSM, a seed each", "difference"),
         tuple(rows),

@@ -109,11 +109,13 @@ def compared(first: Sequence[Flags], second: Sequence[Flags]) -> str:
     return f"{told}, p = {'-' if p is None else f'{p:.2g}'} (pooled {pooled:.2g})"
 
 
-def difference(first: Sequence[float], second: Sequence[float]) -> str:
-    """Shares of two ways to train, a number for each seed: the second less the first, over seeds in pairs."""
+def difference(
+    first: Sequence[float], second: Sequence[float], *, unit: str = "points", scale: float = 100.0, digits: int = 1
+) -> str:
+    """Two ways to train, a number for each seed, shares unless told: the second less the first, over seeds in pairs."""
     found = paired(first, second)
-    told = f"{100 * found.mean:+.1f} points, 95% {100 * found.low:+.1f} to {100 * found.high:+.1f}"
-    return f"{told}, p = {found.p:.2g}"
+    mean, low, high = (f"{scale * value:+.{digits}f}" for value in (found.mean, found.low, found.high))
+    return f"{mean}{unit and ' '}{unit}, 95% {low} to {high}, p = {found.p:.2g}"
 
 
 def percent(values: Iterable[float]) -> str:
