@@ -11,6 +11,8 @@ from torch import Tensor
 
 from bench.attack import Live, Rng, Score, ThreatModel, attack, margin
 
+_DRAWN = 64
+"""Queries whose noise is drawn at once."""
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -38,19 +40,20 @@ def square(
     z = candidate = model.known(x) if start == "known" else pattern(x, threat.radius, rng.at("start"))
     best = x.new_full((len(x),), -torch.inf)
     for query in range(queries):
+        if query % _DRAWN == 0:
+            noise = rng.uniforms("query", range(query, min(query + _DRAWN, queries)), (5 + x.shape[1],))
         logits = model.logits(candidate)
         loss = margin(logits, y)
         live.keep(candidate, loss, logits.argmax(1) != y)
         better = loss > best
         best = torch.where(better, loss, best)
         z = torch.where(better.view(-1, 1, 1, 1), candidate, z)
-        model, x, y, z, best, rng = live.drop(model, x, y, z, best, rng)
+        model, x, y, z, best, rng, noise = live.drop(model, x, y, z, best, rng, noise)
         if not len(live):
             break
         place = first + (query * (10_000 - first) // queries if rescale else query)
         area = share(place, p_init) * x[0, 0].numel()
-        noise = rng.at("query", query).uniform((5 + x.shape[1],))
-        candidate = propose(z, x, threat.radius, sqrt(area), noise)
+        candidate = propose(z, x, threat.radius, sqrt(area), noise[:, query % _DRAWN])
     return live.result
 
 

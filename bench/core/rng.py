@@ -40,6 +40,11 @@ def _mix32(value: Tensor) -> Tensor:
     return value
 
 
+def _fractions(bits: Tensor) -> Tensor:
+    """24 bits as a number in [0, 1), float32."""
+    return bits.to(torch.float32).mul_(2.0**-24)
+
+
 def _name(stream: int, names: Sequence[str | int]) -> int:
     digest = blake2b(repr((stream, *names)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
@@ -67,7 +72,12 @@ class Rng:
 
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Uniform numbers in [0, 1), float32 [N, *shape], on the device of the ids."""
-        return self._bits(math.prod(shape)).view(-1, *shape).to(torch.float32).mul_(2.0**-24)
+        return _fractions(self._bits(math.prod(shape), self.stream)).view(-1, *shape)
+
+    def uniforms(self, name: str, numbers: range, shape: Sequence[int]) -> Tensor:
+        """What `at(name, k).uniform(shape)` gives for each of these k, drawn at once: float32 [N, len(numbers), *shape]."""
+        streams = [_name(self.stream, (name, number)) for number in numbers]
+        return _fractions(self._bits(math.prod(shape), *streams)).view(-1, len(streams), *shape)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal numbers, float32 [N, *shape] (Box-Muller)."""
@@ -85,14 +95,15 @@ class Rng:
 
     def permutation(self, size: int) -> Tensor:
         """A random order of range(size) per sample, int64 [N, size]."""
-        return self._bits(size).argsort(dim=1, stable=True)
+        return self._bits(size, self.stream).argsort(dim=1, stable=True)
 
-    def _bits(self, size: int) -> Tensor:
-        """24 random bits per position, int32 [N, size]."""
-        key = _mix64(_mix64(self.ids * _MIX64[0] + _name(self.seed, ("seed",))) ^ self.stream)
-        low = (key & 0xFFFFFFFF).to(torch.int64)
-        high = (key >> 32) & 0xFFFFFFFF
-        first, second = (((half + 2**31) % 2**32 - 2**31).to(torch.int32).unsqueeze(1) for half in (low, high))
+    def _bits(self, size: int, *streams: int) -> Tensor:
+        """24 random bits per stream and position, int32 [N * len(streams), size]."""
+        root = _mix64(self.ids * _MIX64[0] + _name(self.seed, ("seed",)))
+        # Stream by stream, as a tensor of them would make a GPU wait for its copy.
+        key = _mix64(torch.stack([root ^ stream for stream in streams], 1).flatten())
+        # An int32 takes the lower half of an int64.
+        first, second = (half.to(torch.int32).unsqueeze(1) for half in (key, key >> 32))
         position = torch.arange(size, dtype=torch.int32, device=self.ids.device) * _GOLDEN32
         bits = _mix32(position + first)
         bits ^= second

@@ -92,6 +92,10 @@ class Meter:
         self.backwards = torch.zeros(size, dtype=torch.int64, device=device)
         self.limit = limit
 
+    def count(self, which: Tensor, index: Tensor) -> None:
+        """One answer more for each of these samples, in `forwards` or `backwards`."""
+        which.index_add_(0, index, torch.full_like(index, self.passes))
+
 
 class Decision:
     """The labels of a model and nothing else. Index it with a mask to go on with some of the samples.
@@ -136,7 +140,7 @@ class Decision:
 
     def _count_forward(self) -> None:
         meter = self._meter
-        meter.forwards[self._index] += meter.passes
+        meter.count(meter.forwards, self._index)
         if meter.limit is not None and (meter.forwards > meter.limit * meter.passes).any():
             raise AccessError(f"this attack spent more than its {meter.limit} queries on a sample")
 
@@ -213,7 +217,7 @@ class Gradient(Score):
     def grad(self, z: Tensor, loss: Loss, y: Tensor) -> Ascent:
         """One forward and one backward pass at z; NaN gradients come back as 0."""
         self._count_forward()
-        self._meter.backwards[self._index] += self._meter.passes
+        self._meter.count(self._meter.backwards, self._index)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             logits = self._read(answer(partial(forward, self._other or self._faster or self._net), z))

@@ -22,6 +22,13 @@ def test_a_sample_draws_the_same_in_any_batch(seed: int, ids: list[int]) -> None
         assert torch.equal(draw(whole)[1:], draw(whole[torch.arange(1, len(ids))]))
 
 
+@given(st.integers(0, 2**31), st.integers(0, 100), st.lists(st.integers(0, 10**12), min_size=1, max_size=4, unique=True))
+def test_draws_of_many_steps_at_once_are_those_of_each(seed: int, first: int, ids: list[int]) -> None:
+    rng = Rng(seed, torch.tensor(ids)).at("attack")
+    together = rng.uniforms("query", range(first, first + 5), (2, 3))
+    assert torch.equal(together, torch.stack([rng.at("query", k).uniform((2, 3)) for k in range(first, first + 5)], 1))
+
+
 def test_streams_seeds_and_samples_are_unrelated() -> None:
     ids = torch.arange(2000)
     draws = [Rng(0, ids), Rng(1, ids), Rng(0, ids).at("a"), Rng(0, ids).at("b"), Rng(0, ids).at("a", 1), Rng(0, ids + 2000)]
