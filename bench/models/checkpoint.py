@@ -50,18 +50,23 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return without_module(state), metadata
 
 
+def check_weights(path: Path) -> None:
+    """BadInput where a weights file is missing, or is no file."""
+    if not path.exists():
+        raise BadInput(f"no weights file at {path}; check the path")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder, not a weights file; name the file inside it")
+    if not path.is_file():
+        raise BadInput(f"{path} is a pipe or a device, not a weights file; name a file")
+
+
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The same under the names that the file has; the format is told by the content.
 
     A file with several sets of weights, such as raw and averaged ones, has the name of each before its tensors' names.
     """
     try:
-        if not path.exists():
-            raise BadInput(f"no weights file at {path}; check the path")
-        if path.is_dir():
-            raise BadInput(f"{path} is a folder, not a weights file; name the file inside it")
-        if not path.is_file():
-            raise BadInput(f"{path} is a pipe or a device, not a weights file; name a file")
+        check_weights(path)
         with opened(path) as file:
             head = file.read(512)
         # Eight bytes of header length, which is far below 2^32, then JSON.

@@ -10,10 +10,15 @@ from bench.errors import BadInput, UnknownName
 from bench.plugins import import_file, user_code
 
 
-def call_factory(file: Path, name: str) -> nn.Module:
-    """The network that the function (or class) of this name in a Python file returns."""
+def check_python(file: Path) -> None:
+    """BadInput where a Python file is missing."""
     if not file.is_file():
         raise BadInput(f"no Python file at {file}; a py: reference is py:FILE.py:factory")
+
+
+def call_factory(file: Path, name: str) -> nn.Module:
+    """The network that the function (or class) of this name in a Python file returns."""
+    check_python(file)
     file = file.resolve()
     module = import_file(file)
     if not hasattr(module, name):

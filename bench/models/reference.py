@@ -9,15 +9,16 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from bench.errors import BadInput, UnknownName
 from bench.models import architectures
-from bench.models.checkpoint import check_fit, digest, fit, read_file
+from bench.models.checkpoint import check_fit, check_weights, digest, fit, read_file
 from bench.models.ensemble import SnapshotEnsemble
-from bench.models.factory import call_factory
+from bench.models.factory import call_factory, check_python
 from bench.models.layers import Normalize, Normalized
 from bench.models.outputs import check_outputs as check_outputs  # noqa: PLC0414
 from bench.models.weights import choose
@@ -67,8 +68,32 @@ def resolve(
         raise BadInput(f"model {reference!r}: {error.strerror or error}; check the path and its permissions") from None
 
 
+def check_there(reference: str) -> None:
+    """BadInput where the folder or file of a reference is missing: before questions about data that it would answer."""
+    try:
+        kind, rest = _kind(reference)
+        file = Path(rest.partition("?")[0])
+        if kind == "run":
+            _check_folder(file)
+        elif kind == "ckpt":
+            check_weights(file)
+        elif kind == "py":
+            check_python(_file_and_factory(reference, rest)[0])
+    except OSError as error:  # a path too long, a folder without permission
+        raise BadInput(f"model {reference!r}: {error.strerror or error}; check the path and its permissions") from None
+
+
+def listed(reference: str) -> dict[str, Any]:
+    """The data set and the threat that a reference itself tells, as the record of a training does; empty for most."""
+    if not reference.startswith("robustbench:"):
+        return {}
+    from bench.models.robustbench import listed
+
+    return listed(reference)
+
+
 def _resolve(reference: str, shape: tuple[int, int, int], classes: int, at_least: bool, run_code: bool) -> Model:
-    kind, colon, rest = reference.partition(":")
+    kind, rest = _kind(reference)
     kinds: dict[str, Callable[[], Model]] = {
         "run": lambda: _from_run(reference, rest, shape, classes, at_least),
         "ckpt": lambda: _from_checkpoint(reference, rest, shape, classes, at_least),
@@ -76,13 +101,19 @@ def _resolve(reference: str, shape: tuple[int, int, int], classes: int, at_least
         "robustbench": lambda: _from_zoo(reference, rest, classes),
         "live": lambda: _from_memory(reference),
     }
-    if colon and kind in kinds:
-        return kinds[kind]()
+    return kinds[kind]()
+
+
+def _kind(reference: str) -> tuple[str, str]:
+    """The kind of a reference, and what it names; a folder and a weights file need not say theirs."""
+    kind, colon, rest = reference.partition(":")
+    if colon and kind in ("run", "ckpt", "py", "robustbench", "live"):
+        return kind, rest
     path = Path(reference.partition("?")[0])
     if reference and path.is_dir():
-        return _from_run(reference, reference, shape, classes, at_least)
+        return "run", reference
     if path.suffix in _SUFFIXES:
-        return _from_checkpoint(reference, reference, shape, classes, at_least)
+        return "ckpt", reference
     if path.suffix == ".py":
         raise BadInput(f"model {reference!r} names no factory; write py:{reference}:factory")
     raise BadInput(f"model {reference!r} is neither a folder nor a known kind; a model is {FORMS}")
@@ -95,8 +126,7 @@ def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: i
     for key in options:
         if key != "weights":
             raise UnknownName("option of a run reference", key, ["weights"])
-    if not folder.is_dir():
-        raise BadInput(f"no run folder at {folder}; train a model first, or check the path")
+    _check_folder(folder)
     held = sorted(path.stem for path in folder.glob("*.safetensors") if _WEIGHTS.fullmatch(path.stem))
     there = f"its weights are {', '.join(held)}" if held else "it holds no weights"
     if not (folder / "train.json").is_file() or (folder / "state.pt").exists():
@@ -113,6 +143,12 @@ def _from_run(reference: str, rest: str, shape: tuple[int, int, int], classes: i
     return _model(reference, folder.resolve().name, net, arch, folder)
 
 
+def _check_folder(folder: Path) -> None:
+    """BadInput where a run folder is missing."""
+    if not folder.is_dir():
+        raise BadInput(f"no run folder at {folder}; train a model first, or check the path")
+
+
 def _from_checkpoint(reference: str, rest: str, shape: tuple[int, int, int], classes: int, at_least: bool) -> Model:
     file, _, query = rest.removeprefix("ckpt:").partition("?")
     net, arch, notes = _read(Path(file), architectures.parse_query(query, f"model {reference!r}"), shape, classes, at_least)
@@ -120,18 +156,22 @@ def _from_checkpoint(reference: str, rest: str, shape: tuple[int, int, int], cla
 
 
 def _from_file(reference: str, rest: str, run_code: bool) -> Model:
-    file, colon, factory = rest.rpartition(":")
-    if not colon or not file or not factory:
-        raise BadInput(f"model {reference!r} names no factory; write py:FILE.py:factory")
-    path = Path(file)
+    path, factory = _file_and_factory(reference, rest)
     if not run_code and path.is_file() and not was_run(path):
-        raise BadInput(f"model {reference!r} is code, which runs only when you name it: add --plugin {file}")
+        raise BadInput(f"model {reference!r} is code, which runs only when you name it: add --plugin {path}")
     net = call_factory(path, factory)
     with user_code(path.resolve()):
         model = _model(reference, factory, net, type(net).__name__, None)
     # Two files may differ in what they compute and share every weight, or have none.
     all_of_it = f"{model.digest} {factory} {code_digest(path, path.parent)}"
     return replace(model, digest=hashlib.sha256(all_of_it.encode()).hexdigest(), elsewhere=True)
+
+
+def _file_and_factory(reference: str, rest: str) -> tuple[Path, str]:
+    file, colon, factory = rest.rpartition(":")
+    if not colon or not file or not factory:
+        raise BadInput(f"model {reference!r} names no factory; write py:FILE.py:factory")
+    return Path(file), factory
 
 
 _held: dict[str, nn.Module] = {}

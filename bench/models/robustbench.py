@@ -33,6 +33,14 @@ _OPTIONS = ("dataset", "threat", "folder")
 _DATASETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}
 _STAND_INS = {"pkg_resources": (), "autoattack": ("AutoAttack",), "autoattack.state": ("EvaluationState",)}
 """The modules that the package lacks, with the names it imports from them."""
+_BALLS = {"Linf": {"norm": "linf", "eps": "8/255"}, "L2": {"norm": "l2", "eps": "0.5"}}
+"""What the zoo's networks for CIFAR are ranked in."""
+
+
+def listed(reference: str) -> dict[str, Any]:
+    """The data set that a network of the zoo is listed for, and its threat where it has one here."""
+    options = architectures.parse_query(reference.partition("?")[2], f"model {reference!r}")
+    return {"dataset": options.get("dataset", "cifar10"), "threat": _BALLS.get(options.get("threat", "Linf"), {})}
 
 
 def load(reference: str, rest: str, classes: int) -> tuple[str, nn.Module]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from bench.core.rng import isolated
 from bench.errors import BadInput, GauntletError, UnknownName
-from bench.models import Model, build, check_outputs, resolve
+from bench.evaluation import Execution, evaluate, transfer_matrix
+from bench.measures import MeasureRequest, measured
+from bench.models import Model, build, check_outputs, listed, resolve
 from bench.models.checkpoint import digest, save_weights
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.layers import Normalized
@@ -64,6 +66,42 @@ def test_an_ensemble_comes_before_the_best(run: Path) -> None:
     assert model.digest == digest(members)
     images = torch.rand(4, *DIGITS)
     assert torch.equal(model.net(images), members(images))
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("run:absent", "no run folder at absent"),
+        ("run:absent?weights=last", "no run folder at absent"),
+        ("absent", "neither a folder nor a known kind"),
+        ("absent.pth?arch=mnist_fast", "no weights file at absent.pth"),
+        ("ckpt:absent.bin", "no weights file at absent.bin"),
+        ("ckpt:.", "is a folder, not a weights file"),
+        ("py:absent.py:make", "no Python file at absent.py"),
+        ("py:absent.py", "names no factory"),
+        ("run:" + "long" * 2000, "File name too long; check the path"),
+    ],
+)
+def test_what_is_not_there_is_told_before_any_question_of_data(reference: str, told: str, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for asked in (
+        lambda: evaluate(reference, n=500, results=results, quiet=True),
+        lambda: transfer_matrix([reference, reference], n=500),
+        lambda: measured(MeasureRequest(model=reference, measure="kernel"), Execution(results=results, quiet=True)),
+    ):
+        with pytest.raises(BadInput, match=told):
+            asked()
+    assert not results.exists()
+
+
+def test_a_network_of_the_zoo_is_judged_on_what_it_is_listed_for(run: Path) -> None:
+    assert listed(str(run)) == listed("ckpt:zoo.pth?arch=vgg16") == {}
+    assert listed("robustbench:Wong2020Fast") == {"dataset": "cifar10", "threat": {"norm": "linf", "eps": "8/255"}}
+    assert listed("robustbench:Any?dataset=cifar100&threat=L2") == {
+        "dataset": "cifar100",
+        "threat": {"norm": "l2", "eps": "0.5"},
+    }
+    assert listed("robustbench:Any?threat=corruptions")["threat"] == {}
 
 
 def test_unusable_run_folders_are_told(run: Path, tmp_path: Path) -> None:
