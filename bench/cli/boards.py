@@ -31,6 +31,9 @@ def board(
     only: Annotated[
         str | None, typer.Option("--only", help="The rows of this name or shell pattern, such as 'pgd_at*'.")
     ] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="The evaluations under this plan, or under those of a shell pattern.")
+    ] = None,
     workers: Workers = None,
     on: On = None,
     plugin: opt.Plugin = None,
@@ -49,7 +52,7 @@ def board(
     every = lines_of(content, file, results)
     memory = failures_file(file, results)
     survey = Survey(content.dataset, execution, read_failures(memory))
-    standings = [survey.look(line) for line in chosen(every, only)]
+    standings = [survey.look(line) for line in chosen(every, only, plan)]
     if dry_run or status:
         costs = Prices(results, device).of_all(standings) if dry_run else None
         opt.tell(overview(f"{content.title} ({file})\n", standings, costs, workers or 1))

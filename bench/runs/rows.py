@@ -75,14 +75,24 @@ def lines_of(board: Board, path: Path, results: Path) -> list[Line]:
     return found
 
 
-def chosen(lines: list[Line], pattern: str | None) -> list[Line]:
-    """The lines that a name or a shell pattern means: by the name of their row, or by all of their label."""
-    if pattern is None:
-        return lines
-    found = [one for one in lines if pattern == one.name or any(fnmatchcase(text, pattern) for text in (one.row, one.label))]
-    if not found:
+def chosen(lines: list[Line], pattern: str | None, plan: str | None = None) -> list[Line]:
+    """The lines that a name or a shell pattern means: by the name of their row, or by all of their label.
+
+    plan: with those of their evaluations alone whose plan has this name, or fits this pattern.
+    """
+    found = lines if pattern is None else [one for one in lines if _meant(one, pattern)]
+    if pattern is not None and not found:
         raise UnknownName("row", pattern, {*(one.name for one in lines), *(one.row for one in lines)})
-    return found
+    if plan is None:
+        return found
+    kept = [replace(one, asked=tuple(each for each in one.asked if fnmatchcase(each.request.plan.name, plan))) for one in found]
+    if not any(one.asked for one in kept):
+        raise UnknownName("plan of these rows", plan, {each.request.plan.name for one in found for each in one.asked})
+    return [one for one in kept if one.asked]
+
+
+def _meant(line: Line, pattern: str) -> bool:
+    return pattern == line.name or any(fnmatchcase(text, pattern) for text in (line.row, line.label))
 
 
 def _trained(board: Board, row: Row, kind: Kind, images: Dataset | None, results: Path) -> Iterator[Line]:

@@ -198,6 +198,27 @@ def test_only_some_rows_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (code, err.startswith("error: unknown row 'fast_ta': did you mean 'fast_at'")) == (2, True)
 
 
+def test_one_plan_first_and_the_others_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("longer.toml").write_text('[[attacks]]\nattack = "pgd"\nparameters = { steps = 3 }\n')
+    Path("mine.toml").write_text(BOARD.replace("also = [{ n = 30 }]", 'also = [{ plan = "longer.toml" }]'))
+    only = ("board", "mine.toml", "--only", "fast_at")
+
+    def plans() -> list[str]:
+        return sorted(json.loads(path.read_text())["plan"]["name"] for path in tmp_path.rglob("card.json"))
+
+    code, _, err = call(capsys, monkeypatch, *only, "--plan", "smoke")
+    assert (code, plans()) == (0, ["smoke"]), err
+    code, out, _ = call(capsys, monkeypatch, *only, "--status")
+    assert [cell for cell in table(out)["fast_at"] if cell] == ["1 of 1", "1 of 1", "0 of 1"]
+    code, _, err = call(capsys, monkeypatch, *only, "--plan", "lon*")
+    assert (code, plans()) == (0, ["longer", "smoke"]), err
+    code, _, err = call(capsys, monkeypatch, *only, "--plan", "smok")
+    assert (code, err.startswith("error: unknown plan of these rows 'smok': did you mean 'smoke'")) == (2, True)
+
+
 def test_what_failed_is_remembered_until_it_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
