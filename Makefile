@@ -86,6 +86,7 @@ findings: .venv/installed
 	$(BIN)/python tests/studies/norms.py
 	$(BIN)/python tests/studies/features.py
 	$(BIN)/python tests/studies/images.py --only digits
+	$(BIN)/python tests/studies/stages.py
 	$(BIN)/python tests/studies/patches.py
 
 # The CIFAR-10 rows of the papers' size: hours on a GPU. Goes on where it was interrupted; `make recipes ROW=fast_at` makes one
