@@ -32,7 +32,11 @@ COLUMNS: dict[str, Column] = {
     ),
     "8-bit": Column("8-bit", "Robust where an adversarial example has to survive rounding to 256 levels.", "up"),
     "certified": Column("certified", "Right, and proved so by the defense: no attack can go below it.", "up"),
-    "collapse": Column("collapse", "The epoch of catastrophic overfitting, if there was one.", numeric=False),
+    "collapse": Column(
+        "collapse",
+        "The epoch of catastrophic overfitting, if there was one; masked where single steps never told the truth.",
+        numeric=False,
+    ),
     "verdict": Column("verdict", "Of the diagnosis: whether the number can be trusted.", numeric=False),
     "train passes": Column("cost", "Backward passes per training image: the price of the training.", "down"),
     "notes": Column("notes", "Remarks on the card."),

@@ -2,31 +2,50 @@
 
 from collections.abc import Mapping, Sequence
 
+from bench.statistics import clopper_pearson
+
 GAP = 0.25
 """FGSM accuracy minus PGD accuracy beyond which single steps are being fooled, not withstood."""
-LEAST = 0.1
-"""The least gap among low accuracies: below it FGSM is withstood no better than guessing would."""
-NOISE = 0.05
-"""What validation sets of some hundred images show by chance as an accuracy that there is to fall from."""
+FALL = 0.2
+"""How far PGD accuracy has to fall from the best before, where that is not less than half of it."""
+SURE = 0.998
+"""The confidence of a bound on an accuracy: one in a thousand on either side, as every epoch is a look at it."""
 
 
-def collapsed(history: Sequence[Mapping[str, float]], gap: float = GAP, fall: float = 0.2) -> int | None:
-    """The first epoch whose FGSM accuracy exceeds its PGD accuracy by `gap` and whose PGD accuracy fell by `fall`, or by half.
+def fooled(now: Mapping[str, float], images: int, classes: int = 10) -> bool:
+    """Whether single steps miss what several steps find: PGD leaves half of what FGSM does or less, or GAP less.
 
-    history: one mapping per epoch with the validation accuracies "fgsm" and "pgd" at the target budget. The fall is counted
-    from the best epoch before, so that a collapse over several epochs does not pass (Wong et al. 2020 compare neighbours
-    only). Among low accuracies a gap of half of what FGSM leaves, and of ten points at least, is enough, where the fall is one
-    of three epochs: over more, it would be robust overfitting.
+    now: accuracies "fgsm" and "pgd" at the target budget, of so many validation images. What FGSM leaves has to lie beyond what
+    guessing one of the classes withstands.
+    """
+    apart = now["fgsm"] - now["pgd"]
+    return apart > min(GAP, now["fgsm"] / 2) and _least(now["fgsm"], images) > 1 / classes
+
+
+def collapsed(history: Sequence[Mapping[str, float]], images: int, classes: int = 10) -> int | None:
+    """The first epoch that single steps fool after they told the truth, and whose PGD accuracy fell by FALL, or by half.
+
+    history: the accuracies of one epoch after the other, as `fooled` has them. The fall is counted from the best epoch before
+    in which PGD left at least half of what FGSM did, so that a collapse over several epochs does not pass (Wong et al. 2020
+    compare neighbours only); where accuracies are less than GAP apart, from one of the last three: over more, it would be
+    robust overfitting. The intervals of both accuracies have to be separate, so that what few images show by chance is no fall.
     """
     for epoch, now in enumerate(history):
-        left = [past["pgd"] for past in history[:epoch]]
-        apart = now["fgsm"] - now["pgd"]
-        wide = apart > gap and _fell(left, now["pgd"], fall)
-        if wide or (apart > max(now["fgsm"] / 2, LEAST) and _fell(left[-3:], now["pgd"], fall)):
+        wide = now["fgsm"] - now["pgd"] > GAP
+        before = history[0 if wide else max(epoch - 3, 0) : epoch]
+        if fooled(now, images, classes) and _fell(before, now["pgd"], images):
             return epoch
     return None
 
 
-def _fell(before: Sequence[float], now: float, fall: float) -> bool:
-    best = max(before, default=0.0)
-    return best > NOISE and best - now > min(fall, best / 2)
+def _fell(before: Sequence[Mapping[str, float]], now: float, images: int) -> bool:
+    best = max((past["pgd"] for past in before if past["pgd"] >= past["fgsm"] / 2), default=0.0)
+    return best - now > min(FALL, best / 2) and _least(best, images) > _most(now, images)
+
+
+def _least(accuracy: float, images: int) -> float:
+    return clopper_pearson(round(accuracy * images), images, SURE)[0]
+
+
+def _most(accuracy: float, images: int) -> float:
+    return clopper_pearson(round(accuracy * images), images, SURE)[1]

@@ -178,7 +178,9 @@ class Trainer:
 
     def _collapse(self) -> int | None:
         """The epoch of catastrophic overfitting, for a method that can suffer it."""
-        return collapsed(self.done.history) if self.job.defense.can_collapse() else None
+        if not self.job.defense.can_collapse():
+            return None
+        return collapsed(self.done.history, len(self.validation), self.validation.classes)
 
     def _keep(self, epoch: int, snapshots: list[int]) -> None:
         """Write the weights: last always, best when validation says so, snapshots at the ends of periods."""

@@ -272,16 +272,45 @@ def history(*pairs: tuple[float, float]) -> list[dict[str, float]]:
 
 def test_a_scripted_collapse_is_found_in_its_epoch() -> None:
     """T37: FGSM high, PGD gone; slow robust overfitting and a weak start are not collapses."""
-    assert collapsed(history((0.4, 0.35), (0.45, 0.4), (0.8, 0.01), (0.85, 0.0))) == 2
-    assert collapsed(history((0.4, 0.35), (0.5, 0.4), (0.6, 0.25), (0.8, 0.1))) == 3
-    assert collapsed(history(*[(0.5 - 0.01 * k, 0.45 - 0.012 * k) for k in range(30)])) is None
-    assert collapsed(history((0.9, 0.05), (0.9, 0.05), (0.95, 0.1))) is None
-    assert collapsed(history((0.12, 0.1), (0.2, 0.01), (0.3, 0.0), (0.4, 0.0))) == 1
-    assert collapsed(history((0.3, 0.28), (0.3, 0.26), (0.35, 0.2), (0.41, 0.15), (0.4, 0.13))) == 4
-    assert collapsed(history((0.12, 0.1), (0.1, 0.07), (0.07, 0.03), (0.12, 0.1))) is None
+
+    def found(*pairs: tuple[float, float]) -> int | None:
+        return collapsed(history(*pairs), 500)
+
+    assert found((0.4, 0.35), (0.45, 0.4), (0.8, 0.01), (0.85, 0.0)) == 2
+    assert found((0.4, 0.35), (0.5, 0.4), (0.6, 0.25), (0.8, 0.1)) == 3
+    assert found(*[(0.5 - 0.01 * k, 0.45 - 0.012 * k) for k in range(30)]) is None
+    assert found((0.9, 0.05), (0.9, 0.05), (0.95, 0.1)) is None
+    assert found((0.12, 0.1), (0.2, 0.01), (0.3, 0.0), (0.4, 0.0)) == 1
+    assert found((0.3, 0.28), (0.3, 0.26), (0.35, 0.2), (0.41, 0.15), (0.4, 0.13)) == 4
+    assert found((0.12, 0.1), (0.1, 0.07), (0.07, 0.03), (0.12, 0.1)) is None
     # As under a budget that has hardly begun to rise: there is nothing yet to fall from.
-    assert collapsed(history((0.02, 0.0), (0.05, 0.014), (0.07, 0.0), (0.5, 0.4))) is None
-    assert collapsed(history((0.3, 0.04), (0.4, 0.0), (0.6, 0.5))) is None
+    assert found((0.02, 0.0), (0.05, 0.014), (0.07, 0.0), (0.5, 0.4)) is None
     # Epochs of clean images, after which FGSM is withstood by chance alone.
-    assert collapsed(history((0.098, 0.049), (0.07, 0.056), (0.063, 0.0), (0.34, 0.28))) is None
-    assert collapsed([]) is None
+    assert found((0.098, 0.049), (0.07, 0.056), (0.063, 0.0), (0.34, 0.28)) is None
+    assert found() is None
+
+
+def test_fooled_from_the_start_is_no_collapse() -> None:
+    """Single steps have to have told the truth once; a first epoch of noise is not that."""
+    assert collapsed(history((0.3, 0.04), (0.4, 0.0), (0.6, 0.5)), 500) is None
+    assert collapsed(history((0.52, 0.014), (0.42, 0.029), (0.78, 0.002), (0.70, 0.053), (0.78, 0.025)), 1000) is None
+    # It learned to withstand several steps later, and lost that.
+    assert collapsed(history((0.74, 0.06), (0.9, 0.0), (0.9, 0.5), (0.95, 0.1)), 1000) == 3
+
+
+def test_what_counts_as_a_fall_depends_on_how_many_images_saw_it() -> None:
+    low = history((0.09, 0.07), (0.14, 0.05), (0.19, 0.0))
+    assert collapsed(low, 1000) == 2
+    assert collapsed(low, 100) is None
+    fewer = history((0.4, 0.3), (0.5, 0.1))
+    assert collapsed(fewer, 1000) == 1
+    assert collapsed(fewer, 20) is None
+
+
+def test_withstanding_single_steps_is_told_from_guessing() -> None:
+    """Of two classes a constant answer withstands half of all single steps; of a hundred, one in a hundred."""
+    two = history((0.6, 0.5), (0.5, 0.0), (0.7, 0.0))
+    assert collapsed(two, 500, classes=2) == 2
+    many = history((0.08, 0.07), (0.06, 0.0))
+    assert collapsed(many, 1000, classes=100) == 1
+    assert collapsed(many, 1000) is None

@@ -1,6 +1,7 @@
-"""Catastrophic overfitting as an event with a time: Kaplan-Meier curves, exact log-rank tests, and how many recover.
+"""When single steps begin to fool a training: Kaplan-Meier curves, exact log-rank tests, how many fell, how many recover.
 
-What overfitting.py has seen is recorded in docs/findings/collapse.json, from which this says the same without a training:
+What overfitting.py has seen is recorded in docs/findings/collapse.json, accuracies of every epoch, from which this counts
+by the rule of today, without a training:
 
     python tests/studies/collapse.py
 """
@@ -10,45 +11,73 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from finding import FOLDER, Finding, Table, published
 
 from bench.pictures.figure import Axis, Chart, Curve, percent_axis
+from bench.results.collapse import collapsed, fooled
 from bench.statistics import holm, kaplan_meier, log_rank
 
 NAME = "collapse"
 DRAWN = ("fgsm_at", "zerograd", "fast_at", "n_fgsm")
-"""The curves of the figure; what else never collapses would lie upon that of n_fgsm."""
+"""The curves of the figure; what else is never fooled would lie upon that of n_fgsm."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The trainings of one cell, by what is known of each."""
+    """The trainings of one cell, by what validation has seen of each."""
 
     label: str
-    epochs: int
     passes: int
-    seeds: int
-    collapsed: tuple[int, ...]
-    """In which epoch, counted from 1, of those that did."""
-    recovered: int
-    """How many of these ended with PGD-10 accuracy above half of the best before."""
+    images: int
+    """Of the validation."""
+    seen: tuple[tuple[tuple[float, float], ...], ...]
+    """Accuracies under FGSM and PGD-10 after every epoch, of every training."""
+
+    @property
+    def epochs(self) -> int:
+        """Of each training."""
+        return len(self.seen[0])
+
+    @property
+    def seeds(self) -> int:
+        """How many trainings."""
+        return len(self.seen)
+
+    @property
+    def histories(self) -> list[list[dict[str, float]]]:
+        """What was seen of each training, as the harness records it."""
+        return [[{"fgsm": fgsm, "pgd": pgd} for fgsm, pgd in one] for one in self.seen]
+
+    @property
+    def fooled(self) -> list[int | None]:
+        """The first epoch of each training, counted from 1, whose single steps missed what several steps find."""
+        places = [[fooled(now, self.images) for now in history] for history in self.histories]
+        return [one.index(True) + 1 if any(one) else None for one in places]
+
+    @property
+    def collapses(self) -> int:
+        """How many trainings fell into that from a robustness that both agreed upon."""
+        return sum(collapsed(history, self.images) is not None for history in self.histories)
+
+    @property
+    def recovered(self) -> int:
+        """How many of those that were fooled are not after the last epoch."""
+        ends = [fooled(history[-1], self.images) for history in self.histories]
+        return sum(at is not None and not end for at, end in zip(self.fooled, ends, strict=True))
 
     def times(self) -> tuple[list[float], list[bool]]:
-        """For each training the epoch until which it was seen, and whether it collapsed in it."""
-        whole = self.seeds - len(self.collapsed)
-        return [*map(float, self.collapsed), *[float(self.epochs)] * whole], [True] * len(self.collapsed) + [False] * whole
+        """For each training the epoch until which it was seen, and whether it was fooled in it."""
+        return [float(at or self.epochs) for at in self.fooled], [at is not None for at in self.fooled]
 
 
-def cell(label: str, histories: Sequence[Sequence[dict[str, Any]]], fell: Sequence[int | None], passes: float) -> Cell:
-    """From the histories of its trainings, and the place in each at which it collapsed."""
-    recovered = sum(
-        at is not None and history[-1]["pgd"] > max(entry["pgd"] for entry in history[:at]) / 2
-        for at, history in zip(fell, histories, strict=True)
-    )
-    collapsed = tuple(at + 1 for at in fell if at is not None)
-    return Cell(label, len(histories[0]), round(passes), len(histories), collapsed, recovered)
+def cell(label: str, records: Sequence[dict[str, Any]]) -> Cell:
+    """From the records of its trainings."""
+    seen = tuple(tuple((entry["fgsm"], entry["pgd"]) for entry in found["history"]) for found in records)
+    passes = fmean(found["training"]["backwards_per_sample"] for found in records)
+    return Cell(label, round(passes), records[0]["training"]["validation"], seen)
 
 
 def finding(cells: Sequence[Cell], settings: dict[str, str]) -> Finding:
@@ -64,16 +93,18 @@ def _table(cells: Sequence[Cell]) -> Table:
         p = [log_rank(*own.times(), *one.times()) for one in others]
         told = {one.label: f"{a:.2g} ({b:.2g})" for one, a, b in zip(others, p, holm(p).tolist(), strict=True)}
         columns.append(told)
-    rows = tuple(
-        (
-            one.label, f"{one.epochs}", f"{one.passes}", f"{len(one.collapsed)} of {one.seeds}",
-            ", ".join(map(str, one.collapsed)) or "-", str(one.recovered) if one.collapsed else "-",
-            *(told.get(one.label, "") for told in columns),
-        )
-        for one in cells
+    rows = []
+    for one in cells:
+        when = ", ".join("-" if at is None else str(at) for at in one.fooled)
+        many = sum(at is not None for at in one.fooled)
+        last = " ".join(f"{100 * each[-1][1]:.0f}" for each in one.seen)
+        counts = (f"{many} of {one.seeds}", when, f"{one.collapses}", f"{one.recovered}" if many else "-", last)
+        rows.append((one.label, f"{one.epochs}", f"{one.passes}", *counts, *(told.get(one.label, "") for told in columns)))
+    heads = (
+        "cell", "epochs", "passes", "fooled", "from epoch", "collapsed", "recovered", "last PGD-10",
+        "against fgsm_at", "against fast_at",
     )  # fmt: skip
-    heads = ("cell", "epochs", "passes", "collapsed", "in epoch", "recovered", "against fgsm_at", "against fast_at")
-    return Table(heads, rows)
+    return Table(heads, tuple(rows))
 
 
 def _figure(cells: Sequence[Cell]) -> Chart:
@@ -87,14 +118,16 @@ def _figure(cells: Sequence[Cell]) -> Chart:
         points, band = [*points, (last, points[-1][1])], [*band, band[-1]]
         curves.append(Curve(label, tuple(points), tone, tuple(band), dots=False, steps=True))
     epochs = Axis("epoch", 0.0, last, tuple((float(epoch), str(epoch)) for epoch in range(0, int(last) + 1, 2)))
-    about = "The share of trainings that have not collapsed, over the epochs, by method: Kaplan-Meier, Greenwood's intervals."
-    return Chart(about, epochs, percent_axis("trainings that have not collapsed, %"), tuple(curves))
+    about = "The share of trainings that single steps have not fooled, over the epochs: Kaplan-Meier, Greenwood's intervals."
+    return Chart(about, epochs, percent_axis("trainings not fooled yet, %"), tuple(curves))
 
 
 def recorded(path: Path) -> tuple[list[Cell], dict[str, str]]:
     """The cells of a finding that was written, and its settings."""
     content = json.loads(path.read_text())
-    return [Cell(**{**one, "collapsed": tuple(one["collapsed"])}) for one in content["numbers"]["cells"]], content["settings"]
+    cells = content["numbers"]["cells"]
+    seen = [tuple(tuple((fgsm, pgd) for fgsm, pgd in each) for each in one["seen"]) for one in cells]
+    return [Cell(**one | {"seen": each}) for one, each in zip(cells, seen, strict=True)], content["settings"]
 
 
 def added(cells: Sequence[Cell], settings: dict[str, str], path: Path) -> list[Cell]:

@@ -80,5 +80,5 @@ def published(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def decided(chosen: argparse.Namespace) -> dict[str, str]:
     """Of the arguments those that decide the numbers."""
-    aside = ("results", "device", "write", "only")
+    aside = ("results", "device", "write", "only", "trainings")
     return {key: str(value) for key, value in sorted(vars(chosen).items()) if key not in aside and value not in (None, [])}

@@ -42,6 +42,10 @@ CELLS = (
     Cell("fgsm_at-slow", "fgsm_at", {"lr": SLOW}),
     Cell("gradalign-0.6-slow", "gradalign", {"weight": "0.6", "growth": "1", "lr": SLOW}),
     Cell("zerograd", "zerograd"),
+    # The budget reaches eps halfway, so that a network is robust before the last steps are long.
+    Cell("fgsm_at-ramp", "fgsm_at", {"eps_schedule": "linear:0,2"}),
+    Cell("fast_at-ramp", "fast_at", {"eps_schedule": "linear:0,2"}),
+    Cell("fgsm_at-ramp-long", "fgsm_at", {"eps_schedule": "linear:0,2", "epochs": LONG}, seeds=3),
     # As many passes as the others: each minibatch is trained on eight times.
     Cell("free_at", "free_at", {"epochs": "3"}),
     Cell("fgsm_pgi", "fgsm_pgi"),
@@ -56,6 +60,7 @@ def main() -> None:
     size = {"dataset": "cifar10", "images": 10000, "model": "vgg16?width=8", "eps": "16/255", "epochs": 12, "n": 500}
     parser = published(options(__doc__, **size, seeds=5))
     parser.add_argument("--augment", default="none")
+    parser.add_argument("--trainings", action="store_true", help="no evaluations: only what collapses")
     chosen = parser.parse_args()
     shorten(chosen.dataset, chosen.images, chosen.results)
     rows, standing, cells = [], {}, []
@@ -70,18 +75,19 @@ def main() -> None:
         records = [record(run) for run in runs]
         epochs = len(records[0]["history"])
         late = [[entry for entry in found["history"] if entry["epoch"] > epochs / 4] for found in records]
-        fell = [collapsed(found["history"]) for found in records]
+        fell = [collapsed(found["history"], found["training"]["validation"]) for found in records]
         last = [found["history"][-1] for found in records]
         passes = mean(found["training"]["backwards_per_sample"] for found in records)
-        cells.append(collapse.cell(cell.label, [found["history"] for found in records], fell, passes))
-        standing[cell.label] = [judged(run, chosen, weights="last")[1] for run in runs]
+        cells.append(collapse.cell(cell.label, records))
+        if not chosen.trainings:
+            standing[cell.label] = [judged(run, chosen, weights="last")[1] for run in runs]
         rows.append((
             cell.label, f"{sum(epoch is not None for epoch in fell)} of {len(runs)}",
             ", ".join(str(epoch + 1) for epoch in fell if epoch is not None) or "-",
             f"{100 * mean(entry['clean'] for entry in last):.1f}", f"{100 * mean(entry['fgsm'] for entry in last):.1f}",
             f"{100 * mean(entry['pgd'] for entry in last):.1f}",
             " ".join(f"{100 * min(entry['pgd'] for entry in part):.0f}" for part in late),
-            percent(part.mean() for part in standing[cell.label]),
+            percent(part.mean() for part in standing.get(cell.label, [])),
             f"{passes:.0f}",
         ))  # fmt: skip
         told(rows, ("cell", "collapsed", "in epoch", "clean", "FGSM", "PGD-10", "least PGD-10", "fast, last epoch", "passes"))

@@ -53,9 +53,9 @@ def _course(cell: Cell, seed: int, chosen: Namespace) -> tuple[Course, int | Non
     settings = {"n": chosen.images_of_kernel, "checkpoints": True, "specialisation": False}
     request = MeasureRequest.of(model=f"run:{run}?weights=last", measure="kernel", options=settings)
     curve = measured(request, Execution(chosen.results, chosen.device, quiet=True)).found.curves["over epochs"]
-    return {name: [float("nan" if value is None else value) for value in column] for name, column in curve.items()}, collapsed(
-        record(run)["history"]
-    )
+    found = record(run)
+    fell = collapsed(found["history"], found["training"]["validation"])
+    return {name: [float("nan" if value is None else value) for value in column] for name, column in curve.items()}, fell
 
 
 def _rates(schedule: str, chosen: Namespace) -> list[float]:
