@@ -14,18 +14,7 @@ import torch
 from bench.core import DRAWS, ThreatModel, device, isolated
 from bench.data import Dataset
 from bench.evaluation.request import EvaluationRequest, Execution, choose_threat
-from bench.models import (
-    Model,
-    Subject,
-    check_outputs,
-    check_there,
-    files_of,
-    listed,
-    load_subject,
-    samples_of,
-    training_beside,
-    training_record,
-)
+from bench.models import Model, Subject, check_outputs, files_of, known_of, load_subject, samples_of
 from bench.plans import Arm, Plan, Portfolio
 from bench.plugins import Defense, Kind, file_digests, registry
 from bench.results import section
@@ -104,14 +93,12 @@ class Task:
 
 def resolve(request: EvaluationRequest, execution: Execution) -> Task:
     """Decide everything about an evaluation; a user's mistake is told here, before anything is attacked or written."""
-    check_there(request.model)
-    trained = training_record(request.model)
-    known = trained or listed(request.model)
-    dataset = request.dataset or known.get("dataset") or "digits"
+    known = known_of(request.model)
+    dataset = request.dataset or known.dataset
     where = device.pick(execution.device)
-    samples = samples_of(dataset, [trained or training_beside(request.model)], request.n)
-    balls = [choose_threat(request.norm, radius, known.get("threat", {}), samples.family) for radius in request.eps or (None,)]
-    subject = load_subject(request.model, samples, dataset, request.seed, request.test_time, trained)
+    samples = samples_of(dataset, [known.seen], request.n)
+    balls = [choose_threat(request.norm, radius, known.threat, samples.family) for radius in request.eps or (None,)]
+    subject = load_subject(request.model, samples, dataset, request.seed, request.test_time, known.trained)
     if where.type != "cpu":
         # What a network keeps outside its parameters and buffers stays behind, which shows only there.
         with isolated(request.seed):

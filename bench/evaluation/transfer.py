@@ -17,7 +17,7 @@ from bench.data import Dataset
 from bench.errors import BadInput
 from bench.evaluation.request import choose_threat
 from bench.files import Reporter
-from bench.models import check_there, listed, load_subject, samples_of, training_beside, training_record
+from bench.models import known_of, load_subject, samples_of
 from bench.plugins import get_attack
 
 RESTARTS = 2
@@ -77,14 +77,10 @@ def transfer_matrix(  # noqa: PLR0913
     """
     if len(references) < 2:
         raise BadInput(f"transfer needs at least two models, not {len(references)}; name another one")
-    for reference in references:
-        check_there(reference)
-    records = [training_record(reference) for reference in references]
-    known = records[0] or listed(references[0])
-    dataset = dataset or known.get("dataset") or "digits"
-    seen = [record or training_beside(reference) for record, reference in zip(records, references, strict=True)]
-    samples = samples_of(dataset, seen, n)
-    threat = choose_threat(norm, eps, known.get("threat", {}), samples.family)
+    known = [known_of(reference) for reference in references]
+    dataset = dataset or known[0].dataset
+    samples = samples_of(dataset, [each.seen for each in known], n)
+    threat = choose_threat(norm, eps, known[0].threat, samples.family)
     where = device.pick(device_name)
     rivals = [_rival(reference, samples, dataset, threat, where, seed) for reference in references]
     names = _distinct(rivals, references)

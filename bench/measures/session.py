@@ -26,7 +26,7 @@ from bench.measures.document import columns, number, whole, write
 from bench.measures.entered import enter
 from bench.measures.probe import Other, Probe
 from bench.measures.registry import Found, Measure, get_measure
-from bench.models import Subject, check_there, listed, load_subject, samples_of, training_beside, training_record
+from bench.models import Subject, known_of, load_subject, samples_of
 from bench.plugins import read_value
 from bench.results import MEASURES, Measurement, section
 
@@ -116,14 +116,10 @@ def _resolve(request: MeasureRequest, execution: Execution) -> _Task:
     """Decide everything; a user's mistake is told here, before anything is computed or written."""
     measure = get_measure(request.measure)
     options = measure.configure(request.options)
-    for reference in filter(None, (request.model, request.against)):
-        check_there(reference)
-    trained = training_record(request.model)
-    known = trained or listed(request.model)
-    dataset = request.dataset or known.get("dataset") or "digits"
-    others = [training_record(request.against)] if request.against else []
-    samples = _samples(dataset, request.split, [trained or training_beside(request.model), *others], options["n"])
-    threat = choose_threat(request.norm, request.eps, known.get("threat", {}), samples.family)
+    known = [known_of(reference) for reference in (request.model, request.against) if reference]
+    dataset = request.dataset or known[0].dataset
+    samples = _samples(dataset, request.split, [each.seen for each in known], options["n"])
+    threat = choose_threat(request.norm, request.eps, known[0].threat, samples.family)
     load = partial(_repeats, samples=samples, dataset=dataset, seed=request.seed)
     subject = load(request.model)
     other = load(request.against) if request.against else None

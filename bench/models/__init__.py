@@ -9,7 +9,8 @@ from bench.models.architectures import build
 from bench.models.checkpoint import load_weights, save_weights
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.identity import Answers, files_of, same_answers
+from bench.models.known import known_of
 from bench.models.outputs import check_outputs
-from bench.models.reference import Model, check_there, hold, listed, resolve
+from bench.models.reference import Model, hold, resolve
 from bench.models.samples import samples_of, training_beside
 from bench.models.subject import Subject, added_defense, load_subject, training_record

@@ -18,9 +18,10 @@ from bench.core import SMALLEST, Classifier, batch_dependence, isolated, randomi
 from bench.data import Dataset
 from bench.errors import BadInput, out_of_memory
 from bench.files import read_text
-from bench.models import Model, batchnorm
+from bench.models import batchnorm
 from bench.models.architectures import parse_query
 from bench.models.identity import Answers, answers_of, files_of, require_the_trainer
+from bench.models.reference import Model
 from bench.plugins import Defense, code, get_defense, make_defense
 
 READS = (1, 2)

@@ -162,7 +162,8 @@ def test_scattering_grows_with_the_distance_and_the_change_is_not_more_than_its_
 def test_a_network_is_joined_to_itself_and_to_no_other_architecture(run: Path, natural: Path, tmp_path: Path) -> None:
     small = {"n": 20, "updates": 2, "points": 3, "steps": 1, "batch": 32}
     found, _ = ask(run, "connectivity", against=run, **{**small, "updates": 0})
-    assert found.values["curve: barrier"] == pytest.approx(0, abs=1e-9)
+    # The middle of the curve is the same weights up to the rounding of float32.
+    assert found.values["curve: barrier"] == pytest.approx(0, abs=1e-6)
     other, _ = ask(run, "connectivity", against=natural, **small)
     assert other.curves["line"]["adversarial"][0] == other.curves["curve"]["adversarial"][0]
     assert other.curves["line"]["adversarial"][1] != other.curves["curve"]["adversarial"][1]

@@ -13,10 +13,11 @@ from bench.core.rng import isolated
 from bench.errors import BadInput, GauntletError, UnknownName
 from bench.evaluation import Execution, evaluate, transfer_matrix
 from bench.measures import MeasureRequest, measured
-from bench.models import Model, build, check_outputs, listed, resolve
+from bench.models import Model, build, check_outputs, resolve
 from bench.models.checkpoint import digest, save_weights
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.layers import Normalized
+from bench.models.reference import listed
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 ARCH = "digits_cnn?width=4"
