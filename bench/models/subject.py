@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -77,18 +77,24 @@ def load_subject(
         net = batchnorm.use_batches(net)
     added = added_defense(test_time)
     found = tuple(defense for defense in (_of_training(trained), added) if defense)
-    for defense in found:
+    net = answering(net, found, dataset)
+    first, labels = samples.batch(torch.arange(min(len(samples), 64)))
+    check = partial(models.check_outputs, net, classes=samples.classes, origin=reference, at_least=open_ended)
+    noisy, dependent, answers = _tried(net, first, seed, check, known=not model.elsewhere)
+    label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
+    return Subject(replace(model, net=net), label, trained, found, noisy, dependent, (first, labels), answers, files_of(found))
+
+
+def answering(net: nn.Module, defenses: Sequence[Defense], dataset: str) -> nn.Module:
+    """The network as these defenses let it answer at test time, one around the other."""
+    for defense in defenses:
         if type(defense).fit is not Defense.fit:
             net = defense.fit(net, data.load(dataset, "train"))
         net = defense.wrap(net)
     # What a defense of somebody's makes of it may return nothing from either.
     net.eval()
     net.requires_grad_(False)
-    first, labels = samples.batch(torch.arange(min(len(samples), 64)))
-    check = partial(models.check_outputs, net, classes=samples.classes, origin=reference, at_least=open_ended)
-    noisy, dependent, answers = _tried(net, first, seed, check, known=not model.elsewhere)
-    label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
-    return Subject(replace(model, net=net), label, trained, found, noisy, dependent, (first, labels), answers, files_of(found))
+    return net
 
 
 def _tried(net: nn.Module, first: Tensor, seed: int, check: Callable[..., None], *, known: bool) -> tuple[bool, bool, Answers]:

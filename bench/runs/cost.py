@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 from bench import data
-from bench.core import device
+from bench.core import DRAWS, Expectation, ask, device, randomised
 from bench.data import Dataset
 from bench.errors import BadInput, GauntletError
 from bench.evaluation import EvaluationRequest, choose_threat
 from bench.files import Reporter, below, read_text
-from bench.models import build, resolve, samples_of
+from bench.models import added_defense, answering, build, resolve, samples_of
 from bench.plans import AttackSpec, Plan, Portfolio
 from bench.results import Card, read_card
 from bench.runs.rows import Line
@@ -39,13 +39,14 @@ HERE = ("ckpt", "run")
 """References to weights that lie in files."""
 LATE = 0.9
 """Share of a training at which its batch is measured."""
-
+DIAGNOSIS = 0.5
+"""What a diagnosis takes of its evaluation, where no card of the plan tells."""
 
 SOURCES = {
     "records": "trainings like it on this kind of device, for each epoch",
     "batch": "a batch of it, measured now",
     "cards": "evaluations like it on this kind of device, for each sample",
-    "card": "a tenth of the evaluation, for the diagnosis that it lacks",
+    "card": "the evaluation that lacks a diagnosis, and what others took",
     "passes": "passes of evaluations with this plan, and a pass measured now",
     "bound": "the most passes that the plan can take, and a pass measured now: at most",
     "unknown": "nothing, and not counted",
@@ -69,6 +70,7 @@ class Prices:
         self._trainings: dict[str, list[float]] = defaultdict(list)
         self._evaluations: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self._passes: dict[str, list[float]] = defaultdict(list)
+        self._diagnoses: dict[str, list[float]] = defaultdict(list)
         self._measured: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
         own = _kind_of(device.describe(self.where))
@@ -110,6 +112,8 @@ class Prices:
         except BadInput:
             return
         self._passes[card.plan.name].append(_spent(card))
+        if card.diagnosis and card.seconds:
+            self._diagnoses[card.plan.name].append(card.diagnosis.seconds / card.seconds)
         if _kind_of(card.device) == own:
             kind = (card.plan_digest, card.model.arch, card.dataset)
             for key in (kind, (*kind, str(card.model.defense))):
@@ -126,11 +130,19 @@ class Prices:
             return Cost(0.0, "unknown")
 
     def _evaluation(self, line: Line, found: Found) -> Cost:
-        request, job = found.asked.request, line.job
+        share = self._diagnosis(found.asked.request.plan.name)
         if found.card:
-            return Cost(found.card.seconds / 10, "card")
+            return Cost(found.card.seconds * share, "card")
+        seconds, source = self._attacks(line, found.asked.request)
+        return Cost(seconds * (1 + share) if found.asked.diagnosed else seconds, source)
+
+    def _diagnosis(self, plan: str) -> float:
+        """The share of an evaluation under this plan that its diagnosis takes on top."""
+        return statistics.median(self._diagnoses.get(plan, [DIAGNOSIS]))
+
+    def _attacks(self, line: Line, request: EvaluationRequest) -> Cost:
         try:
-            asked = _trained(request, job) if job else _external(request)
+            asked = _trained(request, line.job) if line.job else _external(request)
         except GauntletError:
             # What is wrong with it is told when it is evaluated.
             return Cost(0.0, "unknown")
@@ -139,7 +151,10 @@ class Prices:
         # What stands costs more than what falls, so the same defense tells best.
         if known := self._evaluations.get((*kind, asked.defense)) or self._evaluations.get(kind):
             return Cost(statistics.median(known) * n, "cards")
-        each = self._pass(asked)
+        try:
+            each = self._pass(asked)
+        except Exception:  # whatever a plug-in raises; it is told when it is evaluated
+            return Cost(0.0, "unknown")
         if known := self._passes.get(plan.name):
             return Cost(statistics.median(known) * n * each, "passes")
         return Cost(_most_passes(plan) * n * each, "bound")
@@ -151,8 +166,8 @@ class Prices:
         return self._sizes[dataset]
 
     def _pass(self, asked: _Asked) -> float:
-        """Seconds of a forward pass of one image."""
-        key = f"{asked.arch} {asked.dataset}"
+        """Seconds of a forward pass of one image, of all draws of a network that answers at random."""
+        key = f"{asked.arch} {asked.dataset} {asked.defense} {asked.around}"
         if key not in self._measured:
             self._measured[key] = _forward_seconds(asked, self.where)
         return self._measured[key]
@@ -167,13 +182,22 @@ class _Asked(NamedTuple):
     defense: str
     build: Callable[[Dataset], nn.Module]
     """The network, or one of its shape, for samples like these."""
+    draws: int
+    """Answers that are averaged, where it answers at random."""
+    around: str = ""
+    """What stands around the network at test time."""
 
 
 def _trained(request: EvaluationRequest, job: Job) -> _Asked:
     plan = request.plan.extended(job.defense.adaptive()).resolved(job.threat)
-    return _Asked(
-        plan, job.dataset, job.arch, job.defense.name, lambda samples: build(job.arch, samples.shape, samples.classes)
-    )
+    defenses = [one for one in (job.defense, added_defense(request.test_time)) if one]
+
+    def built(samples: Dataset) -> nn.Module:
+        return answering(build(job.arch, samples.shape, samples.classes), defenses, job.dataset)
+
+    draws = DRAWS if request.eot is None else request.eot
+    around = request.test_time + json.dumps(job.settings(), sort_keys=True, default=str)
+    return _Asked(plan, job.dataset, job.arch, job.defense.name, built, draws, around)
 
 
 def _external(request: EvaluationRequest) -> _Asked:
@@ -183,7 +207,8 @@ def _external(request: EvaluationRequest) -> _Asked:
     first = data.load(request.dataset or "", "test").first(1)
     threat = choose_threat(request.norm, request.eps[0], {}, first.family)
     model = resolve(request.model, first.shape, first.classes, run_code=False)
-    return _Asked(request.plan.resolved(threat), request.dataset or "", model.arch, "None", lambda _: model.net)
+    plan, draws = request.plan.resolved(threat), DRAWS if request.eot is None else request.eot
+    return _Asked(plan, request.dataset or "", model.arch, "None", lambda _: model.net, draws)
 
 
 def _kind_of(described: str) -> str:
@@ -221,10 +246,13 @@ def _forward_seconds(asked: _Asked, where: torch.device) -> float:
     samples = data.load(asked.dataset, "test").first(LARGE).to(where)
     net = asked.build(samples).to(where).eval()
     x, y = samples.batch(torch.arange(len(samples)))
+    net = Expectation(net, asked.draws) if randomised(net, x[:SMALL], 0) else net
 
     def both(size: int) -> None:
         near = x[:size].requires_grad_()
-        float(torch.autograd.grad(functional.cross_entropy(net(near), y[:size]), near)[0].sum())
+        # The images themselves have a gradient where the answers have none.
+        loss = functional.cross_entropy(ask(net, near), y[:size]) + 0 * near.sum()
+        float(torch.autograd.grad(loss, near)[0].sum())
 
     return _each(both, LARGE) / 3
 

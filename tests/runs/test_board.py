@@ -16,7 +16,7 @@ from command import call
 from timeless import timeless
 
 from bench.evaluation import EvaluationRequest, Execution
-from bench.runs import tasks
+from bench.runs import Prices, Survey, lines_of, read_board, tasks
 from bench.runs.tasks import Piece, Work, carry_out
 
 BOARD = """
@@ -186,6 +186,25 @@ def test_how_long_it_takes_is_told_from_what_is_there(
     assert out.splitlines()[-1].startswith("left to do: 2 trainings and 5 evaluations, about ")
     assert out.splitlines()[-1].endswith(" with 2 workers")
     assert not [*board.rglob("pgd_at*")]
+
+
+def test_draws_and_a_diagnosis_are_in_the_price(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a network that answers at random every draw is one pass; what stands around a network takes its own time."""
+    monkeypatch.chdir(tmp_path)
+    head = 'title = "t"\ndataset = "digits"\nthreat = "linf 0.2"\nplan = "smoke"\nsettings = { epochs = 1 }\n'
+    row = "[[broken]]\ndefense = '{}'\nname = '{}'\ndiagnose = {}\n"
+    names = {"plain": ("broken_logit_scale", "false"), "told": ("broken_logit_scale", "true")}
+    names["random"] = ("broken_noise_layer", "false")
+    Path("mine.toml").write_text(head + "".join(row.format(defense, name, on) for name, (defense, on) in names.items()))
+    board, results = read_board(Path("mine.toml")), Path("results")
+    survey = Survey(board.dataset, Execution(results, "cpu"), {})
+    lines = lines_of(board, Path("mine.toml"), results)
+    costs = Prices(results, "cpu").of_all([survey.look(line) for line in lines])
+    plain, told, random = (next(cost for label, cost in costs.items() if label.startswith(name))[-1].seconds for name in names)
+    assert told == pytest.approx(1.5 * plain)
+    assert random > 5 * plain
 
 
 def test_only_some_rows_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
