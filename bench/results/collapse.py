@@ -13,13 +13,13 @@ SURE = 0.998
 
 
 def fooled(now: Mapping[str, float], images: int, classes: int = 10) -> bool:
-    """Whether single steps miss what several steps find: PGD leaves half of what FGSM does or less, or GAP less.
+    """Whether single steps miss what several steps find: of the images that FGSM leaves PGD leaves less than half, or GAP less.
 
-    now: accuracies "fgsm" and "pgd" at the target budget, of so many validation images. What FGSM leaves has to lie beyond what
-    guessing one of the classes withstands.
+    now: accuracies "fgsm" and "pgd" at the target budget, of so many validation images. Both have to be beyond chance: that
+    share surely below a half, and what FGSM leaves surely above what guessing one of the classes withstands.
     """
-    apart = now["fgsm"] - now["pgd"]
-    return apart > min(GAP, now["fgsm"] / 2) and _least(now["fgsm"], images) > 1 / classes
+    share = _most(now["pgd"] / max(now["fgsm"], now["pgd"], 1 / images), round(now["fgsm"] * images))
+    return (now["fgsm"] - now["pgd"] > GAP or share < 1 / 2) and _least(now["fgsm"], images) > 1 / classes
 
 
 def collapsed(history: Sequence[Mapping[str, float]], images: int, classes: int = 10) -> int | None:
@@ -43,9 +43,9 @@ def _fell(before: Sequence[Mapping[str, float]], now: float, images: int) -> boo
     return best - now > min(FALL, best / 2) and _least(best, images) > _most(now, images)
 
 
-def _least(accuracy: float, images: int) -> float:
-    return clopper_pearson(round(accuracy * images), images, SURE)[0]
+def _least(share: float, n: int) -> float:
+    return clopper_pearson(round(share * n), n, SURE)[0]
 
 
-def _most(accuracy: float, images: int) -> float:
-    return clopper_pearson(round(accuracy * images), images, SURE)[1]
+def _most(share: float, n: int) -> float:
+    return clopper_pearson(round(share * n), n, SURE)[1] if n else 1.0

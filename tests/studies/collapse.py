@@ -64,9 +64,9 @@ class Cell:
 
     @property
     def recovered(self) -> int:
-        """How many of those that were fooled are not after the last epoch."""
-        ends = [fooled(history[-1], self.images) for history in self.histories]
-        return sum(at is not None and not end for at, end in zip(self.fooled, ends, strict=True))
+        """How many of those that were fooled end with PGD-10 accuracy of half of what FGSM leaves, or more."""
+        ends = [one[-1] for one in self.seen]
+        return sum(at is not None and pgd >= fgsm / 2 for at, (fgsm, pgd) in zip(self.fooled, ends, strict=True))
 
     def times(self) -> tuple[list[float], list[bool]]:
         """For each training the epoch until which it was seen, and whether it was fooled in it."""
