@@ -141,9 +141,26 @@ def _elementwise(func: Callable[..., Any], args: Sequence[Any], options: dict[st
     return [_times(out, _SLOPES[func.__name__](x.lower, x.upper, *args[1:], **options))]
 
 
-def _monotone(*, convex: Callable[..., Tensor]) -> Callable[..., Slope]:
-    """Of an activation whose slope rises: that at the two ends."""
-    return lambda low, high, *args, **options: (convex(low, *args, **options), convex(high, *args, **options))
+def _monotone(slope: Callable[..., Tensor]) -> Callable[..., Slope]:
+    """Of an activation whose slope only rises, or only falls: between that at the two ends."""
+
+    def found(low: Tensor, high: Tensor, *args: Any, **options: Any) -> Slope:
+        ends = slope(low, *args, **options), slope(high, *args, **options)
+        return torch.minimum(*ends), torch.maximum(*ends)
+
+    return found
+
+
+def _clipped(low: Tensor, high: Tensor, least: float = -1.0, most: float = 1.0) -> Slope:
+    """Of the identity between two ends: 1 where the interval lies inside, 0 where it lies outside."""
+    return ((low > least) & (high < most)).to(low), ((high > least) & (low < most)).to(high)
+
+
+def _kinked(low: Tensor, high: Tensor, alpha: float = 1.0, scale: float = 1.0) -> Slope:
+    """Of scale * alpha * (exp(z) - 1) below 0 and scale * z above: it rises to scale * alpha, then it is scale."""
+    ends = [torch.where(z > 0, scale, scale * alpha * z.clamp_max(0).exp()).to(z) for z in (low, high)]
+    most, inside = torch.maximum(*ends), (low <= 0) & (high >= 0)
+    return torch.minimum(*ends), torch.where(inside, most.clamp_min(scale * alpha), most)
 
 
 def _bell(slope: Callable[[Tensor], Tensor]) -> Callable[..., Slope]:
@@ -159,8 +176,13 @@ def _bell(slope: Callable[[Tensor], Tensor]) -> Callable[..., Slope]:
 
 _SLOPES: Mapping[str, Callable[..., Slope]] = {
     "relu": lambda low, high: ((low > 0).to(low), (high > 0).to(high)),
-    "leaky_relu": _monotone(convex=lambda z, negative_slope=0.01: torch.where(z > 0, 1.0, negative_slope).to(z)),
-    "softplus": _monotone(convex=lambda z, beta=1.0, *_, **__: torch.sigmoid(beta * z)),
+    "relu6": lambda low, high: _clipped(low, high, 0.0, 6.0),
+    "hardtanh": lambda low, high, min_val=-1.0, max_val=1.0: _clipped(low, high, min_val, max_val),
+    "leaky_relu": _monotone(lambda z, negative_slope=0.01: torch.where(z > 0, 1.0, negative_slope).to(z)),
+    "elu": _kinked,
+    "celu": _monotone(lambda z, alpha=1.0: (z.clamp_max(0) / alpha).exp()),
+    "selu": lambda low, high: _kinked(low, high, 1.6732632423543772, 1.0507009873554805),
+    "softplus": _monotone(lambda z, beta=1.0, *_, **__: torch.sigmoid(beta * z)),
     "sigmoid": _bell(lambda z: torch.sigmoid(z) * (1 - torch.sigmoid(z))),
     "tanh": _bell(lambda z: 1 - torch.tanh(z) ** 2),
 }
@@ -176,6 +198,12 @@ def _view(func: Callable[..., Any], args: Sequence[Any], options: dict[str, Any]
     """A function that is linear with weights of 0 or more, such as a mean or a reshape."""
     x, *rest = args
     return [tuple(_pulled(lambda z: func(z, *rest, **options), x.lower, part) for part in out)]  # type: ignore[list-item]
+
+
+def _same(func: Callable[..., Any], args: Sequence[Any], options: dict[str, Any], out: Slope) -> list[Slope]:
+    """The identity: a change of type, or a dropout at test time; one that drops has no interval."""
+    del func, args, options
+    return [out]
 
 
 def _max_pool(func: Callable[..., Any], args: Sequence[Any], options: dict[str, Any], out: Slope) -> list[Slope]:
@@ -211,11 +239,12 @@ def _binary(func: Callable[..., Any], args: Sequence[Any], options: dict[str, An
 
 
 _RULES: Mapping[tuple[str, ...], Callable[..., list[Slope]]] = {
-    ("linear", "conv2d"): _affine,
+    ("linear", "conv1d", "conv2d", "conv3d"): _affine,
     ("batch_norm",): _batch_norm,
     tuple(_SLOPES): _elementwise,
     ("flatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous", "pad"): _view,
-    ("mean", "avg_pool2d", "adaptive_avg_pool2d"): _view,
+    ("mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool2d"): _view,
+    ("float", "dropout", "dropout2d", "feature_dropout"): _same,
     ("max_pool2d",): _max_pool,
     ("add", "sub", "mul", "div"): _binary,
 }

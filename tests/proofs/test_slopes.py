@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from bench.core.rng import isolated
 from bench.models import build
+from bench.models.architectures import names
+from bench.proofs import intervals, slopes
 from bench.proofs.intervals import Unknown
 from bench.proofs.slopes import dual_norm, slope_bounds
 
@@ -41,7 +43,25 @@ NETS = {
     ),
     "leaky": lambda: nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.LeakyReLU(0.2), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(2, 4)),
     "residual": Residual,
+    "bent": lambda: nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(36, 6),
+        nn.ELU(1.5),
+        nn.Dropout(0.3),
+        nn.Linear(6, 6),
+        nn.CELU(0.5),
+        nn.Linear(6, 6),
+        nn.SELU(),
+        nn.Linear(6, 4),
+    ),
+    "clipped": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 6), nn.ReLU6(), nn.Linear(6, 6), nn.Hardtanh(-0.2, 0.4), nn.Linear(6, 4)
+    ),
+    "steeper below": lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.LeakyReLU(2.0), nn.Linear(6, 4)),
+    "preact_resnet18": lambda: build("preact_resnet18?width=1", (1, 6, 6), 4),
 }
+WITHOUT = {"detach", "max_pool1d", "adaptive_max_pool2d"}
+"""What has an interval and no slope: the first on purpose, as its slope is not what the network's own backward pass says."""
 
 
 def made(name: str) -> nn.Module:
@@ -118,6 +138,20 @@ def test_one_hidden_layer_by_hand() -> None:
 def test_dual_norms_are_of_the_largest_gradient_within_the_bounds() -> None:
     bounds = torch.tensor([[-3.0, 1.0]]).view(1, 1, 1, 2), torch.tensor([[2.0, 4.0]]).view(1, 1, 1, 2)
     assert [float(dual_norm(bounds, norm)) for norm in ("linf", "l2", "l1")] == [7, 5, 4]
+
+
+def test_what_has_an_interval_has_a_slope() -> None:
+    assert set(intervals._RULES) - {name for names in slopes._RULES for name in names} == WITHOUT
+
+
+@pytest.mark.parametrize("name", sorted({*names()} - {"patches"}))
+def test_every_architecture_has_slopes(name: str) -> None:
+    """Of our own but that of the lab, which multiplies patches by itself; one that is missing cannot be measured."""
+    shape = (1, 8, 8) if name in ("linear", "structured") else (3, 32, 32)
+    net = build(name, shape, 10).eval().double()
+    x = torch.full((1, *shape), 0.5, dtype=torch.float64)
+    low, high = slope_bounds(net, x, x, torch.ones(1, 10, dtype=torch.float64))
+    assert (low <= high + 1e-9).all()
 
 
 @pytest.mark.parametrize(
