@@ -5,7 +5,7 @@ May import plans and what lies below.
 
 from bench.results.archive import LARGEST, read_archive, read_examples, read_records, read_tensors, write_archive, write_tensors
 from bench.results.card import CLASSES, MOST_MEASURED, SCHEMA, Addition, Card, DataInfo, FileInfo, ModelInfo, Threat, read_card
-from bench.results.collapse import GAP, collapsed, fooled
+from bench.results.collapse import GAP, collapsed, fooled, guessed
 from bench.results.eight_bit import rounded, survive
 from bench.results.headlines import headline, sentences
 from bench.results.in_short import in_short, is_of, measured_beside, measures_folder, with_measured

@@ -12,6 +12,11 @@ SURE = 0.998
 """The confidence of a bound on an accuracy: one in a thousand on either side, as every epoch is a look at it."""
 
 
+def guessed(share: float, images: int, classes: int = 10) -> bool:
+    """Whether an accuracy on so many validation images is not surely above that of guessing one of the classes."""
+    return clopper_pearson(round(share * images), images, SURE)[0] <= 1 / classes
+
+
 def fooled(now: Mapping[str, float], images: int, classes: int = 10) -> bool:
     """Whether single steps miss what several steps find: of the images that FGSM leaves PGD leaves less than half, or GAP less.
 
@@ -19,7 +24,7 @@ def fooled(now: Mapping[str, float], images: int, classes: int = 10) -> bool:
     share surely below a half, and what FGSM leaves surely above what guessing one of the classes withstands.
     """
     share = _most(now["pgd"] / max(now["fgsm"], now["pgd"], 1 / images), round(now["fgsm"] * images))
-    return (now["fgsm"] - now["pgd"] > GAP or share < 1 / 2) and _least(now["fgsm"], images) > 1 / classes
+    return (now["fgsm"] - now["pgd"] > GAP or share < 1 / 2) and not guessed(now["fgsm"], images, classes)
 
 
 def collapsed(history: Sequence[Mapping[str, float]], images: int, classes: int = 10) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.plans import PLANS
 from bench.report import Leaderboard, Method, Row, Section, method_name
 from bench.report.tables import DOUBTED
-from bench.results import GAP, AttackResult, Card, Measured
+from bench.results import GAP, AttackResult, Card, Measured, guessed
 
 
 def board_lead(board: Leaderboard) -> str:
@@ -105,12 +105,25 @@ def trained(row: Row) -> str:
         told += f" It collapsed in epoch {training['collapse_epoch']}: single steps stopped finding what several steps find."
     elif (gap := training.get("single_step_gap", 0)) > GAP:
         told += f" Single steps are masked: in the kept epoch FGSM leaves {100 * gap:.0f} points more than PGD-10 does."
+    told += _slow_start(row)
     spent = training.get("backwards_per_sample")
     if spent:
         told += f" It took {spent:g} backward passes per image" + (
             f" and {_time(training['seconds'])} ({training.get('device', '')})." if training.get("seconds") else "."
         )
     return told
+
+
+def _slow_start(row: Row) -> str:
+    """A sentence where a tenth of the training or more, and three epochs at least, went by before anything was learned."""
+    images, classes = row.entry.card.model.training.get("validation"), len(row.entry.card.classes)
+    clean = row.history.curves.get("clean", ()) if row.history else ()
+    if not isinstance(images, int) or images < 1 or classes < 2 or any(not 0 <= share <= 1 for share in clean):
+        return ""
+    first = next((epoch for epoch, share in enumerate(clean) if not guessed(share, images, classes)), len(clean))
+    if first < max(3, len(clean) / 10):
+        return ""
+    return f" For its first {first} epochs it was right no more often than a guess is; other seeds may begin sooner."
 
 
 def proved(row: Row) -> str:

@@ -17,7 +17,7 @@ from bench.errors import BadInput
 from bench.report import COLUMNS, read_leaderboard, write_leaderboard
 from bench.site import write_report
 from bench.site.documents import documents
-from bench.site.words import commands, methods_of
+from bench.site.words import commands, methods_of, trained
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +204,22 @@ def test_latex_compiles_and_fits_a_column_of_two(site: Path, tmp_path: Path) -> 
     done = subprocess.run([TEX, "paper.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert (tmp_path / "paper.pdf").is_file(), done.stdout[-2000:]
     assert "Overfull" not in done.stdout
+
+
+def test_a_row_says_how_its_training_went(tmp_path: Path) -> None:
+    """Of rows of this repository: one that learned nothing for eight epochs, one whose single steps never told the truth."""
+    source = Path(__file__).parents[2] / "results"
+    told = {}
+    for name in (
+        "digits/linf-0.2/pgd_at-awp-digits_cnn-s4-",
+        "digits/linf-0.2/pgd_at-digits_cnn-s0-",
+        "mnist/linf-0.3/zerograd-",
+    ):
+        (run,) = source.glob(f"{name}*")
+        shutil.copytree(run, tmp_path / name / run.name)
+        (section,) = read_leaderboard(tmp_path / name).sections
+        told[name.split("/")[-1]] = trained(section.parts[0].methods[0].rows[0])
+    awp, plain, masked = told.values()
+    assert "For its first 8 epochs it was right no more often than a guess is" in awp
+    assert "Single steps are masked: in the kept epoch FGSM leaves 80 points more than PGD-10 does." in masked
+    assert not re.search("guess|masked|collapsed", plain)
