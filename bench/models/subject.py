@@ -196,6 +196,6 @@ def added_defense(test_time: str) -> Defense | None:
         return None
     name, _, query = test_time.partition("?")
     cls = get_defense(name)
-    if cls.fit is Defense.fit and cls.wrap is Defense.wrap:
+    if not cls.answers_otherwise():
         raise BadInput(f"defense {name!r} changes nothing at test time; it has to be trained")
     return make_defense(name, parse_query(query, f"test-time defense {test_time!r}"))

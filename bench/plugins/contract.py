@@ -187,6 +187,11 @@ class Defense:
         del memory
         return {}
 
+    @classmethod
+    def answers_otherwise(cls) -> bool:
+        """Whether a network answers otherwise at test time than its weights alone do."""
+        return cls.wrap is not Defense.wrap or cls.fit is not Defense.fit
+
     def wrap(self, net: nn.Module) -> nn.Module:
         """The network as it answers at test time."""
         return net

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from bench.core import Name, ThreatModel
-from bench.errors import BadInput, GauntletError
+from bench.errors import BadInput, GauntletError, UnknownName
 from bench.files import read_text, regular, write_text
 from bench.plans import Plan
+from bench.plugins import get_defense
 from bench.results.schema import (
     CONSTANT,
     Answers,
@@ -210,10 +211,20 @@ class Card(Record):
         return self.answers is not None and self.answers.elsewhere >= CONSTANT
 
     @property
+    def wrapper(self) -> str:
+        """The defense of ours that it was trained with, where a network answers otherwise with it; weights do not tell it."""
+        name = self.model.defense or ""
+        try:
+            return name if name and f"defense {name}" not in self.code and get_defense(name).answers_otherwise() else ""
+        except UnknownName:  # of another release
+            return ""
+
+    @property
     def identity(self) -> tuple[object, ...]:
         """What answered: equal for two evaluations of one model, whatever it is called and wherever it lies."""
-        ours = tuple(sorted((name, digest) for name, digest in self.code.items() if name.startswith("defense ")))
-        return self.model.digest, self.model.answers, self.model.test_time, ours
+        others = tuple(sorted((name, digest) for name, digest in self.code.items() if name.startswith("defense ")))
+        around = json.dumps([self.wrapper, self.model.settings], sort_keys=True) if self.wrapper or others else ""
+        return self.model.digest, self.model.answers, self.model.test_time, around, others
 
     @property
     def verdict(self) -> Verdict | None:

@@ -34,6 +34,8 @@ class Proven(Record):
     model: str
     """sha256 of its parameters and buffers; who trained it, and with what, is for the submitter to say and decides nothing."""
     test_time: str = ""
+    wrapper: str = ""
+    """The defense of ours that stands around the network since its training; one of somebody's tells no models apart."""
     answers: str = ""
     leads: tuple[float, ...] = ()
     """What tells apart networks that code builds with the same weights, as on a card."""
@@ -51,9 +53,10 @@ class Proven(Record):
 
     def is_about(self, card: Card) -> bool:
         """Whether it limits the number of this card, whatever its plan."""
-        same = (card.data.digest, f"{card.threat.norm} {card.threat.eps}", card.n, card.model.digest, card.model.test_time)
+        around = (card.model.test_time, card.wrapper)
+        same = (card.data.digest, f"{card.threat.norm} {card.threat.eps}", card.n, card.model.digest, *around)
         alike = same_answers(Answers(self.answers, self.leads), Answers(card.model.answers, card.model.leads))
-        return (self.data, self.threat, self.n, self.model, self.test_time) == same and alike
+        return (self.data, self.threat, self.n, self.model, self.test_time, self.wrapper) == same and alike
 
     @property
     def told(self) -> str:
@@ -68,8 +71,8 @@ def proven(card: Card, path: Path, by: str, on: str = "") -> Proven:
     ids = np.sort(outcomes.ids[outcomes.robust]).astype("<i8")
     return Proven(
         data=card.data.digest, threat=f"{card.threat.norm} {card.threat.eps}", n=card.n, model=card.model.digest,
-        test_time=card.model.test_time, answers=card.model.answers, leads=card.model.leads, standing=len(ids),
-        ids=hashlib.sha256(ids.tobytes()).hexdigest(), card=sha256(path), by=by, on=on,
+        test_time=card.model.test_time, wrapper=card.wrapper, answers=card.model.answers, leads=card.model.leads,
+        standing=len(ids), ids=hashlib.sha256(ids.tobytes()).hexdigest(), card=sha256(path), by=by, on=on,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from bench.evaluation import EvaluationRequest
 from bench.evaluation.transfer import render
 from bench.models import resolve
 from bench.plans import PLANS
+from bench.report.entries import chosen
 from bench.training import TrainingRequest
 from bench.verify.cards import verify_card
 from bench.verify.loading import Given
@@ -116,6 +117,19 @@ def test_what_code_reads_is_a_part_of_a_model(fast_run: Path, tmp_path: Path, ki
 
 def _told(found: Any, name: str) -> list[str]:
     return [told for check in found.checks if check.name == name for told in check.told]
+
+
+def test_two_defenses_around_the_same_weights_are_two_rows(tmp_path: Path) -> None:
+    """One seed of one training is the same network, whatever stands around it at test time."""
+    settings = {"epochs": "1"}
+    runs = [
+        train(name, settings={**settings, **own}, model="digits_cnn?width=4", results=tmp_path, quiet=True)
+        for name, own in (("broken_logit_scale", {}), ("broken_saturation", {}), ("broken_saturation", {"height": "2"}))
+    ]
+    cards = [evaluate(f"run:{run}", plan_name="smoke", n=20, quiet=True)[0] for run in runs]
+    assert len({card.model.digest for card in cards}) == 1
+    assert len({card.identity for card in cards}) == 3
+    assert sorted(entry.card.name for entry in chosen(tmp_path)[0]) == sorted(card.name for card in cards)
 
 
 def test_two_factories_of_one_file_are_two_models(fast_run: Path, tmp_path: Path) -> None:

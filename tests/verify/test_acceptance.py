@@ -268,8 +268,12 @@ def test_who_trained_it_is_no_other_model(theirs: Path, board: Path) -> None:
     other = card.model.model_copy(update={"defense": "mine", "reference": "run:other", "arch": "x"})
     renamed = card.model_copy(update={"name": "new", "model": other, "code": {"defense mine": "0" * 64}, "seed": 5})
     assert lowest_of(renamed, read_lowest(board))
-    smoothed = card.model_copy(update={"model": card.model.model_copy(update={"test_time": "rfi"})})
-    assert lowest_of(smoothed, read_lowest(board)) is None
+    for around in ({"test_time": "rfi"}, {"defense": "broken_gate"}, {"defense": "smoothing"}):
+        smoothed = card.model_copy(update={"model": card.model.model_copy(update=around)})
+        assert lowest_of(smoothed, read_lowest(board)) is None, around
+    for same in ({"defense": "n_fgsm"}, {"settings": {}}):
+        trained = card.model_copy(update={"model": card.model.model_copy(update=same)})
+        assert lowest_of(trained, read_lowest(board)), same
 
 
 def test_the_command_says_what_it_did(
