@@ -177,7 +177,11 @@ def test_more_outputs_than_classes_are_told_and_placed(nets: Path, tmp_path: Pat
     placed, _ = measured(nets, tmp_path, "honest", dataset=str(tmp_path / "some"))
     assert placed.data.labels == {"digit3": 3, "digit5": 5, "digit8": 8}
     assert placed.warnings == ()
-    assert placed.clean_accuracy > 0.9
+    three = np.isin(y, (3, 5, 8))
+    same, _ = measured(nets, tmp_path, "honest", dataset=saved(tmp_path / "three.npz", x[three], y[three]))
+    # One image may turn out otherwise, as its pixels went through 8 bits.
+    assert placed.clean_accuracy == pytest.approx(same.clean_accuracy, abs=1.1 / three.sum())
+    assert placed.clean_accuracy > 0.7
     assert [row.label for row in placed.classes] == [3, 5, 8]
     renumbered, _ = measured(
         nets,
