@@ -38,8 +38,8 @@ def problems(card: Card, labels: NDArray[Any], clean: Flags, robust: Flags) -> l
 
 
 def _answers(card: Card, labels: NDArray[Any], clean: Flags) -> Iterator[str]:
-    """Where the records leave no room for the answers that a card says."""
-    if card.answers is None:
+    """Where the records leave no room for the answers that a card says; one of several that chance gave leaves more."""
+    if card.answers is None or card.eot > 1 or card.batch_dependent:
         return
     others = labels != card.answers.label
     if card.answers.elsewhere * others.sum() > (others & ~clean).sum() + 0.5:

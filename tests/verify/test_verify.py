@@ -334,6 +334,13 @@ def test_whatever_was_tampered_with_is_caught_by_name(card: Path, what: str) -> 
     assert exit_code([found]) == 1
 
 
+@pytest.mark.parametrize(("more", "fails"), [({}, True), ({"eot": 20}, False), ({"batch_dependent": True}, False)])
+def test_answers_are_bound_by_the_records_where_a_network_repeats_itself(card: Path, more: dict[str, Any], fails: bool) -> None:
+    """One answer of chance, or in other company, need not be what the accuracy was counted from."""
+    _set(answers={"label": 0, "share": 1.0, "elsewhere": 1.0}, **more)(card)
+    assert ("classes" in failing(checked(card))) == fails
+
+
 def test_a_swapped_model_is_caught(card: Path, periodic_run: Path) -> None:
     shutil.copy(periodic_run / "best.safetensors", card.parent.parent)
     found = checked(card)
