@@ -30,6 +30,7 @@ from bench.plans.built_in import PLANS
 from bench.plugins.registry import _attacks, attack
 from bench.results.card import read_card
 from bench.results.schema import AttackResult, Finding
+from bench.statistics import clopper_pearson
 
 LINF = ThreatModel.parse("linf", "0.2")
 DATA = load("digits", "test").first(96)
@@ -447,10 +448,11 @@ def test_what_no_attack_found_is_estimated_from_two_that_have_nothing_in_common(
     known = found.broken | found.white
     finding = agreement.hidden(found)
     would_fall = probe(net).white | probe(net).attack("pgd", steps=50, step=0.5, loss="margin")
-    truth = float((would_fall & ~known & ~found.black).double().mean())
+    hidden = would_fall & ~known & ~found.black
     assert finding.value is not None
-    assert finding.verdict != "ok", (finding, truth)
-    assert finding.value <= truth + 0.05, truth
+    assert finding.verdict != "ok", (finding, hidden)
+    # An estimate from so few images lies in the interval of what is hidden among them.
+    assert finding.value <= clopper_pearson(int(hidden.sum()), len(hidden))[1], hidden
     assert agreement.hidden(probe(net)).value == 0
 
 

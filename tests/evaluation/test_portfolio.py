@@ -239,11 +239,13 @@ def test_whatever_units_are_left_the_outcome_is_the_same(
 @pytest.mark.slow
 @pytest.mark.parametrize("rival", ["pgd", "autoattack"])
 def test_fast_is_no_weaker_than_what_it_replaces(
-    weights: str, reference: tuple[Card, Path], tmp_path: Path, rival: str
+    weights: str, reference: tuple[Card, Path], other_seed: Card, tmp_path: Path, rival: str
 ) -> None:
+    """Over two seeds of both: of 200 samples one or two fall to one seed of either and not to the next."""
     plan = written(tmp_path, PGD) if rival == "pgd" else rival
-    card, _ = attacked(weights, tmp_path, plan, n=200)
-    assert reference[0].robust_accuracy <= card.robust_accuracy < card.clean_accuracy
+    cards = [attacked(weights, tmp_path, plan, n=200, seed=seed)[0] for seed in (0, 1)]
+    ours = (reference[0].robust_accuracy + other_seed.robust_accuracy) / 2
+    assert ours <= sum(card.robust_accuracy for card in cards) / 2 < cards[0].clean_accuracy
 
 
 @pytest.mark.slow
