@@ -151,9 +151,9 @@ def _monotone(slope: Callable[..., Tensor]) -> Callable[..., Slope]:
     return found
 
 
-def _clipped(low: Tensor, high: Tensor, least: float = -1.0, most: float = 1.0) -> Slope:
+def _clipped(low: Tensor, high: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Slope:
     """Of the identity between two ends: 1 where the interval lies inside, 0 where it lies outside."""
-    return ((low > least) & (high < most)).to(low), ((high > least) & (low < most)).to(high)
+    return ((low > min_val) & (high < max_val)).to(low), ((high > min_val) & (low < max_val)).to(high)
 
 
 def _kinked(low: Tensor, high: Tensor, alpha: float = 1.0, scale: float = 1.0) -> Slope:
@@ -177,7 +177,7 @@ def _bell(slope: Callable[[Tensor], Tensor]) -> Callable[..., Slope]:
 _SLOPES: Mapping[str, Callable[..., Slope]] = {
     "relu": lambda low, high: ((low > 0).to(low), (high > 0).to(high)),
     "relu6": lambda low, high: _clipped(low, high, 0.0, 6.0),
-    "hardtanh": lambda low, high, min_val=-1.0, max_val=1.0: _clipped(low, high, min_val, max_val),
+    "hardtanh": _clipped,
     "leaky_relu": _monotone(lambda z, negative_slope=0.01: torch.where(z > 0, 1.0, negative_slope).to(z)),
     "elu": _kinked,
     "celu": _monotone(lambda z, alpha=1.0: (z.clamp_max(0) / alpha).exp()),

@@ -14,7 +14,7 @@ SURE = 0.998
 
 def guessed(share: float, images: int, classes: int = 10) -> bool:
     """Whether an accuracy on so many validation images is not surely above that of guessing one of the classes."""
-    return clopper_pearson(round(share * images), images, SURE)[0] <= 1 / classes
+    return _least(share, images) <= 1 / classes
 
 
 def fooled(now: Mapping[str, float], images: int, classes: int = 10) -> bool:

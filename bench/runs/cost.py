@@ -167,7 +167,7 @@ class Prices:
 
     def _pass(self, asked: _Asked) -> float:
         """Seconds of a forward pass of one image, of all draws of a network that answers at random."""
-        key = f"{asked.arch} {asked.dataset} {asked.defense} {asked.around}"
+        key = f"{asked.arch} {asked.dataset} {asked.around}"
         if key not in self._measured:
             self._measured[key] = _forward_seconds(asked, self.where)
         return self._measured[key]
@@ -196,7 +196,7 @@ def _trained(request: EvaluationRequest, job: Job) -> _Asked:
         return answering(build(job.arch, samples.shape, samples.classes), defenses, job.dataset)
 
     draws = DRAWS if request.eot is None else request.eot
-    around = request.test_time + json.dumps(job.settings(), sort_keys=True, default=str)
+    around = " ".join(repr(one) for one in defenses if one.answers_otherwise())
     return _Asked(plan, job.dataset, job.arch, job.defense.name, built, draws, around)
 
 

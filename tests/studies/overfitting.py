@@ -78,8 +78,7 @@ def main() -> None:
         late = [[entry for entry in found["history"] if entry["epoch"] > epochs / 4] for found in records]
         fell = [collapsed(found["history"], found["training"]["validation"]) for found in records]
         last = [found["history"][-1] for found in records]
-        passes = mean(found["training"]["backwards_per_sample"] for found in records)
-        cells.append(collapse.cell(cell.label, records))
+        cells.append(seen := collapse.cell(cell.label, records))
         if not chosen.trainings:
             standing[cell.label] = [judged(run, chosen, weights="last")[1] for run in runs]
         rows.append((
@@ -89,7 +88,7 @@ def main() -> None:
             f"{100 * mean(entry['pgd'] for entry in last):.1f}",
             " ".join(f"{100 * min(entry['pgd'] for entry in part):.0f}" for part in late),
             percent(part.mean() for part in standing.get(cell.label, [])),
-            f"{passes:.0f}",
+            f"{seen.passes}",
         ))  # fmt: skip
         told(rows, ("cell", "collapsed", "in epoch", "clean", "FGSM", "PGD-10", "least PGD-10", "fast, last epoch", "passes"))
     settings = decided(chosen)
