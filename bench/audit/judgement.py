@@ -50,7 +50,7 @@ def judge(rows: pd.DataFrame) -> Audit:
     how = (
         repeated
         if exact
-        else f"up to rounding: the row was made on another kind of processor, or with other threads ({repeated})"
+        else f"up to rounding: the row was made on another processor, with other threads or by another release ({repeated})"
     )
     return Audit(problems, f"{len(rows)} attempts on {len(each)} samples agree, {how}", exact)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from bench.cli import options as opt
 
 if TYPE_CHECKING:
     from bench.evaluation import Execution
+    from bench.report import Entry, Page, Skip
     from bench.runs import Board, Line, Standing, Survey
 
 boards = typer.Typer()
@@ -28,6 +30,9 @@ def board(
     file: Annotated[Path, typer.Argument(help="The board, a .toml file; `gauntlet new board` writes one.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and how long it would take.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Say how far it is.")] = False,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Write the tables and pages of what is there; nothing is trained or attacked.")
+    ] = False,
     only: Annotated[
         str | None, typer.Option("--only", help="The rows of this name or shell pattern, such as 'pgd_at*'.")
     ] = None,
@@ -44,6 +49,7 @@ def board(
 ) -> None:
     """Train, attack and diagnose what is missing of a leaderboard, then write its tables and pages. Idempotent: a killed board
     goes on. Exit code 1 where a row failed; it stops no other."""
+    from bench.errors import BadInput
     from bench.evaluation import Execution
     from bench.runs import Prices, Survey, chosen, failures_file, lines_of, overview, read_board, read_failures
 
@@ -57,9 +63,12 @@ def board(
         costs = Prices(results, device).of_all(standings) if dry_run else None
         opt.tell(overview(f"{content.title} ({file})\n", standings, costs, workers or 1))
         return
-    failed = _made(file, standings, execution, workers, on, plugin or [])
-    for path in _tables(file, content, every, Survey(content.dataset, execution, {}), results):
+    failed = {} if tables else _made(file, standings, execution, workers, on, plugin or [])
+    written = _tables(file, content, every, Survey(content.dataset, execution, {}), results)
+    for path in written:
         opt.tell(path)
+    if tables and not written:
+        raise BadInput(f"there are no cards in {results}; without --tables the board makes them")
     for label, reason in failed.items():
         opt.tell(f"failed: {label}: {reason}", err=True)
     if failed:
@@ -87,7 +96,7 @@ def _made(
 
 def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, results: Path) -> list[Path]:
     """Write the leaderboard of the results, the page of the board and the report; where they are."""
-    from bench.report import FORMATS, Figure, Page, read_entries, read_skips, write_board, write_leaderboard
+    from bench.report import FORMATS, read_entries, read_skips, write_board, write_leaderboard
     from bench.site import write_report
 
     if not results.exists():
@@ -99,18 +108,25 @@ def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, resul
     written, refused = write_leaderboard(results, FORMATS, read=read)
     for sentence in refused:
         opt.tell(f"left out: {sentence}", err=True)
+    page = results / "boards" / f"{file.stem}.md"
+    write_board(page, _page(content, map(survey.look, lines), entries, read_skips(results)))
+    return [*written, page, write_report(results, quiet=survey.execution.quiet, read=read).first]
+
+
+def _page(content: Board, standings: Iterable[Standing], entries: Sequence[Entry], skips: Sequence[Skip]) -> Page:
+    """What the page of the board shows: its own rows of all results, and what others say of them."""
+    from bench.report import Figure, Page
+
     known = {entry.path.resolve(): entry for entry in entries}
-    own = {one.line.label: [known[path] for path in one.cards if path in known] for one in map(survey.look, lines)}
+    own = [(one.line, [known[path] for path in one.cards if path in known]) for one in standings]
     figures = [
         Figure(row, said.source, said.clean, said.robust, said.attack or "", said.n, said.note or "",
-               [entry for line in lines if line.row == row for entry in own[line.label]])
-        for row, subject in {line.row: line.subject for line in lines}.items()
+               [entry for line, mine in own if line.row == row for entry in mine])
+        for row, subject in {line.row: line.subject for line, _ in own}.items()
         for said in subject.published
     ]  # fmt: skip
-    kinds = {kind: [e for line in lines if (line.kind == "broken") is kind for e in own[line.label]] for kind in (False, True)}
-    page = results / "boards" / f"{file.stem}.md"
-    write_board(page, Page(content.title, content.about, kinds[False], kinds[True], figures, read_skips(results)))
-    return [*written, page, write_report(results, quiet=survey.execution.quiet, read=read).first]
+    kinds = {kind: [e for line, mine in own if (line.kind == "broken") is kind for e in mine] for kind in (False, True)}
+    return Page(content.title, content.about, kinds[False], kinds[True], figures, skips)
 
 
 @boards.command()

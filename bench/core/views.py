@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from bench.core.backward import quick_backward
 from bench.core.boundary import ask
 from bench.core.losses import Loss
 from bench.core.rng import isolated
@@ -54,7 +55,8 @@ def _tied(logits: Tensor, x: Tensor) -> Tensor:
 def slope(value: Tensor, z: Tensor) -> Tensor:
     """The gradient of a scalar at z, as it comes; 0 where there is none."""
     try:
-        (grad,) = torch.autograd.grad(value, z, allow_unused=True)
+        with quick_backward(z):
+            (grad,) = torch.autograd.grad(value, z, allow_unused=True)
     except RuntimeError as error:
         if out_of_memory(error):
             raise

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.core import ask, margin
+from bench.core.backward import EachOperation
 from bench.core.device import native_bf16
 from bench.errors import AttackWarning, out_of_memory
 
@@ -23,20 +23,10 @@ ALIKE = 0.9
 """The least share of the network's answers, and the least cosine to its gradients, of a copy that is good enough."""
 
 
-class Operations(TorchDispatchMode):
+class Operations(EachOperation):
     """Counts floating-point operations by torch's own formulas, as its FlopCounterMode does, which takes a second to import."""
 
     total = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """To keep its compiler away from this mode, torch would import it."""
-        return False
-
-    @classmethod
-    def ignore_compile_internals(cls) -> bool:
-        """A network that is compiled runs as it is."""
-        return True
 
     def __torch_dispatch__(self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Runs the operation, and adds what it costs where it is a product or a convolution."""

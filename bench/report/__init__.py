@@ -9,6 +9,6 @@ from bench.report.entries import Entry, Read, read_entries
 from bench.report.falls import Falls, falls_of
 from bench.report.figures import method_name
 from bench.report.measured import views
-from bench.report.pages import FORMATS, LEGEND, read_skips, render, summary, write_leaderboard
+from bench.report.pages import FORMATS, LEGEND, Skip, read_skips, render, summary, write_leaderboard
 from bench.report.sections import Cells, Leaderboard, Method, Part, Row, Section, leaderboard_of, read_leaderboard
 from bench.report.tables import leaderboard

@@ -25,7 +25,7 @@ from bench.models import added_defense, answering, build, resolve, samples_of
 from bench.plans import AttackSpec, Plan, Portfolio
 from bench.results import Card, read_card
 from bench.runs.rows import Line
-from bench.runs.standing import DONE, Found, Standing
+from bench.runs.standing import DONE, STATED, Found, Standing
 from bench.training import Job, Trainer
 from bench.training.earlier import RECORD
 
@@ -131,7 +131,7 @@ class Prices:
 
     def _evaluation(self, line: Line, found: Found) -> Cost:
         share = self._diagnosis(found.asked.request.plan.name)
-        if found.card:
+        if found.card and found.state != STATED:
             return Cost(found.card.seconds * share, "card")
         seconds, source = self._attacks(line, found.asked.request)
         return Cost(seconds * (1 + share) if found.asked.diagnosed else seconds, source)

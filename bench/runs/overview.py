@@ -10,9 +10,11 @@ from tabulate import tabulate
 from bench.escape import lines as plain
 from bench.evaluation import EvaluationRequest
 from bench.runs.cost import SOURCES, Cost
-from bench.runs.standing import DONE, Standing, State
+from bench.runs.standing import DONE, STATED, Standing, State
 
-_ORDER: tuple[State, ...] = ("done", "running", "partly", "failed", "missing", "skipped")
+_ORDER: tuple[State, ...] = ("done", "running", "partly", "stated", "failed", "missing", "skipped")
+
+_STATED = "stated: the card is here and not all that proves it: it stands on the page until it is made again"
 
 
 def overview(title: str, standings: Sequence[Standing], costs: Mapping[str, Sequence[Cost]] | None, workers: int = 1) -> str:
@@ -36,6 +38,8 @@ def overview(title: str, standings: Sequence[Standing], costs: Mapping[str, Sequ
     parts = [title, str(tabulate(table, headers="keys", tablefmt="simple", disable_numparse=True)), ""]
     used = {cost.source for own in (costs or {}).values() for cost in own}
     parts += [f"{source}: {told}" for source, told in SOURCES.items() if source in used]
+    if any(found.state == STATED for one in standings for found in one.evaluations):
+        parts.append(_STATED)
     return plain("\n".join([*parts, *_reasons(standings), _summary(standings, costs, workers)]))
 
 

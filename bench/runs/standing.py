@@ -20,8 +20,10 @@ from bench.runs.rows import Asked, Line
 from bench.training import STATE
 from bench.training.earlier import JOB, RECORD
 
-State = Literal["done", "running", "partly", "missing", "failed", "skipped"]
+State = Literal["done", "running", "partly", "stated", "missing", "failed", "skipped"]
 DONE: State = "done"
+STATED: State = "stated"
+"""A card of which the records, the examples or the network are not here, as in a clone."""
 
 
 class Found(NamedTuple):
@@ -48,7 +50,7 @@ class Standing(NamedTuple):
 
     @property
     def cards(self) -> list[Path]:
-        """Where the cards are that answer it."""
+        """Where the cards are that answer it, with their files or without."""
         return [(found.folder / "card.json").resolve() for found in self.evaluations if found.card and found.folder]
 
     @property
@@ -69,10 +71,9 @@ class Survey:
 
     def look(self, line: Line) -> Standing:
         """How far a line is."""
-        if line.reason:
-            state: State = "skipped" if line.training else "failed"
-            return Standing(line, state if line.training else None, tuple(Found(a, state) for a in line.asked), line.reason)
-        reason, home = self.failures.get(line.label, ""), line.home
+        if line.reason and line.training:
+            return Standing(line, "skipped", tuple(Found(asked, "skipped") for asked in line.asked), line.reason)
+        reason, home = line.reason or self.failures.get(line.label, ""), line.home
         try:
             found = [self._found(line, asked) for asked in line.asked]
         except GauntletError as error:
@@ -81,7 +82,7 @@ class Survey:
             return Standing(line, DONE, tuple(found), home=home)
         training = self._training(line) if line.home else None
         if reason:
-            found = [one if one.state == DONE else one._replace(state="failed") for one in found]
+            found = [one if one.state in (DONE, STATED) else one._replace(state="failed") for one in found]
             training = training if training in (None, DONE) else "failed"
         home = home or next((one.folder.parent for one in found if one.folder), None)
         return Standing(line, training, tuple(found), reason, home)
@@ -96,19 +97,25 @@ class Survey:
 
     def _found(self, line: Line, asked: Asked) -> Found:
         """The evaluation: whole, begun or missing."""
-        if not line.home and not asked.request.model.startswith("robustbench:"):
+        if not (line.home or line.reason or asked.request.model.startswith("robustbench:")):
             task = resolve(asked.request, self.execution)
             return _state(asked, answered(task), task.folder)
-        cards = sorted(line.home.glob("*/card.json")) if line.home else self._of_zoo(asked)
+        cards = sorted(line.home.glob("*/card.json")) if line.home else self._of_others(asked)
         question = self._question(line, asked) if cards else None
+        found = _state(asked, None, None, line.home)
         for path in cards:
             card = _readable(path)
-            if card and question and _answers(card, path, question):
+            if not (card and question and _answers(card, path, question)):
+                continue
+            files = {_file(path.parent, file) for file in (card.records, card.archive, *(a.archive for a in card.additions))}
+            if files == {"whole"} and not line.reason:
                 return _state(asked, card, path.parent)
-        return _state(asked, None, None, line.home)
+            if "harmed" not in files and found.state == "missing":
+                found = Found(asked, STATED, card, path.parent)
+        return found
 
-    def _of_zoo(self, asked: Asked) -> list[Path]:
-        """The cards of a network that is downloaded, which is not done to find out."""
+    def _of_others(self, asked: Asked) -> list[Path]:
+        """The cards of a network that is not here, or is downloaded, which is not done to find out."""
         threat = ThreatModel.parse(str(asked.request.norm), asked.request.eps[0])
         found = below(section(self.execution.results, self.dataset, threat), "card.json")
         return [path for path in found if (card := _readable(path)) and card.model.reference == asked.request.model]
@@ -147,19 +154,21 @@ def _readable(path: Path) -> Card | None:
 
 
 def _answers(card: Card, path: Path, question: Question) -> bool:
-    """Whether a card answers a question about the network that it says it is of, with its files unharmed beside it."""
+    """Whether a card answers a question about the network that it says it is of."""
     if card.eot not in (1, question.request.eot or DRAWS):
         return False
     key = question.key(card.model.digest, card.model.answers, card.eot)
-    files = (card.records, card.archive, *(addition.archive for addition in card.additions))
-    return path.parent.name == f"{question.plan.name}-{key[:8]}" and all(_whole(path.parent, file) for file in files)
+    return path.parent.name == f"{question.plan.name}-{key[:8]}"
 
 
-def _whole(folder: Path, file: FileInfo) -> bool:
+def _file(folder: Path, file: FileInfo) -> Literal["whole", "harmed", "absent"]:
+    """Whether a file that a card names lies beside it, with the bytes that it names."""
     try:
-        return sha256(folder / file.file) == file.sha256
+        return "whole" if sha256(folder / file.file) == file.sha256 else "harmed"
+    except FileNotFoundError:
+        return "absent"
     except OSError:
-        return False
+        return "harmed"
 
 
 def _state(asked: Asked, card: Card | None, own: Path | None, home: Path | None = None) -> Found:

@@ -139,21 +139,20 @@ def _examples(case: Case, checks: list[Check]) -> tuple[float, list[Examined]]:
     card, evidence, jury = case.card, case.evidence, case.jury
     assert evidence.samples is not None
     clean = jury.clean(evidence.samples)
-    problems = _first(clean.problems)
-    if problems and not jury.noisy:
-        problems.insert(0, f"the card says {card.clean_accuracy:.2%}, and it is {clean.now / card.n:.2%} now")
-    checks.append(check("clean accuracy", problems, clean.seen))
     found = [jury.examine(proof) for proof in evidence.proofs]
-    standing = clean.right.clone()
-    problems = []
+    standing, faults = clean.right.clone(), list[str]()
     for proof, one in zip(evidence.proofs, found, strict=True):
-        problems += [f"sample {sample}: {fault}" for sample, fault in one.problems.items()]
+        faults += [f"sample {sample}: {fault}" for sample, fault in one.problems.items()]
         standing[torch.isin(evidence.samples.ids, proof.ids[one.holds])] = False
-    checks.append(check("examples", _first(problems), _seen(found, jury.noisy)))
+    why = [told] if (clean.problems or faults) and (told := jury.unsteady(evidence.samples, clean)) else []
+    otherwise = [] if jury.noisy else [f"the card says {card.clean_accuracy:.2%}, and it is {clean.now / card.n:.2%} now"]
+    wrong = [*why, *otherwise, *_first(clean.problems)] if clean.problems else []
+    checks.append(check("clean accuracy", wrong, clean.seen))
+    checks.append(check("examples", [*why, *_first(faults)] if faults else [], _seen(found, jury.noisy)))
     robust = int(standing.sum()) / card.n
-    told = f"the card says {card.robust_accuracy:.2%}, the examples that hold prove {robust:.2%}"
-    wrong = int(standing.sum()) != round(card.robust_accuracy * card.n)
-    checks.append(check("robust accuracy", [told] if wrong else [], f"{robust:.2%}, as the examples prove it"))
+    less = f"the card says {card.robust_accuracy:.2%}, the examples that hold prove {robust:.2%}"
+    holds = int(standing.sum()) == round(card.robust_accuracy * card.n)
+    checks.append(check("robust accuracy", [] if holds else [less], f"{robust:.2%}, as the examples prove it"))
     if evidence.unlisted:
         robust = _lowered(case, standing, checks)
     if card.eight_bit_accuracy is not None and not jury.noisy:

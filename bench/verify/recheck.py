@@ -69,7 +69,8 @@ class Jury:
 
     def __init__(self, under: Subject, data: Dataset, threat: ThreatModel, key: str, batch_size: int) -> None:
         """key: what the noise of a randomised network depends on."""
-        self.data, self.threat, self.batch_size, self.noisy = data, threat, batch_size, under.noisy
+        self.data, self.threat, self.batch_size = data, threat, batch_size
+        self.noisy, self.dependent = under.noisy, under.batch_dependent
         self.net = under.model.net.to(data.x.device)
         self.seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big")
         self.judge = Judge(self.net, threat, VOTES if self.noisy else 1, self.seed)
@@ -133,6 +134,14 @@ class Jury:
             for row in (~good).nonzero().squeeze(1).tolist():
                 problems[int(proof.ids[known[row]])] = self._fault(z[row], x[row], float(margin[row]))
         return Examined(holds, survives, problems, confirmed, ties, eight_ties, reach)
+
+    def unsteady(self, samples: Samples, before: Clean) -> str:
+        """Why a network that does not answer at random may contradict its own examples; empty where it answers as before."""
+        if self.dependent:
+            return "the network answers an image otherwise in other company, so that nothing proves a number of it"
+        if self.noisy or torch.equal(self.clean(samples).right, before.right):
+            return ""
+        return "the network answers the same images otherwise when it is asked again, so that nothing proves a number of it"
 
     def _places(self, ids: Tensor) -> Tensor:
         """The position of each id among the samples; -1 for those of none."""

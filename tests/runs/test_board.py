@@ -139,7 +139,7 @@ def table(out: str) -> dict[str, list[str]]:
 
 
 def test_its_state_is_told(board: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    # A card without the diagnosis that is asked for is there in part, and one without its archive not at all.
+    # A card without the diagnosis that is asked for is there in part, and of one without its archive the word alone.
     Path("mine.toml").write_text(BOARD.replace("n = 30", "n = 30, diagnose = true"))
     for card in board.glob("results/digits/*/fast_at-*/*/card.json"):
         if json.loads(card.read_text())["n"] == 40:
@@ -149,12 +149,55 @@ def test_its_state_is_told(board: Path, capsys: pytest.CaptureFixture[str], monk
     code, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--status")
     assert code == 0
     rows = table(out)
-    assert rows["fast_at"] == ["1 of 1", "0 of 1", "0 of 1, 1 partly"]
+    assert rows["fast_at"] == ["1 of 1", "0 of 1, 1 stated", "0 of 1, 1 partly"]
+    assert "\nstated: the card is here and not all that proves it" in out
     assert rows["standard"] == ["1 of 2", "1 of 2"]
     assert rows["ibp"] == ["0 of 1, 1 skipped", "0 of 1, 1 skipped"]
     assert rows["none (external)"] == ["0 of 1, 1 failed"]
     assert "ibp: skipped: ibp is defined for linf, not l2" in out
     assert out.splitlines()[-1] == "left to do: 1 training and 4 evaluations"
+
+
+def test_a_clone_has_the_whole_page(board: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the weights and examples of most rows, and without the network of another, every row stands on the page."""
+    page = board / "results/boards/mine.md"
+    network = board / "other.safetensors"
+    shutil.copy(next(board.glob("results/digits/linf-0.2/standard-*-s1-*/best.safetensors")), network)
+    text = BOARD.replace("ckpt:none.safetensors", "ckpt:other.safetensors?arch=digits_cnn&width=8")
+    Path("mine.toml").write_text(text)
+    code, _, err = call(capsys, monkeypatch, "board", "mine.toml", "--quiet")
+    assert code == 0, err
+    said = page.read_text()
+    assert "| other " in said
+    assert "| proved " in said
+    network.unlink()
+    for row in board.glob("results/digits/linf-0.2/*"):
+        if "-s1-" in row.name or "broken" in row.name:
+            (row / "best.safetensors").unlink()
+            next(row.glob("*/archive.safetensors")).unlink()
+    before = bytes_of(board / "results")
+    code, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--status")
+    rows = table(out)
+    assert rows["standard"] == ["1 of 2", "1 of 2, 1 stated"]
+    assert rows["broken_gradient_kill (broken)"] == ["0 of 1", "0 of 1, 1 stated"]
+    assert rows["other (external)"] == ["0 of 1, 1 stated"]
+    code, out, err = call(capsys, monkeypatch, "board", "mine.toml", "--tables")
+    assert (code, out.splitlines()[-2:]) == (0, ["results/boards/mine.md", "results/report/index.html"]), err
+    clone = page.read_text()
+    assert "| stated " in clone
+    assert [line.split("|")[2].strip() for line in clone.splitlines() if line.startswith("| ")] == [
+        line.split("|")[2].strip() for line in said.splitlines() if line.startswith("| ")
+    ]
+    made = {name for name in bytes_of(board / "results") if not name.startswith(("boards/", "leaderboard."))}
+    assert made == {name for name in before if not name.startswith(("boards/", "leaderboard."))}
+    # A file with other bytes than its card names is no file that is missing.
+    kill = next(board.glob("results/digits/linf-0.2/broken*/*/card.json")).parent
+    (kill / "archive.safetensors").write_bytes(b"other")
+    _, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--status")
+    assert table(out)["broken_gradient_kill (broken)"] == ["0 of 1", "0 of 1"]
+    shutil.rmtree(board / "results")
+    code, _, err = call(capsys, monkeypatch, "board", "mine.toml", "--tables")
+    assert (code, err) == (2, "error: there are no cards in results; without --tables the board makes them\n")
 
 
 def test_how_long_it_takes_is_told_from_what_is_there(

@@ -3,11 +3,14 @@
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from command import call
 from timeless import timeless
 
 from bench import Card, evaluate, train
@@ -48,6 +51,27 @@ def test_a_committed_row_is_made_again(name: str, tmp_path: Path) -> None:
     assert (again.records, again.archive) == (card.records, card.archive)
     mine, theirs = (timeless(json.loads(file.read_text()), "reference", "peak_memory_mib") for file in (found, path))
     assert mine == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+def test_a_clone_makes_the_committed_pages(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = subprocess.run(["git", "ls-files", "-z", "results"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no checkout of git: what is committed is not known")
+    if name != "digits" and not os.environ.get("GAUNTLET_DATA"):
+        pytest.skip("needs GAUNTLET_DATA")
+    for file in listed.stdout.split("\0")[:-1]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / file, tmp_path / file)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, monkeypatch, "board", f"results/boards/{name}.toml", "--tables", "--quiet")
+    assert code == 0, err
+    assert f"results/boards/{name}.md" in out
+    for made in out.splitlines()[:-1]:
+        assert Path(made).read_bytes() == (CHECKOUT / made).read_bytes(), f"{made}: gauntlet board {name}.toml --tables"
 
 
 def _version(package: str) -> str:

@@ -76,10 +76,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", help="one of the networks, such as mnist_fast")
     options = parser.parse_args()
     device = torch.device(options.device)
     rows = []
-    for arch, shape in CASES:
+    for arch, shape in (case for case in CASES if options.only in (None, case[0])):
         torch.manual_seed(0)
         net = build(arch, shape, 10).eval().requires_grad_(False).to(device)
         x = torch.rand(options.batch_size, *shape, device=device)

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench import evaluate
+from bench import evaluate, train
 from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.data.datasets import load
@@ -889,3 +889,17 @@ def test_a_card_of_an_earlier_schema_can_be_lowered(standing: Path, better: tupl
     assert json.loads(standing.read_text())["schema_version"] == 3
     assert lowered.eight_bit_accuracy is None
     assert lowered.additions[0].archive.sha256 == sha256(standing.parent / "added-001.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("defense", "why"), [("broken_stateful", "when it is asked again"), ("broken_batch_statistics", "in other company")]
+)
+def test_a_network_that_contradicts_its_own_examples_is_told_with_the_reason(defense: str, why: str, tmp_path: Path) -> None:
+    run = train(defense, results=tmp_path, epochs=3, quiet=True)
+    evaluate(str(run), plan_name="fast", n=120, results=tmp_path, quiet=True)
+    (found,) = verify_cards([run], HERE, quiet=True)
+    (told,) = [one.told for one in found.checks if one.name == "examples"]
+    assert found.verdict == "fails"
+    assert told[0].startswith("the network answers ")
+    assert why in told[0]
+    assert told[1].startswith("sample ")
