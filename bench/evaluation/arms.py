@@ -14,6 +14,8 @@ from bench.plugins import get_attack
 
 OUTDONE = 0.1
 """Share of the pilot's samples that fall to one kind of attack alone, above which the others are called masked."""
+FRONTIER = 1
+"""As many of them at most fall to blind search alone where margins say what falls next (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,30 @@ def by_worth(trials: Sequence[Trial]) -> list[Arm]:
 
 def outdone(trials: Sequence[Trial], near: int) -> str:
     """In what searches without gradients are ahead, if they are."""
-    unseeing = [t for t in trials if blind(t.arm)]
-    seeing = [t for t in trials if get_attack(t.arm.attack).access == "gradient"]
-    if not unseeing or not seeing or not len(trials[0].progress):
+    without, best = _apart(trials)
+    if not len(best):
         return ""
-    without, best = (torch.stack([t.progress for t in group]).amax(0) for group in (unseeing, seeing))
-    alone = int(((without == 1) & (best < 1)).sum())
-    ahead = int((without > best)[near:].sum())
+    alone, ahead = overlooked(trials), int((without > best)[near:].sum())
     if alone > OUTDONE * len(best):
         return f"black-box search broke {alone} of {len(best)} pilot samples that no gradient attack broke"
     if ahead > 0.5 * (len(best) - near):
         return f"black-box search came closer than every gradient attack on {ahead} of {len(best) - near} samples"
     return ""
+
+
+def overlooked(trials: Sequence[Trial]) -> int:
+    """How many samples fell to searches without gradients and to no gradient."""
+    without, best = _apart(trials)
+    return int(((without == 1) & (best < 1)).sum())
+
+
+def _apart(trials: Sequence[Trial]) -> tuple[Tensor, Tensor]:
+    """The progress of searches that see no gradient, and of those that do, on each sample; on none where either is missing."""
+    unseeing = [t.progress for t in trials if blind(t.arm)]
+    seeing = [t.progress for t in trials if get_attack(t.arm.attack).access == "gradient"]
+    if not unseeing or not seeing:
+        return torch.zeros(0), torch.zeros(0)
+    return torch.stack(unseeing).amax(0), torch.stack(seeing).amax(0)
 
 
 def ahead(adaptive: Sequence[Trial], others: Sequence[Trial]) -> int:

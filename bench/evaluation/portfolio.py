@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.core import shuffled
-from bench.evaluation.arms import OUTDONE, Trial, ahead, blind, by_worth, outdone, reading
+from bench.evaluation.arms import FRONTIER, OUTDONE, Trial, ahead, blind, by_worth, outdone, overlooked, reading
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.look import look
 from bench.evaluation.restarts import totals
@@ -309,6 +309,9 @@ class _Search:
             told = found.told if found else ""
         if told:
             self.doubt(told)
+        elif overlooked(trials) > FRONTIER:
+            # Masked in part: what falls next lies anywhere, and the sweeps begin with everything that stands.
+            self.reach = len(self.evaluation.data)
 
     def doubt(self, told: str) -> None:
         """Go on as where the gradient is masked: margins say little, and more is spent."""
