@@ -123,6 +123,11 @@ def _slow_start(row: Row) -> str:
     first = next((epoch for epoch, share in enumerate(clean) if not guessed(share, images, classes)), len(clean))
     if first < max(3, len(clean) / 10):
         return ""
+    if first == len(clean):
+        return (
+            f" After each of its {first} epochs it was right no more often than a guess is: it never began to learn, which a "
+            "lower rate, or a budget that rises (eps_schedule=linear:0,2), may change."
+        )
     return f" For its first {first} epochs it was right no more often than a guess is; other seeds may begin sooner."
 
 

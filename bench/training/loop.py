@@ -20,7 +20,7 @@ from bench.core import device, isolated, shuffled
 from bench.errors import BadInput
 from bench.files import Reporter, write_text
 from bench.models import architectures, batchnorm, load_weights, save_weights
-from bench.results import collapsed
+from bench.results import collapsed, guessed
 from bench.training.averages import EMA, SWA
 from bench.training.earlier import JOB, RECORD
 from bench.training.job import SCHEMA, Job
@@ -107,6 +107,8 @@ class Trainer:
         if ends:
             self._assemble(len(ends))
         self._finish()
+        if told := self._unlearned():
+            self.report.say(told)
         if self.watch:
             self.report.say(self.watch.told(self.done.seconds))
 
@@ -175,6 +177,16 @@ class Trainer:
         if self.net.bf16:
             remedies.append("train with precision=float32")
         return ", or ".join(remedies)
+
+    def _unlearned(self) -> str:
+        """A sentence with the remedies, where the network was right no more often than a guess after each epoch."""
+        images, classes, recipe = len(self.validation), self.validation.classes, self.job.recipe
+        if not all(guessed(entry["clean"], images, classes) for entry in self.done.history):
+            return ""
+        remedies = [f"lower lr (now {recipe.lr:g})"]
+        if self.job.defense.passes != "1" and not recipe.eps_schedule:
+            remedies.append("let the budget rise (eps_schedule=linear:0,2)")
+        return f"{self.job.name} was right no more often than a guess after each epoch: {', or '.join(remedies)}"
 
     def _collapse(self) -> int | None:
         """The epoch of catastrophic overfitting, for a method that can suffer it."""

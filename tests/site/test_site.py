@@ -214,12 +214,14 @@ def test_a_row_says_how_its_training_went(tmp_path: Path) -> None:
         "digits/linf-0.2/pgd_at-awp-digits_cnn-s4-",
         "digits/linf-0.2/pgd_at-digits_cnn-s0-",
         "mnist/linf-0.3/zerograd-",
+        "mnist/linf-0.3/mart-",
     ):
         (run,) = source.glob(f"{name}*")
         shutil.copytree(run, tmp_path / name / run.name)
         (section,) = read_leaderboard(tmp_path / name).sections
         told[name.split("/")[-1]] = trained(section.parts[0].methods[0].rows[0])
-    awp, plain, masked = told.values()
+    awp, plain, masked, never = told.values()
     assert "For its first 8 epochs it was right no more often than a guess is" in awp
     assert "Single steps are masked: in the kept epoch FGSM leaves 80 points more than PGD-10 does." in masked
+    assert "After each of its 10 epochs it was right no more often than a guess is: it never began to learn" in never
     assert not re.search("guess|masked|collapsed", plain)

@@ -235,6 +235,21 @@ def test_a_diverging_training_stops_with_a_remedy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("defense", "more"), [("standard", ""), ("fgsm_at", ", or let the budget rise (eps_schedule=linear:0,2)")]
+)
+def test_a_training_that_never_begins_to_learn_is_told(
+    defense: str, more: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(defense, results=tmp_path, epochs=2, lr=1e-9)
+    assert (
+        f"{defense} was right no more often than a guess after each epoch: lower lr (now 1e-09){more}\n"
+        in capsys.readouterr().err
+    )
+    train(defense, results=tmp_path, epochs=2, seed=1)
+    assert "guess" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("settings", "remedies"),
     [
         ({"precision": "float32"}, r"lower lr \(now 1e\+30\)"),
