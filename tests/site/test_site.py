@@ -206,18 +206,29 @@ def test_latex_compiles_and_fits_a_column_of_two(site: Path, tmp_path: Path) -> 
     assert "Overfull" not in done.stdout
 
 
+def _unlearn(record: Path) -> None:
+    """A history in which nothing was ever right but by chance."""
+    content = json.loads(record.read_text())
+    for entry in content["history"]:
+        entry |= {"clean": 0.1, "fgsm": 0.1, "pgd": 0.1}
+    record.write_text(json.dumps(content))
+
+
 def test_a_row_says_how_its_training_went(tmp_path: Path) -> None:
-    """Of rows of this repository: one that learned nothing for eight epochs, one whose single steps never told the truth."""
+    """Of rows of this repository: one that learned nothing for eight epochs, one whose single steps never told the truth; of a
+    third the history is changed."""
     source = Path(__file__).parents[2] / "results"
     told = {}
     for name in (
         "digits/linf-0.2/pgd_at-awp-digits_cnn-s4-",
         "digits/linf-0.2/pgd_at-digits_cnn-s0-",
         "mnist/linf-0.3/zerograd-",
-        "mnist/linf-0.3/mart-",
+        "mnist/linf-0.3/n_fgsm-",
     ):
         (run,) = source.glob(f"{name}*")
         shutil.copytree(run, tmp_path / name / run.name)
+        if "n_fgsm" in name:
+            _unlearn(tmp_path / name / run.name / "train.json")
         (section,) = read_leaderboard(tmp_path / name).sections
         told[name.split("/")[-1]] = trained(section.parts[0].methods[0].rows[0])
     awp, plain, masked, never = told.values()
