@@ -58,12 +58,13 @@ def board(
     every = lines_of(content, file, results)
     memory = failures_file(file, results)
     survey = Survey(content.dataset, execution, read_failures(memory))
-    standings = [survey.look(line) for line in chosen(every, only, plan)]
+    meant = chosen(every, only, plan)
     if dry_run or status:
+        standings = [survey.look(line) for line in meant]
         costs = Prices(results, device).of_all(standings) if dry_run else None
         opt.tell(overview(f"{content.title} ({file})\n", standings, costs, workers or 1))
         return
-    failed = {} if tables else _made(file, standings, execution, workers, on, plugin or [])
+    failed = {} if tables else _made(file, [survey.look(line) for line in meant], execution, workers, on, plugin or [])
     written = _tables(file, content, every, Survey(content.dataset, execution, {}), results)
     for path in written:
         opt.tell(path)
