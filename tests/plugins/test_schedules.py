@@ -211,7 +211,7 @@ PUBLISHED: list[tuple[str, str, dict[str, Any]]] = [
 OWN = {
     *((name, "digits") for name in ("pgd_at", "free_at", "gradalign", "temporal_ensembling", "periodic_budget")),
     *((name, "digits") for name in ("smoothing", "ibp")),
-    *((name, "mnist") for name in ("free_at", "gradalign")),
+    *((name, "mnist") for name in ("free_at", "gradalign", "mart", "temporal_ensembling")),
     *((name, "default") for name in ("trades", "mart", "temporal_ensembling", "fgsm_pgk")),
     *((name, "cifar") for name in ("standard", "noise_fgsm", "ibp")),
 }
