@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ from bench.cli import options as opt
 
 if TYPE_CHECKING:
     from bench.evaluation import Execution
-    from bench.report import Entry, Page, Skip
+    from bench.report import Count, Entry, Page, Skip
     from bench.runs import Board, Line, Standing, Survey
 
 boards = typer.Typer()
@@ -110,13 +110,14 @@ def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, resul
     for sentence in refused:
         opt.tell(f"left out: {sentence}", err=True)
     page = results / "boards" / f"{file.stem}.md"
-    write_board(page, _page(content, map(survey.look, lines), entries, read_skips(results)))
+    write_board(page, _page(content, [survey.look(line) for line in lines], entries, read_skips(results)))
     return [*written, page, write_report(results, quiet=survey.execution.quiet, read=read).first]
 
 
-def _page(content: Board, standings: Iterable[Standing], entries: Sequence[Entry], skips: Sequence[Skip]) -> Page:
+def _page(content: Board, standings: Sequence[Standing], entries: Sequence[Entry], skips: Sequence[Skip]) -> Page:
     """What the page of the board shows: its own rows of all results, and what others say of them."""
-    from bench.report import Figure, Page
+    from bench.compare import two_plans
+    from bench.report import Beside, Figure, Page
 
     known = {entry.path.resolve(): entry for entry in entries}
     own = [(one.line, [known[path] for path in one.cards if path in known]) for one in standings]
@@ -127,7 +128,24 @@ def _page(content: Board, standings: Iterable[Standing], entries: Sequence[Entry
         for said in subject.published
     ]  # fmt: skip
     kinds = {kind: [e for line, mine in own if (line.kind == "broken") is kind for e in mine] for kind in (False, True)}
-    return Page(content.title, content.about, kinds[False], kinds[True], figures, skips)
+    beside = [
+        Beside(line.row, line.seed, pair)
+        for line, mine in own if line.kind != "broken"
+        for pair in two_plans([entry.outcomes for entry in mine if entry.outcomes])
+    ]  # fmt: skip
+    return Page(content.title, content.about, kinds[False], kinds[True], figures, skips, beside, _counts(standings))
+
+
+def _counts(standings: Sequence[Standing]) -> list[Count]:
+    """How many cards of each row and plan are there, of all that is asked for and not left out with a reason."""
+    from bench.report import Count
+    from bench.runs import plan_words
+
+    cards: dict[tuple[str, str], list[bool]] = {}
+    for line, evaluations in ((one.line, one.evaluations) for one in standings if one.training != "skipped"):
+        for found in evaluations:
+            cards.setdefault((line.row, plan_words(found.asked.request)), []).append(found.card is not None)
+    return [Count(row, plan, sum(there), len(there)) for (row, plan), there in cards.items()]
 
 
 @boards.command()

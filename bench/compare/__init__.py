@@ -7,4 +7,5 @@ from bench.compare.bands import ON_PURPOSE, known_outcomes, ranks, remarks, sect
 from bench.compare.gate import check_regression
 from bench.compare.methods import best_of_each_model, differences, methods
 from bench.compare.pairs import Comparison, compare_outcomes, compare_rows
+from bench.compare.plans import TwoPlans, two_plans
 from bench.compare.seeds import over_seeds

@@ -3,7 +3,7 @@
 May import compare, pictures, results, verify and what lies below.
 """
 
-from bench.report.board_page import Figure, Page, write_board
+from bench.report.board_page import Beside, Count, Figure, Page, write_board
 from bench.report.columns import COLUMNS, column_of
 from bench.report.entries import Entry, Read, read_entries
 from bench.report.falls import Falls, falls_of

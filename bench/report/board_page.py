@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from tabulate import tabulate
 
 from bench import escape
+from bench.compare import TwoPlans
 from bench.files import write_text
 from bench.report.entries import Entry
 from bench.report.pages import Skip, render
@@ -20,6 +23,11 @@ BROKEN = (
 PUBLISHED = (
     "What others have published, measured by themselves on networks of their own; it stands beside ours to be compared by a "
     "reader, and has no rank."
+)
+
+BESIDE = (
+    "The same networks on the samples that both plans were asked for, the only ones to compare two plans on; examples sent in "
+    "later do not count. alone: what stands under this plan and falls under the other."
 )
 
 
@@ -37,6 +45,23 @@ class Figure(NamedTuple):
     ours: Sequence[Entry]
 
 
+class Count(NamedTuple):
+    """How many of the cards that a board asks for are here, of a row under a plan."""
+
+    row: str
+    plan: str
+    there: int
+    asked: int
+
+
+class Beside(NamedTuple):
+    """A network under two plans."""
+
+    row: str
+    seed: int
+    plans: TwoPlans
+
+
 class Page(NamedTuple):
     """All that a board shows."""
 
@@ -46,6 +71,9 @@ class Page(NamedTuple):
     broken: Sequence[Entry]
     published: Sequence[Figure]
     skips: Sequence[Skip]
+    beside: Sequence[Beside]
+    counts: Sequence[Count]
+    """Of all that the board asks for, so that the page says what is missing."""
 
 
 def write_board(path: Path, page: Page) -> None:
@@ -54,11 +82,57 @@ def write_board(path: Path, page: Page) -> None:
     parts = [f"# {escape.markdown(page.title)}\n\n{about}"]
     if page.rows:
         parts.append(_below(render(page.rows, "md", page.skips)))
+    if page.beside:
+        parts.append(f"## Under two plans\n\n{BESIDE}\n\n{_pairs(page.beside)}\n")
     if page.broken:
         parts.append(f"## Broken on purpose\n\n{BROKEN}\n\n{_below(render(page.broken, 'md', ranked=False), deeper=True)}")
     if page.published:
         parts.append(f"## Published\n\n{PUBLISHED}\n\n{_figures(page.published)}\n")
+    if missing := [one for one in page.counts if one.there < one.asked]:
+        parts.append(f"## Not here\n\n{_missing(missing, page.counts)}\n")
     write_text(path, "\n".join(part.strip("\n") + "\n" for part in parts))
+
+
+def _pairs(beside: Sequence[Beside]) -> str:
+    """A table for every pair of plans, in the order of the board's rows."""
+    pairs: dict[tuple[str, str], list[Beside]] = {}
+    for one in beside:
+        pairs.setdefault((one.plans.a.card.plan.name, one.plans.b.card.plan.name), []).append(one)
+    return "\n\n".join(_pair(a, b, rows) for (a, b), rows in pairs.items())
+
+
+def _pair(a: str, b: str, rows: Sequence[Beside]) -> str:
+    fewer = [sum(one.plans.standing[k] < one.plans.standing[1 - k] for one in rows) for k in (0, 1)]
+    table = [
+        [escape.markdown(one.row), one.seed, one.plans.n, *(f"{100 * left / one.plans.n:.1f}" for left in one.plans.standing),
+         *one.plans.alone]
+        for one in rows
+    ]  # fmt: skip
+    heads = ["row", "seed", "n", a, b, f"{a} alone", f"{b} alone"]
+    right = (None, *["right"] * (len(heads) - 1))
+    told = f"{a} leaves fewer samples on {fewer[0]} of {_networks(len(rows))}, {b} on {fewer[1]}."
+    return f"### {a} and {b}\n\n{told}\n\n" + str(
+        tabulate(table, headers=heads, tablefmt="github", disable_numparse=True, colalign=right)
+    )
+
+
+def _networks(number: int) -> str:
+    return f"{number} network{'' if number == 1 else 's'}"
+
+
+def _missing(missing: Sequence[Count], counts: Sequence[Count]) -> str:
+    """What the board asks for and has no card of, a line for each plan."""
+    left, asked = sum(one.asked - one.there for one in missing), sum(one.asked for one in counts)
+    head = (
+        f"{left} of the {asked} evaluations that this board asks for have no card here, and ranks are among the others; in "
+        "brackets, of several seeds, how many are here."
+    )
+    plans = groupby(sorted(missing, key=attrgetter("plan")), key=attrgetter("plan"))
+    return "\n".join([head, "", *(f"- {plan}: {', '.join(map(_short, rows))}" for plan, rows in plans)])
+
+
+def _short(count: Count) -> str:
+    return escape.markdown(count.row) + (f" ({count.there} of {count.asked})" if count.asked > 1 else "")
 
 
 def _below(text: str, *, deeper: bool = False) -> str:

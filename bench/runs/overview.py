@@ -19,7 +19,7 @@ _STATED = "stated: the card is here and not all that proves it: it stands on the
 
 def overview(title: str, standings: Sequence[Standing], costs: Mapping[str, Sequence[Cost]] | None, workers: int = 1) -> str:
     """A row for each row of the board, with what is there of its trainings and evaluations; costs: of what is left, by line."""
-    plans = list(dict.fromkeys(_plan(found.asked.request) for one in standings for found in one.evaluations))
+    plans = list(dict.fromkeys(plan_words(found.asked.request) for one in standings for found in one.evaluations))
     rows: dict[tuple[str, str], list[Standing]] = {}
     for one in standings:
         rows.setdefault((one.line.kind, one.line.row), []).append(one)
@@ -28,7 +28,7 @@ def overview(title: str, standings: Sequence[Standing], costs: Mapping[str, Sequ
             "row": row if kind == "rows" else f"{row} ({kind})",
             "trained": _counted([one.training for one in group if one.training]),
             **{
-                plan: _counted([f.state for one in group for f in one.evaluations if _plan(f.asked.request) == plan])
+                plan: _counted([f.state for one in group for f in one.evaluations if plan_words(f.asked.request) == plan])
                 for plan in plans
             },
             **({} if costs is None else _cost([cost for one in group for cost in costs[one.line.label]])),
@@ -43,7 +43,8 @@ def overview(title: str, standings: Sequence[Standing], costs: Mapping[str, Sequ
     return plain("\n".join([*parts, *_reasons(standings), _summary(standings, costs, workers)]))
 
 
-def _plan(request: EvaluationRequest) -> str:
+def plan_words(request: EvaluationRequest) -> str:
+    """An evaluation as a board names it."""
     return f"{request.plan.name}, n {request.n}" if request.n else request.plan.name
 
 

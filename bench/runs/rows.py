@@ -114,7 +114,7 @@ def _trained(board: Board, row: Row, kind: Kind, images: Dataset | None, results
             name = row.name or row.defense
             own = {} if row.name else {**({"model": row.model} if row.model else {}), **row.settings}
             apart = settings_text({**own, **point})
-            told = _words(name, row.test_time and f"+ {row.test_time}", apart, threat if len(threats) > 1 else "")
+            told = _words(name, row.test_time and f"+ {row.test_time}", apart, _own(threat, row, board))
             for seed in dict.fromkeys(seed for measure in measures for seed in measure.seeds):
                 seeded = replace(job, seed=seed) if job else None
                 home = job_folder(seeded, results) if seeded else None
@@ -140,7 +140,7 @@ def _external(board: Board, row: External) -> Iterator[Line]:
         asked = _asked(
             board.measures(row), row, None, model=row.reference, dataset=board.dataset, norm=norm, eps=(eps,), name=row.name
         )
-        told = _words(name, row.test_time and f"+ {row.test_time}", threat if len(threats) > 1 else "")
+        told = _words(name, row.test_time and f"+ {row.test_time}", _own(threat, row, board))
         yield Line(told, name, "external", row, threat, asked, reason=reason)
 
 
@@ -154,6 +154,11 @@ def _asked(measures: Iterable[Measured], row: Subject, job: Job | None, **given:
         request = EvaluationRequest(plan=plan, n=measure.n, test_time=row.test_time, eot=row.eot, **given)
         found.append(Asked(request, measure.diagnose or plan.diagnose))
     return tuple(found)
+
+
+def _own(threat: str, row: Subject, board: Board) -> str:
+    """The ball, where a row has several, or one that is not the board's."""
+    return "" if (row.threat or board.threat) == (threat,) == board.threat else threat
 
 
 def _words(*parts: str) -> str:

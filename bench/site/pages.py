@@ -21,7 +21,7 @@ from bench.site.documents import Document, Group
 from bench.site.gallery import Gallery, gallery
 from bench.site.markup import columns, drawn, environment, percent
 from bench.site.measures import measured_of
-from bench.site.pairs import Duel, beats, flips
+from bench.site.pairs import Duel, beats, flips, other_plans
 from bench.verify import Check
 
 ALIKE = 400
@@ -122,7 +122,8 @@ def row_page(
     html = page(
         "row.html", board, f"{card.name[:60]} on {card.dataset[:40]}", "../", section.key, section=section, part=part, row=row,
         card=card, lead=words.row_lead(row), warnings=_warnings(row), waterfall=drawn(figures.waterfall(row, falls)),
-        fell=words.fell(card.attacks), overlap=drawn(figures.overlap(falls) if falls else None), search=_search(row, falls),
+        fell=words.fell(card.attacks), others=[(key, words.other_plan(pair)) for key, pair in other_plans(section, row)],
+        overlap=drawn(figures.overlap(falls) if falls else None), search=_search(row, falls),
         diagnosis=_diagnosis(row), gallery=shown, perclass=_classes(falls, seen, names), training=_training(row),
         trained=words.trained(row), proved=words.proved(row), checks=[_checked(check) for check in row.checks],
         measured=measured, unmeasured=refused, commands=words.commands(row, results), files=_files(row),
@@ -137,7 +138,7 @@ def _warnings(row: Row) -> list[str]:
     card = row.entry.card
     told = [row.entry.lowered] if row.entry.lowered else []
     told += [f"does not hold: {fault}" for fault in row.fails] + [*row.told] + [*card.warnings]
-    told += [f"lowered by {added.broken} samples with examples of {added.by}" for added in card.additions]
+    told += [f"lowered by {words.count_of(added.broken, 'sample')} with examples of {added.by}" for added in card.additions]
     told += [f"{attack.name}: the gradient looks masked: {attack.masked}" for attack in card.attacks if attack.masked]
     if card.certified and card.certified.contradicted:
         told.append(f"{card.certified.contradicted} samples that are said to be certain were broken all the same")

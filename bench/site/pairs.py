@@ -1,4 +1,4 @@
-"""Two methods on the same images: who wins, which samples tell them apart, and a matrix of all."""
+"""Two results on the same images: which method wins, what tells them apart, a matrix of all, and what another plan left."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from bench.compare import Comparison, compare_outcomes
+from bench.compare import Comparison, TwoPlans, compare_outcomes, two_plans
 from bench.errors import GauntletError
 from bench.pictures import Bar, Bars, Heat
-from bench.report import Falls, Method, Part, method_name
+from bench.report import Falls, Method, Part, Row, Section, method_name
 from bench.results import Outcomes
 from bench.site.asked import Examples, fooled
 
@@ -46,6 +46,15 @@ def duels(part: Part) -> tuple[list[Duel], list[str]]:
         except GauntletError as error:
             failed.append(f"{method_name(a)} and {method_name(b)}: {error}")
     return found, failed
+
+
+def other_plans(section: Section, row: Row) -> list[tuple[str, TwoPlans]]:
+    """What other plans, each the second of its two, left of the network of a row; with the keys of their pages."""
+    digest, rows = row.entry.card.model.digest, [one for part in section.parts for one in part.rows]
+    alike = {one.entry.path: one for one in rows if one.entry.card.model.digest == digest and one.entry.outcomes}
+    pairs = two_plans([one.entry.outcomes for one in alike.values() if one.entry.outcomes])
+    found = [pair.turned() if pair.b.path == row.entry.path else pair for pair in pairs]
+    return [(alike[pair.b.path].key, pair) for pair in found if pair.a.path == row.entry.path]
 
 
 def _outcomes(method: Method) -> list[Outcomes]:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.compare import TwoPlans
 from bench.plans import PLANS
 from bench.report import Leaderboard, Method, Row, Section, method_name
 from bench.report.tables import DOUBTED
@@ -150,6 +151,17 @@ def fell(attacks: Sequence[AttackResult]) -> str:
             "What each arm of the portfolio took that nothing before it had; where many took nothing more, they are one line."
         )
     return "What each attack took that nothing before it in the plan had; its own number is in the table of attacks below."
+
+
+def other_plan(pair: TwoPlans) -> str:
+    """What another plan, the second of the two, left of the same network."""
+    here, there = (f"{100 * standing / pair.n:.1f}" for standing in pair.standing)
+    mine, others = pair.alone
+    lowered = any(side.card.additions for side in (pair.a, pair.b))
+    return (
+        f"Plan {pair.b.card.plan.name[:40]} leaves {there} % of the same {pair.n:,} images, this one {here} %"
+        f"{', before examples that were handed in later' if lowered else ''}: {others:,} stand there only, {mine:,} here only."
+    )
 
 
 def commands(row: Row, results: Path) -> dict[str, list[str]]:

@@ -104,7 +104,8 @@ def test_a_row_that_fails_stops_no_other_and_is_named_at_the_end(made: tuple[Pat
 
 def test_the_page_has_its_sections(made: tuple[Path, int, str, str]) -> None:
     page = (made[0] / "results/boards/mine.md").read_text()
-    ours, broken, published = page.partition("## Broken on purpose")[0], *page.split("## ")[-3:][0::2]
+    shown = page.partition("## Not here")[0]
+    ours, broken, published = shown.partition("## Broken on purpose")[0], *shown.split("## ")[-3:][0::2]
     assert page.startswith("# A few digits\n\nSmall.\n\n## digits · linf 0.2 · plan smoke\n")
     assert "| standard " in ours
     assert "| standard+rfi " in ours
@@ -117,6 +118,25 @@ def test_the_page_has_its_sections(made: tuple[Path, int, str, str]) -> None:
     assert cells[1:5] == ["standard", "1.50", "PGD", "10000"]
     assert cells[5].endswith("under smoke, n 40, 2 seeds")
     assert cells[6] == "https://example.org/a/b"
+
+
+def test_the_page_names_what_is_not_there(
+    board: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader is not left to think that the board has no other rows; what was left out with a reason is said elsewhere."""
+    page = board / "results/boards/mine.md"
+    assert page.read_text().endswith(
+        "## Not here\n\n1 of the 7 evaluations that this board asks for have no card here, and ranks are among the others; "
+        "in brackets, of several seeds, how many are here.\n\n- smoke, n 40: none\n"
+    )
+    shutil.rmtree(next(board.glob("results/digits/linf-0.2/standard-*-s1-*")))
+    for card in board.glob("results/digits/*/fast_at-*/*/card.json"):
+        if json.loads(card.read_text())["n"] == 30:
+            shutil.rmtree(card.parent)
+    code, _, err = call(capsys, monkeypatch, "board", "mine.toml", "--tables", "--quiet")
+    assert code == 0, err
+    assert page.read_text().endswith("- smoke, n 30: fast_at\n- smoke, n 40: standard (1 of 2), none\n")
+    assert "\n3 of the 7 evaluations" in page.read_text()
 
 
 def test_a_second_run_does_nothing_and_says_so(
@@ -152,9 +172,9 @@ def test_its_state_is_told(board: Path, capsys: pytest.CaptureFixture[str], monk
     assert rows["fast_at"] == ["1 of 1", "0 of 1, 1 stated", "0 of 1, 1 partly"]
     assert "\nstated: the card is here and not all that proves it" in out
     assert rows["standard"] == ["1 of 2", "1 of 2"]
-    assert rows["ibp"] == ["0 of 1, 1 skipped", "0 of 1, 1 skipped"]
+    assert rows["ibp l2 0.5"] == ["0 of 1, 1 skipped", "0 of 1, 1 skipped"]
     assert rows["none (external)"] == ["0 of 1, 1 failed"]
-    assert "ibp: skipped: ibp is defined for linf, not l2" in out
+    assert "ibp l2 0.5: skipped: ibp is defined for linf, not l2" in out
     assert out.splitlines()[-1] == "left to do: 1 training and 4 evaluations"
 
 

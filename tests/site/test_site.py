@@ -81,6 +81,23 @@ def test_a_method_under_two_plans_is_one(shown_results: Path) -> None:
     assert methods_of(section._replace(parts=section.parts * 2)) == methods_of(section)
 
 
+def test_a_row_says_what_another_plan_left_of_its_network(tmp_path: Path) -> None:
+    """On the images that both had; with the way to its page, and back."""
+    rows = Path(__file__).parents[2] / "results" / "digits" / "linf-0.2"
+    (row,) = rows.glob("noise_fgsm-digits_cnn-s0-c285134e")
+    shutil.copytree(row, tmp_path / "results" / row.name)
+    out = write_report(tmp_path / "results", tmp_path / "out", quiet=True)
+    pages = {path: _Page(path) for path in (out.first.parent / "row").glob("*.html")}
+    assert len(pages) == 2
+    words = " ".join("".join(page.words) for page in pages.values())
+    plans = re.findall(
+        r"Plan (\w+) leaves [\d.]+\s% of the same 360 images, this one [\d.]+\s%[^:]*: \d+ stand there only", words
+    )
+    assert sorted(plans) == ["fast", "standard"]
+    links = [attrs.get("href") for page in pages.values() for tag, attrs in page.tags if tag == "a"]
+    assert {path.name for path in pages} <= set(links)
+
+
 def test_nothing_acts_but_our_script(site: Path) -> None:
     for path in site.rglob("*.html"):
         text, page = path.read_text(encoding="utf-8"), _Page(path)
