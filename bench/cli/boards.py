@@ -97,21 +97,24 @@ def _made(
 
 def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, results: Path) -> list[Path]:
     """Write the leaderboard of the results, the page of the board and the report; where they are."""
+    from bench.files import alone
     from bench.report import FORMATS, read_entries, read_skips, write_board, write_leaderboard
     from bench.site import write_report
 
     if not results.exists():
         return []
-    read = read_entries([results], falls=True)
-    entries, _ = read
-    if not entries:
-        return []
-    written, refused = write_leaderboard(results, FORMATS, read=read)
-    for sentence in refused:
-        opt.tell(f"left out: {sentence}", err=True)
-    page = results / "boards" / f"{file.stem}.md"
-    write_board(page, _page(content, [survey.look(line) for line in lines], entries, read_skips(results)))
-    return [*written, page, write_report(results, quiet=survey.execution.quiet, read=read).first]
+    # Another board of the same results would write what it read before.
+    with alone(results, lambda told: opt.tell(told, err=True)):
+        read = read_entries([results], falls=True)
+        entries, _ = read
+        if not entries:
+            return []
+        written, refused = write_leaderboard(results, FORMATS, read=read)
+        for sentence in refused:
+            opt.tell(f"left out: {sentence}", err=True)
+        page = results / "boards" / f"{file.stem}.md"
+        write_board(page, _page(content, [survey.look(line) for line in lines], entries, read_skips(results)))
+        return [*written, page, write_report(results, quiet=survey.execution.quiet, read=read).first]
 
 
 def _page(content: Board, standings: Sequence[Standing], entries: Sequence[Entry], skips: Sequence[Skip]) -> Page:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.files import Reporter, alone
 from bench.report import FORMATS, read_entries, render, write_leaderboard
 from bench.runs import run
 from bench.site import write_report
@@ -16,9 +17,10 @@ def demo(results: Path, *, quiet: bool = False, width: int | None = None) -> str
     open last."""
     for name in DEFENSES:
         run(name, dataset="digits", plan_name="smoke", results=results, quiet=quiet)
-    read = read_entries([results], falls=True)
-    write_leaderboard(results, FORMATS, read=read)
-    report = write_report(results, quiet=quiet, read=read)
+    with Reporter("demo", 1, quiet=quiet) as said, alone(results, said.tell):
+        read = read_entries([results], falls=True)
+        write_leaderboard(results, FORMATS, read=read)
+        report = write_report(results, quiet=quiet, read=read)
     return (
         f"{render(read[0], 'text', width=width)}\n"
         f"written to {results}: cards, adversarial examples, leaderboard.md, .csv, .tex and .html\n"

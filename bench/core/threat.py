@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from textwrap import shorten
@@ -78,6 +79,12 @@ class ThreatModel:
     def scaled(self, factor: float) -> ThreatModel:
         """The same ball with its radius multiplied by `factor`."""
         return ThreatModel(self.norm, self.eps * Fraction(factor))
+
+    def multiples(self, factors: Iterable[float]) -> list[ThreatModel]:
+        """The balls of these multiples of the radius, each once; in linf those that lie in the box."""
+        whole = Fraction(1) if self.norm == "linf" else None
+        inside = (factor for factor in factors if whole is None or Fraction(factor) * self.eps <= whole)
+        return [*dict.fromkeys(self.scaled(factor) for factor in inside)]
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """Bring z into the ball around x and into the box: the nearest point for linf and l1, ball first, then box, for l2."""

@@ -33,7 +33,7 @@ def certify(run: Evaluation, defense: Defense) -> Certified | None:
         parts.append(torch.where(labels == y, radii, -1.0).cpu())
         run.report.say(f"certified {int(index[-1]) + 1} of {size} samples")
     radii = torch.cat(parts)
-    balls = [run.threat.scaled(0), *(run.threat.scaled(factor) for factor in RADII)]
+    balls = run.threat.multiples((0, *RADII))
     curve = []
     for ball in balls:
         held = int((radii >= ball.radius).sum())

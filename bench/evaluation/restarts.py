@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -91,8 +90,7 @@ def _curve(evaluation: Evaluation, units: list[Unit], targets: Tensor, size: int
         distance = torch.where(unit.fooled, distance.clamp_max(threat.radius), distance)
         reach[unit.index] = torch.minimum(reach[unit.index], distance)
     reach[~evaluation.clean[:size]] = 0
-    inside = [factor for factor in RADII if threat.norm != "linf" or Fraction(factor) * threat.eps <= 1]
-    balls = dict.fromkeys(threat.scaled(factor) for factor in inside)
+    balls = threat.multiples(RADII)
     left = [int((reach > ball.radius + TOLERANCE).sum()) for ball in balls]
     return tuple(
         CurvePoint(eps=ball.eps_text, robust_accuracy=count / size, interval=wilson(count, size))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BadInput
-from bench.files import Reporter, write_text
+from bench.files import LOCK, Reporter, alone, write_text
 from bench.report import Falls, Leaderboard, Part, Read, Section, read_entries, read_leaderboard, render
 from bench.report.paper import latex
 from bench.site import pages
@@ -48,27 +48,33 @@ def write_report(
     out = out or results / "report"
     read = read or read_entries([results], falls=True)
     board = read_leaderboard(results, every=every, read=read)
+    _ours(out)
+    with Reporter("report", 1, quiet=quiet) as report, alone(out, report.tell):
+        _cleared(out)
+        site = _Site(out)
+        _pages(site, board, results, report, galleries=galleries)
+        write_text(out / MARK, "This folder is made by `gauntlet report`, which replaces it.\n")
+    return Written(out / "index.html", site.count, board.refused)
+
+
+def _pages(site: _Site, board: Leaderboard, results: Path, report: Reporter, *, galleries: bool) -> None:
+    """Every page and what it shows."""
     docs = documents()
-    _cleared(out)
-    site = _Site(out)
     for name in ("style.css", "board.js"):
         site.text(f"assets/{name}", asset(name))
-    with Reporter("report", max(len(board.rows), 1), quiet=quiet) as report:
-        for section in board.sections:
-            paired = []
-            for part in section.parts:
-                asked, falls = _rows(site, board, section, part, results, report, galleries=galleries)
-                if 1 < len(part.methods) <= MOST and _pairs(site, board, section, part, asked, falls):
-                    paired.append(part.key)
-                _downloads(site, section, part)
-            site.text(f"board/{section.key}.html", pages.leaderboard(board, section, paired))
+    for section in board.sections:
+        paired = []
+        for part in section.parts:
+            asked, falls = _rows(site, board, section, part, results, report, galleries=galleries)
+            if 1 < len(part.methods) <= MOST and _pairs(site, board, section, part, asked, falls):
+                paired.append(part.key)
+            _downloads(site, section, part)
+        site.text(f"board/{section.key}.html", pages.leaderboard(board, section, paired))
     for doc in docs.pages:
         site.text(f"docs/{doc.page}", pages.document(board, doc, docs.groups))
     for name, content in docs.figures.items():
         site.bytes(f"docs/{name}", content)
     site.text("index.html", pages.index(board, docs.groups))
-    write_text(out / MARK, "This folder is made by `gauntlet report`, which replaces it.\n")
-    return Written(out / "index.html", site.count, board.refused)
 
 
 class _Site:
@@ -87,14 +93,20 @@ class _Site:
         path.write_bytes(content)
 
 
+def _ours(out: Path) -> None:
+    """BadInput where something lies there that is not ours."""
+    if out.is_dir() and any(path.name != LOCK for path in out.iterdir()) and not (out / MARK).is_file():
+        raise BadInput(f"{out} holds files that no report of ours left there; give an empty folder with --out")
+
+
 def _cleared(out: Path) -> None:
-    """An empty folder, where there is nothing that is not ours."""
+    """An empty folder, but for the lock that we hold."""
     try:
-        if out.is_dir() and any(out.iterdir()):
-            if not (out / MARK).is_file():
-                raise BadInput(f"{out} holds files that no report of ours left there; give an empty folder with --out")
-            shutil.rmtree(out)
-        out.mkdir(parents=True, exist_ok=True)
+        for path in out.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
         (out / MARK).write_text("")
     except OSError as error:
         raise BadInput(f"cannot write {out}: {error.strerror}") from None
@@ -117,7 +129,7 @@ def _rows(
         if row.key in compared and falls:
             known[row.key] = falls
             asked |= {row.key: found} if found else {}
-        report.advance(1, row.key)
+        report.advance(1 / len(board.rows), row.key)
     return asked, known
 
 

@@ -125,3 +125,18 @@ def test_a_candidate_that_is_not_finite_is_not_contained() -> None:
         z = x.clone()
         z[0, 0, 0, 0] = bad
         assert threat.contains(z, x).tolist() == [False] + [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "told"),
+    [
+        ("linf", "8/255", ["0", "2/255", "8/255", "32/255"]),
+        ("linf", "0.3", ["0", "0.075", "0.3"]),
+        ("linf", "1", ["0", "0.25", "1"]),
+        ("linf", "0", ["0"]),
+        ("l2", "0.5", ["0", "0.125", "0.5", "2"]),
+    ],
+)
+def test_multiples_of_a_ball_are_those_that_the_box_has_room_for(norm: str, eps: str, told: list[str]) -> None:
+    found = ThreatModel.parse(norm, eps).multiples((0, 0.25, 1, 4))
+    assert [ball.eps_text for ball in found] == told

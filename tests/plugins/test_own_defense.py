@@ -244,16 +244,18 @@ def test_a_fault_of_a_plugin_is_told_in_a_line(
     assert "Traceback" not in err
 
 
-def test_a_certificate_that_is_wrong_is_contradicted_in_the_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("eps", ["0.2", "0.9"])
+def test_a_certificate_that_is_wrong_is_contradicted_in_the_table(tmp_path: Path, eps: str) -> None:
     file = plugin(tmp_path, "novel.py", "defense", "novel")
     file.write_text(
         file.read_text() + "    def loss(self, net, x, y, ctx):\n        return ctx.cross_entropy(net(x), y)\n"
         "    def certify(self, net, x, threat, rng):\n        return net(x).argmax(1), x.new_full((len(x),), 9.0)\n"
     )
     load_plugin(file)
-    folder = train("novel", settings={"epochs": "2"}, results=tmp_path, quiet=True)
+    folder = train("novel", eps=eps, settings={"epochs": "2"}, results=tmp_path, quiet=True)
     card, _ = evaluate(str(folder), plan_name="smoke", n=40, quiet=True)
     assert card.certified is not None
+    assert max(float(point.eps) for point in card.certified.curve) == {"0.2": 0.8, "0.9": 0.9}[eps]
     assert card.certified.contradicted > 20
     assert f"novel: {card.certified.contradicted} samples that it says are certain were broken all the same" in render(
         [Entry(card, Path(), None)], "md"

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -167,6 +168,21 @@ def test_a_folder_with_other_files_is_left_alone(shown_results: Path, tmp_path: 
     stale.write_text("")
     write_report(shown_results, site, quiet=True)
     assert not stale.exists()
+
+
+def test_two_at_once_wait_for_each_other(shown_results: Path, tmp_path: Path, site: Path) -> None:
+    """One would remove what the other writes."""
+    write_report(shown_results, tmp_path / "out", quiet=True)
+    command = [sys.executable, "-c", "from bench.cli.commands import main; main()", "report", str(shown_results), "--quiet"]
+    command += ["--out", str(tmp_path / "out")]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    told = [one.communicate() for one in both]
+    assert [one.returncode for one in both] == [0, 0], told
+    again = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.html")}
+    assert again == {path.relative_to(site) for path in site.rglob("*.html")}
+    assert not (tmp_path / "out" / ".lock").exists()
 
 
 def test_pages_are_small(site: Path) -> None:
