@@ -18,7 +18,7 @@ from finding import FOLDER, Finding, Table, published
 
 from bench.pictures.figure import Axis, Chart, Curve, percent_axis
 from bench.results.collapse import collapsed, fooled
-from bench.statistics import holm, kaplan_meier, log_rank
+from bench.statistics import holm, kaplan_meier, log_rank, paired
 
 NAME = "collapse"
 DRAWN = ("fgsm_at", "zerograd", "fast_at", "n_fgsm")
@@ -35,6 +35,8 @@ class Cell:
     """Of the validation."""
     seen: tuple[tuple[tuple[float, float], ...], ...]
     """Accuracies under FGSM and PGD-10 after every epoch, of every training."""
+    ranks: tuple[tuple[float, float], ...] = ()
+    """Effective ranks of the kernels of clean and of attacked test images after the last epoch, of every training."""
 
     @property
     def epochs(self) -> int:
@@ -73,16 +75,17 @@ class Cell:
         return [float(at or self.epochs) for at in self.fooled], [at is not None for at in self.fooled]
 
 
-def cell(label: str, records: Sequence[dict[str, Any]]) -> Cell:
-    """From the records of its trainings."""
+def cell(label: str, records: Sequence[dict[str, Any]], ranks: Sequence[tuple[float, float]] = ()) -> Cell:
+    """From the records of its trainings, and what their kernels say."""
     seen = tuple(tuple((entry["fgsm"], entry["pgd"]) for entry in found["history"]) for found in records)
     passes = fmean(found["training"]["backwards_per_sample"] for found in records)
-    return Cell(label, round(passes), records[0]["training"]["validation"], seen)
+    return Cell(label, round(passes), records[0]["training"]["validation"], seen, tuple(ranks))
 
 
 def finding(cells: Sequence[Cell], settings: dict[str, str]) -> Finding:
     """Each cell against plain FGSM training and against fast_at, of those with as many epochs; Holm over each column."""
-    return Finding(NAME, settings, [_table(cells)], _figure(cells), {"cells": [asdict(one) for one in cells]})
+    tables = [_table(cells), *([_ranks(cells)] if any(one.ranks for one in cells) else [])]
+    return Finding(NAME, settings, tables, _figure(cells), {"cells": [asdict(one) for one in cells]})
 
 
 def _table(cells: Sequence[Cell]) -> Table:
@@ -107,6 +110,34 @@ def _table(cells: Sequence[Cell]) -> Table:
     return Table(heads, tuple(rows))
 
 
+def _ranks(cells: Sequence[Cell]) -> Table:
+    """Effective ranks, a seed each, and those of attacked images against plain FGSM training and against isotropic noise."""
+    known = {one.label: one for one in cells if one.ranks}
+    told: dict[str, dict[str, str]] = {}
+    for base in ("fgsm_at", "noise-isotropic"):
+        others = [one for one in known.values() if base in known and one is not known[base] and one.seeds == known[base].seeds]
+        found = [paired(_attacked(known[base]), _attacked(one)) for one in others]
+        held = holm([one.p for one in found]).tolist() if found else []
+        told[base] = {
+            one.label: f"{p.mean:+.1f} ({p.low:+.1f} to {p.high:+.1f}), p = {p.p:.2g} ({h:.2g})"
+            for one, p, h in zip(others, found, held, strict=True)
+        }
+    rows = [
+        (
+            one.label,
+            *(" ".join(f"{pair[k]:.1f}" for pair in one.ranks) for k in (0, 1)),
+            *(own.get(one.label, "") for own in told.values()),
+        )
+        for one in known.values()
+    ]
+    heads = ("cell", "clean images", "attacked images", *(f"attacked, against {base}" for base in told))
+    return Table(heads, tuple(rows))
+
+
+def _attacked(one: Cell) -> list[float]:
+    return [attacked for _, attacked in one.ranks]
+
+
 def _figure(cells: Sequence[Cell]) -> Chart:
     known = {one.label: one for one in cells}
     last = float(max(known[label].epochs for label in DRAWN if label in known))
@@ -127,7 +158,9 @@ def recorded(path: Path) -> tuple[list[Cell], dict[str, str]]:
     content = json.loads(path.read_text())
     cells = content["numbers"]["cells"]
     seen = [tuple(tuple((fgsm, pgd) for fgsm, pgd in each) for each in one["seen"]) for one in cells]
-    return [Cell(**one | {"seen": each}) for one, each in zip(cells, seen, strict=True)], content["settings"]
+    ranks = [tuple((clean, attacked) for clean, attacked in one.get("ranks", ())) for one in cells]
+    both = zip(cells, seen, ranks, strict=True)
+    return [Cell(**one | {"seen": each, "ranks": rank}) for one, each, rank in both], content["settings"]
 
 
 def added(cells: Sequence[Cell], settings: dict[str, str], path: Path) -> list[Cell]:

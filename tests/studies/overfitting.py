@@ -11,16 +11,22 @@ The second command has the papers' size. At that of the first, gradalign's own w
 and 0.6 does so at a learning rate of 0.1 in some seeds; the cells that are slow train at less.
 """
 
+from argparse import Namespace
+from pathlib import Path
 from statistics import mean
 
 import collapse
 from finding import decided, published
 from study import Cell, compared, judged, options, percent, record, shorten, told, trained
 
+from bench.evaluation import Execution
+from bench.measures import MeasureRequest, measured
 from bench.results.collapse import collapsed
 
 LONG = "40"
 """Epochs of the cells that show a long schedule."""
+PROBE = 50
+"""Test images whose kernels are looked at."""
 SLOW = "0.03"
 """Peak learning rate of the cells in which gradalign learns at this size."""
 CELLS = (
@@ -78,7 +84,7 @@ def main() -> None:
         late = [[entry for entry in found["history"] if entry["epoch"] > epochs / 4] for found in records]
         fell = [collapsed(found["history"], found["training"]["validation"]) for found in records]
         last = [found["history"][-1] for found in records]
-        cells.append(seen := collapse.cell(cell.label, records))
+        cells.append(seen := collapse.cell(cell.label, records, [_ranks(run, chosen) for run in runs]))
         if not chosen.trainings:
             standing[cell.label] = [judged(run, chosen, weights="last")[1] for run in runs]
         rows.append((
@@ -98,6 +104,15 @@ def main() -> None:
     for one, other in PAIRS:
         if one in standing and other in standing:
             print(f"{one} against {other}: {compared(standing[one], standing[other])}")  # noqa: T201
+
+
+def _ranks(run: Path, chosen: Namespace) -> tuple[float, float]:
+    """Effective ranks of the kernels of clean and of attacked test images, of the last weights."""
+    request = MeasureRequest.of(
+        model=f"run:{run}?weights=last", measure="kernel", options={"n": PROBE, "specialisation": False}
+    )
+    values = measured(request, Execution(chosen.results, chosen.device, quiet=True)).found.values
+    return float(values["clean effective rank"] or 0.0), float(values["attacked effective rank"] or 0.0)
 
 
 if __name__ == "__main__":
