@@ -126,7 +126,7 @@ def test_the_page_names_what_is_not_there(
     """A reader is not left to think that the board has no other rows; what was left out with a reason is said elsewhere."""
     page = board / "results/boards/mine.md"
     assert page.read_text().endswith(
-        "## Not here\n\n1 of the 7 evaluations that this board asks for have no card here, and ranks are among the others; "
+        "## Not here\n\nOf the 7 evaluations that this board asks for 1 has no card here, and ranks are among the others; "
         "in brackets, of several seeds, how many are here.\n\n- smoke, n 40: none\n"
     )
     shutil.rmtree(next(board.glob("results/digits/linf-0.2/standard-*-s1-*")))
@@ -136,7 +136,7 @@ def test_the_page_names_what_is_not_there(
     code, _, err = call(capsys, monkeypatch, "board", "mine.toml", "--tables", "--quiet")
     assert code == 0, err
     assert page.read_text().endswith("- smoke, n 30: fast_at\n- smoke, n 40: standard (1 of 2), none\n")
-    assert "\n3 of the 7 evaluations" in page.read_text()
+    assert "\nOf the 7 evaluations that this board asks for 3 have no" in page.read_text()
 
 
 def test_a_second_run_does_nothing_and_says_so(

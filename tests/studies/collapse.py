@@ -18,7 +18,7 @@ from finding import FOLDER, Finding, Table, published
 
 from bench.pictures.figure import Axis, Chart, Curve, percent_axis
 from bench.results.collapse import collapsed, fooled
-from bench.statistics import holm, kaplan_meier, log_rank, paired
+from bench.statistics import Differences, holm, kaplan_meier, log_rank, paired
 
 NAME = "collapse"
 DRAWN = ("fgsm_at", "zerograd", "fast_at", "n_fgsm")
@@ -111,27 +111,32 @@ def _table(cells: Sequence[Cell]) -> Table:
 
 
 def _ranks(cells: Sequence[Cell]) -> Table:
-    """Effective ranks, a seed each, and those of attacked images against plain FGSM training and against isotropic noise."""
+    """Effective ranks, a seed each: of attacked images against clean ones, against plain FGSM training, and of each noise
+    against the isotropic one."""
     known = {one.label: one for one in cells if one.ranks}
-    told: dict[str, dict[str, str]] = {}
-    for base in ("fgsm_at", "noise-isotropic"):
-        others = [one for one in known.values() if base in known and one is not known[base] and one.seeds == known[base].seeds]
-        found = [paired(_attacked(known[base]), _attacked(one)) for one in others]
+    columns = []
+    for base, kind in (("fgsm_at", ""), ("noise-isotropic", "noise-")):
+        own = known.get(base)
+        others = [
+            one for one in known.values() if own and one is not own and one.seeds == own.seeds and one.label.startswith(kind)
+        ]
+        found = [paired(_attacked(own), _attacked(one)) for one in others if own]
         held = holm([one.p for one in found]).tolist() if found else []
-        told[base] = {
-            one.label: f"{p.mean:+.1f} ({p.low:+.1f} to {p.high:+.1f}), p = {p.p:.2g} ({h:.2g})"
-            for one, p, h in zip(others, found, held, strict=True)
-        }
-    rows = [
-        (
-            one.label,
-            *(" ".join(f"{pair[k]:.1f}" for pair in one.ranks) for k in (0, 1)),
-            *(own.get(one.label, "") for own in told.values()),
-        )
-        for one in known.values()
-    ]
-    heads = ("cell", "clean images", "attacked images", *(f"attacked, against {base}" for base in told))
+        columns.append({one.label: f"{_gap(p)} ({h:.2g})" for one, p, h in zip(others, found, held, strict=True)})
+    rows = []
+    for one in known.values():
+        clean, attacked = (" ".join(f"{pair[k]:.1f}" for pair in one.ranks) for k in (0, 1))
+        less = paired([clean for clean, _ in one.ranks], _attacked(one))
+        rows.append((one.label, clean, attacked, _gap(less), *(own.get(one.label, "") for own in columns)))
+    heads = (
+        "cell", "rank, clean images", "rank, attacked images", "attacked less clean", "attacked, against fgsm_at",
+        "attacked, against noise-isotropic",
+    )  # fmt: skip
     return Table(heads, tuple(rows))
+
+
+def _gap(found: Differences) -> str:
+    return f"{found.mean:+.1f}, 95% {found.low:+.1f} to {found.high:+.1f}, p = {found.p:.2g}"
 
 
 def _attacked(one: Cell) -> list[float]:
