@@ -124,8 +124,8 @@ def _missing(missing: Sequence[Count], counts: Sequence[Count]) -> str:
     """What the board asks for and has no card of, a line for each plan."""
     left, asked = sum(one.asked - one.there for one in missing), sum(one.asked for one in counts)
     head = (
-        f"Of the {asked} evaluations that this board asks for {left} {'has' if left == 1 else 'have'} no card here, and ranks are "
-        "among the others; in brackets, of several seeds, how many are here."
+        f"Of the {asked} evaluations that this board asks for {left} {'has' if left == 1 else 'have'} no card here, and ranks "
+        "are among the others; in brackets, of several seeds, how many are here."
     )
     plans = groupby(sorted(missing, key=attrgetter("plan")), key=attrgetter("plan"))
     return "\n".join([head, "", *(f"- {plan}: {', '.join(map(_short, rows))}" for plan, rows in plans)])
