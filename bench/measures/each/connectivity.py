@@ -30,8 +30,8 @@ def connectivity(
     bends: Annotated[int, Field(ge=1, le=8)] = 3,
     updates: Annotated[int, Field(ge=0)] = 300,
     lr: Positive = 0.003,
-    batch: Whole = 128,
-    points: Annotated[int, Field(ge=3, le=201)] = 21,
+    batch: Whole = 64,
+    points: Annotated[int, Field(ge=3, le=201)] = 13,
     steps: Whole = 5,
     step: Positive = 0.5,
 ) -> Found:
@@ -51,14 +51,15 @@ def connectivity(
     line = torch.stack([torch.lerp(ends[0], ends[1], share) for share in torch.linspace(0, 1, bends + 2).tolist()])
     bent = probe.part("points", lambda: _bent(probe, line, train, ascent, (updates, lr, batch))).to(line)
     at = torch.linspace(0, 1, points, dtype=torch.float64)
+    outer = probe.part("ends", lambda: _along(probe, line, at[[0, -1]], train, ascent, batch))
     curves: dict[str, Curve] = {}
     values: dict[str, Tensor] = {}
     for name, course in (("line", line), ("curve", bent)):
-        table = probe.part(f"along-{name}", lambda c=course: _along(probe, c, at, train, ascent, batch))  # type: ignore[misc]
+        inside = probe.part(f"along-{name}", lambda c=course: _along(probe, c, at[1:-1], train, ascent, batch))  # type: ignore[misc]
+        table = torch.cat([outer[:1], inside, outer[1:]])
         curves[name] = {"t": at, **{column: table[:, i] for i, column in enumerate(_NAMES)}}
-        highest_end = torch.maximum(table[0, 1], table[-1, 1])
-        values |= {f"{name}: adversarial at most": table[:, 1].max(), f"{name}: barrier": table[:, 1].max() - highest_end}
-    values["adversarial at the ends"] = highest_end
+        values |= {f"{name}: adversarial at most": table[:, 1].max(), f"{name}: barrier": table[:, 1].max() - outer[:, 1].max()}
+    values["adversarial at the ends"] = outer[:, 1].max()
     notes = (
         "the barrier is the highest adversarial loss on the way less that of the worse end; 0 for networks that are joined",
     )
