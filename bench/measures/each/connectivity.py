@@ -28,11 +28,11 @@ def connectivity(
     *,
     n: Samples = 250,
     bends: Annotated[int, Field(ge=1, le=8)] = 3,
-    updates: Annotated[int, Field(ge=0)] = 300,
+    updates: Annotated[int, Field(ge=0)] = 200,
     lr: Positive = 0.003,
     batch: Whole = 64,
     points: Annotated[int, Field(ge=3, le=201)] = 13,
-    steps: Whole = 5,
+    steps: Whole = 3,
     step: Positive = 0.5,
 ) -> Found:
     """Loss along a Bezier curve to another network (against=), trained to be low on adversarial images, and on the line to it.
