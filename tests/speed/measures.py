@@ -38,7 +38,7 @@ def main() -> None:
             command = ["measure", f"run:{folder}", name, *(against if name == "connectivity" else []), "--quiet"]
             clock, before = time.perf_counter(), os.times()
             code = "import sys; from bench.cli.start import main; sys.exit(main())"
-            subprocess.run([sys.executable, "-c", code, *command], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-P", "-c", code, *command], check=True, stdout=subprocess.DEVNULL)
             after = os.times()
         spent = after.children_user - before.children_user + after.children_system - before.children_system
         rows.append((name, time.perf_counter() - clock, spent))

@@ -28,7 +28,7 @@ def connectivity(
     *,
     n: Samples = 250,
     bends: Annotated[int, Field(ge=1, le=8)] = 3,
-    updates: Annotated[int, Field(ge=0)] = 200,
+    updates: Annotated[int, Field(ge=0)] = 300,
     lr: Positive = 0.003,
     batch: Whole = 64,
     points: Annotated[int, Field(ge=3, le=201)] = 13,
