@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,7 +105,7 @@ def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, resul
     if not results.exists():
         return []
     # Another board of the same results would write what it read before.
-    with alone(results, lambda told: opt.tell(told, err=True)):
+    with alone(results, partial(opt.tell, err=True)):
         read = read_entries([results], falls=True)
         entries, _ = read
         if not entries:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from bench.files import Reporter, alone
+from bench.cli.options import tell
+from bench.files import alone
 from bench.report import FORMATS, read_entries, render, write_leaderboard
 from bench.runs import run
 from bench.site import write_report
@@ -17,7 +19,7 @@ def demo(results: Path, *, quiet: bool = False, width: int | None = None) -> str
     open last."""
     for name in DEFENSES:
         run(name, dataset="digits", plan_name="smoke", results=results, quiet=quiet)
-    with Reporter("demo", 1, quiet=quiet) as said, alone(results, said.tell):
+    with alone(results, partial(tell, err=True)):
         read = read_entries([results], falls=True)
         write_leaderboard(results, FORMATS, read=read)
         report = write_report(results, quiet=quiet, read=read)

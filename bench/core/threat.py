@@ -82,9 +82,8 @@ class ThreatModel:
 
     def multiples(self, factors: Iterable[float]) -> list[ThreatModel]:
         """The balls of these multiples of the radius, each once; in linf those that lie in the box."""
-        whole = Fraction(1) if self.norm == "linf" else None
-        inside = (factor for factor in factors if whole is None or Fraction(factor) * self.eps <= whole)
-        return [*dict.fromkeys(self.scaled(factor) for factor in inside)]
+        inside = (factor for factor in factors if self.norm != "linf" or Fraction(factor) * self.eps <= 1)
+        return [*dict.fromkeys(map(self.scaled, inside))]
 
     def project(self, z: Tensor, x: Tensor) -> Tensor:
         """Bring z into the ball around x and into the box: the nearest point for linf and l1, ball first, then box, for l2."""

@@ -110,14 +110,11 @@ def _pair(a: str, b: str, rows: Sequence[Beside]) -> str:
     ]  # fmt: skip
     heads = ["row", "seed", "n", a, b, f"{a} alone", f"{b} alone"]
     right = (None, *["right"] * (len(heads) - 1))
-    told = f"{a} leaves fewer samples on {fewer[0]} of {_networks(len(rows))}, {b} on {fewer[1]}."
+    networks = "network" if len(rows) == 1 else "networks"
+    told = f"{a} leaves fewer samples on {fewer[0]} of {len(rows)} {networks}, {b} on {fewer[1]}."
     return f"### {a} and {b}\n\n{told}\n\n" + str(
         tabulate(table, headers=heads, tablefmt="github", disable_numparse=True, colalign=right)
     )
-
-
-def _networks(number: int) -> str:
-    return f"{number} network{'' if number == 1 else 's'}"
 
 
 def _missing(missing: Sequence[Count], counts: Sequence[Count]) -> str:

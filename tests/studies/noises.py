@@ -15,11 +15,8 @@ from torch import Tensor
 
 from bench.core import cross_entropy, slopes
 from bench.data import load
+from bench.defenses.noise_fgsm import _pixel_variance, _principal_directions
 from bench.models import resolve
-
-SAMPLES = 1000
-"""Training images whose principal directions are taken, and RANK of these, as noise_fgsm does."""
-RANK = 50
 
 
 def main() -> None:
@@ -28,18 +25,16 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    train, test = load("cifar10", "train"), load("cifar10", "test")
-    flat = train.batch(torch.arange(SAMPLES))[0].flatten(1)
+    images, test = load("cifar10", "train").x, load("cifar10", "test")
     x, y = test.batch(torch.arange(50))
     net = resolve(f"run:{chosen.run}?weights=last", test.shape, test.classes).net.eval()
     size = slopes(net, x, y, cross_entropy).abs().flatten(1)
-    deviations = torch.linalg.svdvals(flat - flat.mean(0))[:RANK]
     rows = (
-        ("isotropic", _spread(torch.ones(1, flat.shape[1]))),
+        ("isotropic", _spread(torch.ones(1, x[0].numel()))),
         ("gradient", _spread(size)),
         ("complement", _spread(size.amax(1, keepdim=True) - size)),
-        ("data", _spread(flat.var(0)[None])),
-        ("spectral", _spread(deviations.square()[None])),
+        ("data", _spread(_pixel_variance(images).flatten()[None])),
+        ("spectral", _spread(_principal_directions(images).square().sum(1)[None])),
     )
     told([(name, f"{rank:.0f}") for name, rank in rows], ("covariance", "effective rank"))
 
