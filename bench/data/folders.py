@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from bench.data.sources import HIGHEST_LABEL, as_images, readable, refuse_more
 from bench.errors import BadInput, UnknownName
-from bench.files import opened, read_text
+from bench.files import opened, parse_json, read_text
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 """Of Pillow's readers those that are used; others, such as PostScript's, run programs."""
@@ -166,8 +165,8 @@ def _from_lines(text: str, path: Path, names: Iterable[str]) -> dict[str, int]:
 def _from_json(text: str, path: Path) -> dict[str, int]:
     """A list of names in the order of their labels, {name: label}, or {"label": name}, of several names the first."""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise BadInput(f"{path} is not JSON ({str(error)[:200]}); write a list of names or {{name: label}}") from None
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
         return _distinct([(name, label) for label, name in enumerate(content)], path)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BadInput, out_of_memory
-from bench.files import atomic, opened
+from bench.files import atomic, opened, parse_json
 
 SCHEMA = "1"
 _METADATA = "gauntlet"
@@ -138,8 +138,8 @@ def _metadata(path: Path, stored: dict[str, str]) -> dict[str, str]:
     if _METADATA not in stored:
         return stored
     try:
-        return {str(key): str(value) for key, value in json.loads(stored[_METADATA]).items()}
-    except (ValueError, AttributeError, RecursionError):
+        return {str(key): str(value) for key, value in parse_json(stored[_METADATA]).items()}
+    except (ValueError, AttributeError):
         raise BadInput(f"{path} has damaged metadata; copy or download it again") from None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from bench import data, models
 from bench.core import SMALLEST, Classifier, batch_dependence, isolated, randomised
 from bench.data import Dataset
 from bench.errors import BadInput, out_of_memory
-from bench.files import read_text
+from bench.files import read_json
 from bench.models import batchnorm
 from bench.models.architectures import parse_query
 from bench.models.identity import Answers, answers_of, files_of, require_the_trainer
@@ -124,7 +123,7 @@ def training_record(reference: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(read_text(path), parse_constant=_refuse)
+        content = read_json(path)
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version not in READS:
             known = " and ".join(map(str, READS))
@@ -132,7 +131,7 @@ def training_record(reference: str) -> dict[str, Any]:
         _Record.model_validate(content)
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) if isinstance(error, ValidationError) else ""
         told = f" ({where})" if where else ""
         raise BadInput(f"{path} is not the record of a finished training{told}; train again") from None
@@ -175,10 +174,6 @@ class _Record(BaseModel):
         if last > len(self.history) or not {"clean", "fgsm", "pgd"} <= self.history[last - 1].keys():
             raise ValueError(f"there is no epoch {last} in its history")
         return self
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
 
 
 def _of_training(trained: dict[str, Any]) -> Defense | None:

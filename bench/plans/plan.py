@@ -19,8 +19,6 @@ from bench.plugins import Attack, attack_names, get_attack
 
 MOST_POINTS = 10_000
 """Of a grid: each is run on the probe."""
-LARGEST_NUMBER = 1e9
-"""Of a parameter's value, in size: beyond it a count has no end and a step leaves every ball."""
 Many = Annotated[int, Field(ge=1, le=1_000_000_000)]
 """A count in a plan."""
 
@@ -181,7 +179,6 @@ def _resolve(spec: AttackSpec | Portfolio, threat: ThreatModel) -> AttackSpec | 
         raise BadInput(
             f"attack {spec.attack!r} fills a column called {spec.name!r}, which is another attack; rename the column"
         )
-    _check_numbers(spec.label, spec.grid)
     if empty := [key for key, values in spec.grid.items() if not values]:
         raise BadInput(f"attack {spec.label!r}: the grid of {empty[0]!r} has no values")
     if attack.whole and spec.restarts > 1:
@@ -213,17 +210,4 @@ def _attack(arm: Arm, threat: ThreatModel) -> Attack:
     attack = get_attack(arm.attack)
     if threat.norm not in attack.norms:
         raise BadInput(f"attack {attack.name!r} works in {', '.join(sorted(attack.norms))}, not in {threat.norm}")
-    _check_numbers(arm.label, arm.parameters)
     return attack
-
-
-def _check_numbers(label: str, values: Mapping[str, Any]) -> None:
-    """BadInput for a number that is none, or that no attack comes to the end of."""
-    for key, value in values.items():
-        for number in value if isinstance(value, list | tuple) else (value,):
-            # Not a number is not below anything either; a whole number may be too large for a float, and is compared as it is.
-            if isinstance(number, int | float) and not abs(number) <= LARGEST_NUMBER:
-                told = f"{number:g}" if isinstance(number, float) else str(number)[:40]
-                raise BadInput(
-                    f"attack {label!r}: {key} = {told} is no number to run with; give one of at most {LARGEST_NUMBER:g} in size"
-                )

@@ -5,7 +5,7 @@ May import data, files and core; attacks and defenses themselves see it as bench
 
 from bench.plugins.contract import Context, Defense, InputGradient, adversarial_step, projected_step
 from bench.plugins.declared import BROKEN, Kind, is_ours
-from bench.plugins.keywords import configure, hints, parameters, read_value
+from bench.plugins.keywords import check_numbers, configure, hints, parameters, read_value
 from bench.plugins.named_files import DataFile, WeightsFile, annotations_of, file_digests
 from bench.plugins.provenance import code_digest
 from bench.plugins.registry import (

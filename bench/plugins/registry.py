@@ -171,12 +171,15 @@ def code(kind: Kind, name: str) -> str:
 def make_defense(name: str, settings: Mapping[str, Any]) -> Defense:
     """A defense with these hyper-parameters; the rest keep their defaults."""
     cls = get_defense(name)
+    keywords.check_numbers(f"defense {name!r}", settings)
     try:
-        return cls(**settings)
+        made = cls(**settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise BadInput(f"defense {name!r}: {key} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}") from None
+    keywords.check_numbers(f"defense {name!r}", {key: getattr(made, key) for key in settings})
+    return made
 
 
 def load_plugin(path: str | Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BadInput, GauntletError
-from bench.files import read_text, regular
+from bench.files import read_json, regular
 from bench.plugins import budget_factor, learning_rate
 
 BYTES = 2**24
@@ -35,11 +33,11 @@ def read_history(path: Path) -> History | None:
         return None
     try:
         regular(path, BYTES)
-        content = json.loads(read_text(path, BYTES))
+        content = read_json(path, BYTES)
         epochs = content["history"][:EPOCHS]
         curves = {name: tuple(_number(epoch[name]) for epoch in epochs) for name in CURVES if all(name in e for e in epochs)}
         seconds = _number(epochs[-1].get("seconds", 0.0)) if epochs else 0.0
-    except (GauntletError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, IndexError) as error:
+    except (GauntletError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise BadInput(f"{path} holds no history of a training: {' '.join(str(error).split())[:200]}") from None
     if not epochs:
         return None
@@ -49,7 +47,7 @@ def read_history(path: Path) -> History | None:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or abs(value) > 1e9:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9:
         raise ValueError(f"{str(value)[:60]!r} is no number of a training")
     return float(value)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,7 +12,7 @@ from tabulate import tabulate
 from bench import escape
 from bench.compare import ON_PURPOSE, methods, remarks, sections
 from bench.errors import BadInput, UnknownName
-from bench.files import below, read_text, regular, write_text
+from bench.files import below, read_json, regular, write_text
 from bench.report.entries import Entry, Read, chosen, entry_of
 from bench.report.naming import slug
 from bench.report.paper import latex, samples
@@ -41,11 +40,11 @@ def read_skips(results: Path) -> list[Skip]:
     for path in below(results, "*-skipped.json"):
         try:
             regular(path, NOTE)
-            content = json.loads(read_text(path, NOTE))
+            content = read_json(path, NOTE)
             if content.get("schema_version", 1) != 1:
                 continue
             skips.append({key: escape.line(content[key])[:1000] for key in ("name", "dataset", "threat", "reason")})
-        except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (BadInput, OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return skips
 

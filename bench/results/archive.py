@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.data import sources
 from bench.errors import BadInput
-from bench.files import atomic, opened, regular, sha256
+from bench.files import atomic, opened, parse_json, regular, sha256
 from bench.results.card import FileInfo
 
 SCHEMA = 1
@@ -200,9 +200,9 @@ def _open(path: Path, names: Sequence[str] | None, limit: int) -> tuple[dict[str
                     f"{path} has no {' and '.join(names)} alone, so it is no archive of examples; "
                     f"if it holds weights, name it ckpt:{path}"
                 )
-            about = json.loads((file.metadata() or {}).get("about", "null"))
+            about = parse_json((file.metadata() or {}).get("about", "null"))
             return {name: file.get_tensor(name) for name in held}, about if isinstance(about, dict) else None
-    except (SafetensorError, OSError, ValueError, RecursionError, RuntimeError, KeyError, OverflowError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, OverflowError, TypeError) as error:
         raise BadInput(f"{path} is not a whole safetensors file: {' '.join(str(error).split())[:200]}") from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from bench.core import Name, ThreatModel
 from bench.errors import BadInput, GauntletError, UnknownName
-from bench.files import read_text, regular, write_text
+from bench.files import read_json, regular, write_text
 from bench.plans import Plan
 from bench.plugins import get_defense
 from bench.results.schema import (
@@ -248,14 +247,12 @@ def read_card(path: Path) -> Card:
     """A stored card; BadInput where it is missing, damaged, absurd or of another schema version. It may be a stranger's."""
     regular(path, CARD_BYTES)
     try:
-        content = json.loads(read_text(path, CARD_BYTES), parse_constant=_finite, parse_float=_finite)
-        # Half a character can be neither written to a file nor printed.
-        json.dumps(content, ensure_ascii=False).encode()
+        content = read_json(path, CARD_BYTES)
     except OSError as error:
         raise BadInput(f"cannot read card {path}: {error.strerror}; give a card.json, or a folder that holds one") from None
     except UnicodeEncodeError as error:
         raise BadInput(f"card {path} holds {error.object[error.start]!a}, half a character; it was not written by us") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadInput(f"card {path} is not JSON ({error}); give the card.json that an evaluation wrote") from None
     if not _modest(content):
         raise BadInput(f"card {path} is nested more than {DEEPEST} deep or holds more than {VALUES} values; no card does")
@@ -273,13 +270,6 @@ def read_card(path: Path) -> Card:
     except GauntletError as error:
         raise BadInput(f"card {path}: threat: {error}") from None
     return card
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(f"{text} is no number that a card holds")
-    return value
 
 
 def _modest(content: Any) -> bool:

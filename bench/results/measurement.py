@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from bench.errors import BadInput
-from bench.files import read_text, regular
+from bench.files import read_json, regular
 from bench.results.schema import Count, Eps, Record, Sentence
 
 SCHEMA = 1
@@ -76,7 +76,7 @@ def read_measurement(path: Path) -> Measurement:
     """A stored measurement, which may be a stranger's; BadInput where it is damaged, absurd or of another schema version."""
     regular(path, DOCUMENT_BYTES)
     try:
-        content = json.loads(read_text(path, DOCUMENT_BYTES))
+        content = read_json(path, DOCUMENT_BYTES)
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA:
             raise BadInput(f"{path} has schema version {str(version)[:80]}, this release reads {SCHEMA}; measure again")
@@ -85,5 +85,5 @@ def read_measurement(path: Path) -> Measurement:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))[:200]
         raise BadInput(f"measurement {path}: {where}: {first['msg'][:200]}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"measurement {path} cannot be read ({str(error)[:200]}); measure again") from None

@@ -20,7 +20,7 @@ from bench.core import DRAWS, Expectation, ask, device, randomised
 from bench.data import Dataset
 from bench.errors import BadInput, GauntletError
 from bench.evaluation import EvaluationRequest, choose_threat
-from bench.files import Reporter, below, read_text
+from bench.files import Reporter, below, read_json
 from bench.models import added_defense, answering, build, resolve, samples_of
 from bench.plans import AttackSpec, Plan, Portfolio
 from bench.results import Card, read_card
@@ -98,12 +98,12 @@ class Prices:
 
     def _know_training(self, path: Path, own: str) -> None:
         try:
-            record = json.loads(read_text(path))
+            record = read_json(path)
             training = record["training"]
             if _kind_of(training["device"]) == own:
                 kind = _kind(record["defense"], record["arch"], record["dataset"], record["settings"])
                 self._trainings[kind].append(training["seconds"] / training["epochs"])
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             return
 
     def _know_card(self, path: Path, own: str) -> None:

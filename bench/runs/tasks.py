@@ -17,7 +17,7 @@ from bench.errors import BadInput, GauntletError, out_of_memory
 from bench.escape import line as plain
 from bench.evaluation import EvaluationRequest, Execution, evaluated
 from bench.executors import Executor, Failed
-from bench.files import Reporter, read_text, sha256, write_text
+from bench.files import Reporter, read_json, sha256, write_text
 from bench.plugins import culprit, load_plugin, was_run
 from bench.runs.jobs import skip, trained
 from bench.runs.rows import Line
@@ -163,9 +163,9 @@ def failures_file(board: Path, results: Path) -> Path:
 def read_failures(path: Path) -> dict[str, str]:
     """Why lines failed when they were last tried."""
     try:
-        content = json.loads(read_text(path, LARGEST))
+        content = read_json(path, LARGEST)
         return {str(label): str(reason) for label, reason in content["failed"].items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return {}
 
 

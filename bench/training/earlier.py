@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.errors import BadInput
 from bench.escape import line
-from bench.files import read_text
+from bench.files import read_json
 from bench.training.job import Job
 
 RECORD, JOB = "train.json", "job.json"
@@ -64,8 +64,8 @@ def _others(job: Job, folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
             if other == folder or not path.is_file():
                 continue
             try:
-                record = json.loads(read_text(path, LARGEST))
-            except (OSError, ValueError, RecursionError, BadInput):
+                record = read_json(path, LARGEST)
+            except (OSError, ValueError, BadInput):
                 continue
             if isinstance(record, dict) and record.get("name") == job.name:
                 yield path, record

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from bench import data
 from bench.errors import BadInput, PluginWarning, UnknownName, nearest
-from bench.plugins import Defense, budget_factor, get_defense, learning_rate, make_defense, read_value
+from bench.plugins import Defense, budget_factor, check_numbers, get_defense, learning_rate, make_defense, read_value
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -201,11 +201,13 @@ def configure(
     for key in chosen:
         if key not in of_defense | of_recipe:
             raise UnknownName(f"setting of {name!r}", key, of_defense | of_recipe)
+    check_numbers("settings", chosen)
     try:
         recipe = Recipe(**{key: value for key, value in chosen.items() if key in of_recipe})
     except ValidationError as error:
         first = error.errors()[0]
         where = f"setting {first['loc'][0]} = {first['input']!r}" if first["loc"] else "settings"
         raise BadInput(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+    check_numbers("settings", asdict(recipe))
     made = make_defense(name, {key: value for key, value in chosen.items() if key in of_defense})
     return made.for_classes(classes), recipe, model

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from bench.core import Name
 from bench.errors import BadInput
-from bench.files import read_text, regular, sha256, write_text
+from bench.files import read_json, regular, sha256, write_text
 from bench.models import Answers, same_answers
 from bench.results import Card, Count, Record, Sentence, outcomes_of
 
@@ -83,13 +83,13 @@ def read_lowest(board: Path) -> list[Proven]:
         return []
     regular(path, BYTES)
     try:
-        content = json.loads(read_text(path, BYTES))
+        content = read_json(path, BYTES)
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
             raise ValueError(f"its schema version is not {SCHEMA}")
         return [Proven.model_validate(entry) for entry in content["lowest"]]
     except ValidationError as error:
         told = error.errors()[0]["msg"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         told = str(error)
     raise BadInput(f"{path} cannot be read ({told[:200]}); restore it from version control, it keeps rows from being raised")
 
