@@ -35,10 +35,11 @@ def board(
         bool, typer.Option("--tables", help="Write the tables and pages of what is there; nothing is trained or attacked.")
     ] = False,
     only: Annotated[
-        str | None, typer.Option("--only", help="The rows of this name or shell pattern, such as 'pgd_at*'.")
+        list[str] | None, typer.Option("--only", help="The rows of this name or shell pattern, such as 'pgd_at*'; repeatable.")
     ] = None,
     plan: Annotated[
-        str | None, typer.Option("--plan", help="The evaluations under this plan, or under those of a shell pattern.")
+        list[str] | None,
+        typer.Option("--plan", help="The evaluations under this plan, or under those of a shell pattern; repeatable."),
     ] = None,
     workers: Workers = None,
     on: On = None,
@@ -59,7 +60,7 @@ def board(
     every = lines_of(content, file, results)
     memory = failures_file(file, results)
     survey = Survey(content.dataset, execution, read_failures(memory))
-    meant = chosen(every, only, plan)
+    meant = chosen(every, only or (), plan or ())
     if dry_run or status:
         standings = [survey.look(line) for line in meant]
         costs = Prices(results, device).of_all(standings) if dry_run else None

@@ -12,6 +12,7 @@ import typer
 
 from bench.cli import options as opt
 from bench.cli.boards import boards
+from bench.cli.parsing import Command
 from bench.cli.science import science
 from bench.cli.show import show
 from bench.cli.trust import trust
@@ -211,6 +212,11 @@ def list_names(
 
     opt.load(plugin)
     opt.tell(catalogue(what))
+
+
+for _group in (app, plans, new, boards, trust, science, show):
+    for _command in _group.registered_commands:
+        _command.cls = Command
 
 
 class _Terminated(BaseException):

@@ -75,19 +75,23 @@ def lines_of(board: Board, path: Path, results: Path) -> list[Line]:
     return found
 
 
-def chosen(lines: list[Line], pattern: str | None, plan: str | None = None) -> list[Line]:
-    """The lines that a name or a shell pattern means: by the name of their row, or by all of their label.
+def chosen(lines: list[Line], patterns: Sequence[str] = (), plans: Sequence[str] = ()) -> list[Line]:
+    """The lines that names or shell patterns mean, by the name of their row or by all of their label; all where none is given.
 
-    plan: with those of their evaluations alone whose plan has this name, or fits this pattern.
+    plans: with those of their evaluations alone whose plan has such a name, or fits such a pattern.
     """
-    found = lines if pattern is None else [one for one in lines if _meant(one, pattern)]
-    if pattern is not None and not found:
-        raise UnknownName("row", pattern, {*(one.name for one in lines), *(one.row for one in lines)})
-    if plan is None:
+    for pattern in patterns:
+        if not any(_meant(one, pattern) for one in lines):
+            raise UnknownName("row", pattern, {*(one.name for one in lines), *(one.row for one in lines)})
+    found = [one for one in lines if not patterns or any(_meant(one, pattern) for pattern in patterns)]
+    if not plans:
         return found
-    kept = [replace(one, asked=tuple(each for each in one.asked if fnmatchcase(each.request.plan.name, plan))) for one in found]
-    if not any(one.asked for one in kept):
-        raise UnknownName("plan of these rows", plan, {each.request.plan.name for one in found for each in one.asked})
+    known = {each.request.plan.name for one in found for each in one.asked}
+    for pattern in plans:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise UnknownName("plan of these rows", pattern, known)
+    meant = {name for name in known if any(fnmatchcase(name, pattern) for pattern in plans)}
+    kept = [replace(one, asked=tuple(each for each in one.asked if each.request.plan.name in meant)) for one in found]
     return [one for one in kept if one.asked]
 
 

@@ -78,6 +78,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("run fast_at --n 100000", "holds 360 samples, not 100000"),
         ("evaluate nowhere", "is neither a folder nor a known kind"),
         ("evaluate py:toy.py:nte", "did you mean 'net'?"),
+        ("evaluate py:toy.py:net --plan fast --plan standard", "'--plan': it is given 2 times"),
         ("evaluate py:raises.py:net", "raises.py:1: NameError"),
         (
             "evaluate py:toy.py:net --plan missing.toml",

@@ -137,11 +137,17 @@ def test_what_a_row_leaves_out_is_the_boards(tmp_path: Path) -> None:
 def test_a_pattern_means_names_and_labels(tmp_path: Path) -> None:
     text = HEAD + "seeds = 2\n" + ROW + "grid = {step = [1, 2]}\n[[rows]]\ndefense = 'pgd_at'\n"
     lines = lines_of(read(tmp_path, text), tmp_path, tmp_path)
-    assert len(chosen(lines, "fast_at")) == 4
-    assert {line.label for line in chosen(lines, "*step=2*")} == {"fast_at step=2 seed 0", "fast_at step=2 seed 1"}
-    assert [line.label for line in chosen(lines, "pgd_at seed 1")] == ["pgd_at seed 1"]
+    assert len(chosen(lines, ["fast_at"])) == 4
+    assert {line.label for line in chosen(lines, ["*step=2*"])} == {"fast_at step=2 seed 0", "fast_at step=2 seed 1"}
+    assert [line.label for line in chosen(lines, ["pgd_at seed 1"])] == ["pgd_at seed 1"]
+    both = chosen(lines, ["pgd_at seed 1", "*step=2 seed 0"])
+    assert [line.label for line in both] == ["fast_at step=2 seed 0", "pgd_at seed 1"], "in the order of the board"
+    assert chosen(lines) == lines
     with pytest.raises(UnknownName, match="unknown row 'pgd_ta': did you mean 'pgd_at'"):
-        chosen(lines, "pgd_ta")
+        chosen(lines, ["fast_at", "pgd_ta"])
+    assert chosen(lines, (), ["sm*"]) == lines
+    with pytest.raises(UnknownName, match="unknown plan of these rows 'smake': did you mean 'smoke'"):
+        chosen(lines, (), ["smoke", "smake"])
 
 
 def test_code_is_run_only_where_it_was_named(tmp_path: Path) -> None:
