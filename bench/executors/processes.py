@@ -44,11 +44,19 @@ class Loky(Pool[_Hand]):
     def _submit(self, worker: int, function: Callable[[Any], Any], task: object) -> _Hand:
         attempt = Attempt(self._threads, worker)
         with _uninterrupted():
-            if worker not in self._pools:
-                self._pools[worker] = ProcessPoolExecutor(
-                    1, initializer=live_with, initargs=(os.getpid(),), env=attempt.environment()
-                )
-            return _Hand(worker, self._pools[worker].submit(attempt, function, task))
+            try:
+                return _Hand(worker, self._pool(worker, attempt).submit(attempt, function, task))
+            except TerminatedWorkerError:
+                # It died while it had nothing to do, which is no task's death.
+                self._end(worker)
+                return _Hand(worker, self._pool(worker, attempt).submit(attempt, function, task))
+
+    def _pool(self, worker: int, attempt: Attempt) -> ProcessPoolExecutor:
+        if worker not in self._pools:
+            self._pools[worker] = ProcessPoolExecutor(
+                1, initializer=live_with, initargs=(os.getpid(),), env=attempt.environment()
+            )
+        return self._pools[worker]
 
     def _finished(self, busy: Collection[_Hand]) -> Collection[_Hand]:
         done = wait([hand.future for hand in busy], return_when=FIRST_COMPLETED).done
@@ -65,7 +73,10 @@ class Loky(Pool[_Hand]):
             return Failed(f"{error}", trace=str(error.__cause__ or error))
 
     def _drop(self, handle: _Hand) -> None:
-        self._pools.pop(handle.worker).shutdown(wait=True, kill_workers=True)
+        self._end(handle.worker)
+
+    def _end(self, worker: int) -> None:
+        self._pools.pop(worker).shutdown(wait=True, kill_workers=True)
 
 
 @contextmanager

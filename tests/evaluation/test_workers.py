@@ -193,7 +193,9 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(folder: Path, tmp_pa
     request = asked(f"py:{folder}/plain.py:net", attacks)
     here = answer(request, tmp_path / "here", InProcess())
     (tmp_path / "own.toml").write_text(show(request.plan))
-    start = "from bench.cli.start import main; main()"
+    # What runs in the background of a shell ignores Ctrl-C, and tests may.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = f"{heard}; from bench.cli.start import main; main()"
     command = [
         *(sys.executable, "-c", start, "evaluate", request.model, "--dataset", "digits", "--device", "cpu", "--n", str(N)),
         *("--plan", str(tmp_path / "own.toml"), "--results", str(tmp_path / "there"), "--workers", "2"),

@@ -1,6 +1,7 @@
 """Every executor: what tasks give, raise and die of; what is left when the process ends, however it ends."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from deeds import die, mark_and_die, raise_it, square, surroundings
 from bench.errors import BadInput, GauntletError, UnknownName
 from bench.executors import Executor, Failed, InProcess, executor_of
 from bench.executors.executor import TRIES
+from bench.executors.processes import Loky
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,19 @@ def test_each_task_gives_its_result_or_what_it_raised(kind: str, loky: Executor)
 @pytest.mark.slow
 def test_a_task_whose_worker_was_killed_is_carried_out_by_another(loky: Executor, tmp_path: Path) -> None:
     assert dict(loky.run(mark_and_die, [tmp_path])) == {0: TRIES - 1}
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_while_it_has_nothing_to_do_is_no_loss() -> None:
+    with executor_of(2) as executor:
+        assert isinstance(executor, Loky)
+        for pid in {one[0] for one in dict(executor.run(surroundings, range(4))).values()}:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while not all(pool._flags.broken for pool in executor._pools.values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert dict(executor.run(square, range(4))) == {place: place**2 for place in range(4)}
 
 
 @pytest.mark.slow
