@@ -46,6 +46,8 @@ class Change(NamedTuple):
     """Of its answers to changed images, the other class."""
     taught: float
     """Right answers to images as they are, of a network that was taught by changed ones."""
+    fit: float
+    """Of its answers to those images, what it was taught; at chance it learned nothing, and `taught` says nothing."""
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -87,7 +89,8 @@ def _seen(chosen: argparse.Namespace) -> tuple[list[Change], dict[str, list[Cour
         x, y, other, z = _changed(source, "test", seed, chosen)
         for kind, cell in kinds.items():
             courses[kind].append(_course(cell, seed, (x, y, other, z), chosen))
-        changes.append(Change(_share(source, x, y), _share(source, z, other), _share(_taught(source, seed, chosen), x, y)))
+        pupil, *lessons = _taught(source, seed, chosen)
+        changes.append(Change(_share(source, x, y), _share(source, z, other), _share(pupil, x, y), _share(pupil, *lessons)))
     os.environ.update(whole)
     return changes, courses
 
@@ -143,8 +146,8 @@ def _course(cell: Cell, seed: int, images: tuple[Tensor, Tensor, Tensor, Tensor]
     }
 
 
-def _taught(source: nn.Module, seed: int, chosen: argparse.Namespace) -> nn.Module:
-    """A network that has seen changed images with the classes of the change alone."""
+def _taught(source: nn.Module, seed: int, chosen: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network that has seen changed images with the classes of the change alone; those images and those classes."""
     test, folder = load(chosen.dataset, "test"), chosen.results / f"changed-{chosen.dataset}-{chosen.images or 'all'}-{seed}"
     if not (folder / "test.npz").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +159,8 @@ def _taught(source: nn.Module, seed: int, chosen: argparse.Namespace) -> nn.Modu
         "standard", dataset=str(folder), model=chosen.model, eps=chosen.eps, seed=seed, name="taught",
         settings={"augment": "none", "epochs": str(chosen.epochs)}, results=folder, device_name=chosen.device,
     )  # fmt: skip
-    return resolve(f"run:{run}?weights=last", test.shape, test.classes).net.eval().requires_grad_(False)
+    net, seen = resolve(f"run:{run}?weights=last", test.shape, test.classes).net, load(str(folder), "train")
+    return net.eval().requires_grad_(False), *seen.batch(torch.arange(len(seen)))
 
 
 def _above(course: Course) -> list[float]:
@@ -217,6 +221,7 @@ def _of_changes(changes: dict[str, list[Change]]) -> Table:
     names = {
         "clean": "clean accuracy of the network that changes", "other": "its answers to changed images: other class",
         "taught": "clean accuracy of one that saw changed images alone",
+        "fit": "its answers to those: the class it was taught",
     }  # fmt: skip
     rows = []
     for dataset, seeds in changes.items():
