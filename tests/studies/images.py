@@ -101,9 +101,13 @@ def _all_of(chosen: argparse.Namespace) -> argparse.Namespace:
 
 def _network(cell: Cell, seed: int, chosen: argparse.Namespace, weights: str = "last") -> nn.Module:
     """A trained network, of images as they are."""
-    run = trained(Cell(cell.label, cell.defense, {"augment": "none", **cell.settings}), seed, chosen)
+    run = trained(_plain(cell), seed, chosen)
     samples = load(chosen.dataset, "test")
     return resolve(f"run:{run}?weights={weights}", samples.shape, samples.classes).net.eval().requires_grad_(False)
+
+
+def _plain(cell: Cell) -> Cell:
+    return Cell(cell.label, cell.defense, {"augment": "none", **cell.settings})
 
 
 def _changed(source: nn.Module, split: str, seed: int, chosen: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -137,7 +141,7 @@ def _share(net: nn.Module, x: Tensor, y: Tensor) -> float:
 def _course(cell: Cell, seed: int, images: tuple[Tensor, Tensor, Tensor, Tensor], chosen: argparse.Namespace) -> Course:
     """What a training answers after each of its epochs."""
     x, y, other, z = images
-    kept = Cell(cell.label, cell.defense, {**cell.settings, "keep_every": "1", "batch_size": str(chosen.batch_size)})
+    kept = _plain(Cell(cell.label, cell.defense, {**cell.settings, "keep_every": "1", "batch_size": str(chosen.batch_size)}))
     history = record(trained(kept, seed, chosen))["history"]
     nets = [_network(kept, seed, chosen, f"epoch-{entry['epoch']}") for entry in history]
     asked = {CLEAN: (x, y), OWN: (z, y), OTHER: (z, other), ELSE: (x, other)}
