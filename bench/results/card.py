@@ -248,11 +248,13 @@ def read_card(path: Path) -> Card:
     regular(path, CARD_BYTES)
     try:
         content = read_json(path, CARD_BYTES)
+        # Half a character can be neither written to a file nor printed.
+        json.dumps(content, ensure_ascii=False).encode()
     except OSError as error:
         raise BadInput(f"cannot read card {path}: {error.strerror}; give a card.json, or a folder that holds one") from None
     except UnicodeEncodeError as error:
         raise BadInput(f"card {path} holds {error.object[error.start]!a}, half a character; it was not written by us") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"card {path} is not JSON ({error}); give the card.json that an evaluation wrote") from None
     if not _modest(content):
         raise BadInput(f"card {path} is nested more than {DEEPEST} deep or holds more than {VALUES} values; no card does")

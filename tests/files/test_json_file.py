@@ -1,4 +1,4 @@
-"""JSON of anybody: what is read can be computed with, printed and written again, else it is a ValueError."""
+"""JSON of anybody: what is read can be computed with, else it is a ValueError."""
 
 import json
 from pathlib import Path
@@ -25,9 +25,6 @@ ENDLESS = "9" * 400
         ENDLESS,
         f"-{ENDLESS}",
         "9" * 9999,
-        str(2**64 + 1),
-        '"\\ud800"',
-        '{"\\ud800": 1}',
         "[" * 99_999,
         "",
         "{",
@@ -38,7 +35,7 @@ def test_what_nothing_can_be_done_with_is_no_json(text: str) -> None:
         parse_json(text)
 
 
-@pytest.mark.parametrize("value", [2**64, -(2**64), 1e308, 0, -0.5, None, True, "\U0001f600", {"a": [1, {}]}])
+@pytest.mark.parametrize("value", [10**300, -(10**300), 1e308, 0, -0.5, None, True, "\U0001f600", {"a": [1, {}]}])
 def test_everything_else_is_read_as_it_is(value: object, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(value))

@@ -309,12 +309,12 @@ def test_what_failed_is_remembered_until_it_is_made(
         BOARD.partition("[[rows]]")[0].replace("seeds = 2", "seeds = 1")
         + "[[rows]]\ndefense = 'standard'\nsettings = {lr = %s}\n"
     )
-    Path("mine.toml").write_text(text % "1e30")
+    Path("mine.toml").write_text(text % "1e9")
     code, out, err = call(capsys, monkeypatch, "board", "mine.toml")
     assert code == 1
-    assert "failed: standard lr=1e+30 seed 0: the training of standard diverged in epoch 1" in err
+    assert "failed: standard lr=1000000000.0 seed 0: the training of standard diverged in epoch 1" in err
     _, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--status")
-    assert "standard lr=1e+30 seed 0: failed: the training of standard diverged" in out
+    assert "standard lr=1000000000.0 seed 0: failed: the training of standard diverged" in out
     assert "0 of 1, 1 failed  0 of 1, 1 failed" in " ".join(out.split()).replace(" 0 of", "  0 of")
 
 

@@ -230,7 +230,7 @@ def test_the_averaged_weights_are_the_ones_kept(tmp_path: Path) -> None:
 
 def test_a_diverging_training_stops_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"diverged in epoch \d.*lower lr"):
-        train("standard", settings={"optimizer": "sgd", "lr": "1e30", "epochs": "2"}, results=tmp_path, quiet=True)
+        train("standard", settings={"optimizer": "sgd", "lr": "1e9", "epochs": "2"}, results=tmp_path, quiet=True)
     assert not list(tmp_path.rglob("train.json"))
 
 
@@ -252,13 +252,13 @@ def test_a_training_that_never_begins_to_learn_is_told(
 @pytest.mark.parametrize(
     ("settings", "remedies"),
     [
-        ({"precision": "float32"}, r"lower lr \(now 1e\+30\)"),
-        ({"precision": "bf16"}, r"lower lr \(now 1e\+30\), or train with precision=float32"),
-        ({"precision": "float32", "awp": "0.01"}, r"lower lr \(now 1e\+30\), or lower awp \(now 0.01\)"),
+        ({"precision": "float32"}, r"lower lr \(now 1e\+09\)"),
+        ({"precision": "bf16"}, r"lower lr \(now 1e\+09\), or train with precision=float32"),
+        ({"precision": "float32", "awp": "0.01"}, r"lower lr \(now 1e\+09\), or lower awp \(now 0.01\)"),
     ],
 )
 def test_the_remedies_for_divergence_are_those_of_the_recipe(tmp_path: Path, settings: dict[str, str], remedies: str) -> None:
-    settings = {"optimizer": "sgd", "lr": "1e30", "epochs": "1", **settings}
+    settings = {"optimizer": "sgd", "lr": "1e9", "epochs": "1", **settings}
     with pytest.raises(BadInput, match=rf"; {remedies}$"):
         train("standard", settings=settings, results=tmp_path, quiet=True)
 
