@@ -100,14 +100,14 @@ def _ours(out: Path) -> None:
 
 
 def _cleared(out: Path) -> None:
-    """An empty folder, but for the lock that we hold."""
+    """An empty folder, but for the lock that we hold and the mark, by which another report always tells that it is ours."""
     try:
+        write_text(out / MARK, "")
         for path in out.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name != LOCK:
+            elif path.name not in (LOCK, MARK):
                 path.unlink()
-        (out / MARK).write_text("")
     except OSError as error:
         raise BadInput(f"cannot write {out}: {error.strerror}") from None
 

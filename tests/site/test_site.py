@@ -18,6 +18,7 @@ from bench.errors import BadInput
 from bench.report import COLUMNS, read_leaderboard, write_leaderboard
 from bench.site import write_report
 from bench.site.documents import documents
+from bench.site.site import MARK, _cleared, _ours
 from bench.site.words import commands, methods_of, trained
 
 
@@ -183,6 +184,21 @@ def test_two_at_once_wait_for_each_other(shown_results: Path, tmp_path: Path, si
     again = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.html")}
     assert again == {path.relative_to(site) for path in site.rglob("*.html")}
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_a_folder_is_ours_at_every_moment_of_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another report that looks meanwhile would call it somebody else's."""
+    out = tmp_path / "out"
+    (out / "old").mkdir(parents=True)
+    (out / MARK).write_text("")
+    (out / "index.html").write_text("")
+    seen = []
+    for kind, name in ((Path, "unlink"), (shutil, "rmtree")):
+        real = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda path, real=real, **more: (real(path, **more), seen.append(_ours(out)))[0])
+    _cleared(out)
+    assert len(seen) == 2
+    assert [path.name for path in out.iterdir()] == [MARK]
 
 
 def test_pages_are_small(site: Path) -> None:
