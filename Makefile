@@ -85,7 +85,7 @@ findings: .venv/installed
 	$(BIN)/python tests/studies/budget.py --only constant cosine periodic "constant, periodic rate"
 	$(BIN)/python tests/studies/norms.py
 	$(BIN)/python tests/studies/features.py
-	$(BIN)/python tests/studies/images.py --only digits
+	$(BIN)/python tests/studies/images.py
 	$(BIN)/python tests/studies/stages.py
 	$(BIN)/python tests/studies/patches.py
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from bench.files.atomic import read_text
+
+DEEPEST = 100
+"""Tables in one another, at most: what writes, prints or compares a text that is deeper may come to the end of the stack."""
 
 
 def read_json(path: Path, limit: int = 2**26) -> Any:
@@ -18,9 +23,24 @@ def read_json(path: Path, limit: int = 2**26) -> Any:
 def parse_json(text: str) -> Any:
     """What a text says; ValueError where it is not JSON, nested too deep, or holds NaN, infinity or what is no float."""
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_integer)
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_integer)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    if any(islice(levels(content), DEEPEST, None)):
+        raise ValueError("it is nested too deep")
+    return content
+
+
+def levels(content: Any) -> Iterator[list[Any]]:
+    """The values of a document by how many tables they lie in, from the outermost on."""
+    level = [content]
+    while level:
+        yield level
+        level = [part for value in level for part in _inside(value)]
+
+
+def _inside(value: Any) -> Collection[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _finite(text: str) -> float:

@@ -47,7 +47,7 @@ def read_history(path: Path) -> History | None:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e9:
         raise ValueError(f"{str(value)[:60]!r} is no number of a training")
     return float(value)
 

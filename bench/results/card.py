@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from bench.core import Name, ThreatModel
 from bench.errors import BadInput, GauntletError, UnknownName
-from bench.files import read_json, regular, write_text
+from bench.files import levels, read_json, regular, write_text
 from bench.plans import Plan
 from bench.plugins import get_defense
 from bench.results.schema import (
@@ -62,17 +62,13 @@ _NUMBERS = (*_COUNTS, "forwards_per_sample", "backwards_per_sample", "seconds", 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
     """Settings as a table can show them: no text in them is longer than one that somebody typed."""
     for key, value in values.items():
-        if len(key) > 100 or any(isinstance(part, str) and len(part) > LONGEST_TEXT for part in _leaves(value)):
+        if len(key) > 100 or any(map(_too_long, chain(*levels(value)))):
             raise ValueError(f"{key[:100]!r} is no setting: it holds {str(value)[:60]!r}")
     return values
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    inside = _inside(value)
-    for part in inside:
-        yield from _leaves(part)
-    if not isinstance(value, dict | list):
-        yield value
+def _too_long(part: Any) -> bool:
+    return isinstance(part, str) and len(part) > LONGEST_TEXT
 
 
 def _training(values: dict[str, Any]) -> dict[str, Any]:
@@ -254,7 +250,7 @@ def read_card(path: Path) -> Card:
         raise BadInput(f"cannot read card {path}: {error.strerror}; give a card.json, or a folder that holds one") from None
     except UnicodeEncodeError as error:
         raise BadInput(f"card {path} holds {error.object[error.start]!a}, half a character; it was not written by us") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadInput(f"card {path} is not JSON ({error}); give the card.json that an evaluation wrote") from None
     if not _modest(content):
         raise BadInput(f"card {path} is nested more than {DEEPEST} deep or holds more than {VALUES} values; no card does")
@@ -276,14 +272,5 @@ def read_card(path: Path) -> Card:
 
 def _modest(content: Any) -> bool:
     """Whether its tables lie in one another no deeper, and hold no more values, than those of a card."""
-    level, left = [content], VALUES
-    for _ in range(DEEPEST):
-        level = [part for value in level for part in _inside(value)]
-        left -= len(level)
-        if not level or left < 0:
-            break
-    return not level and left >= 0
-
-
-def _inside(value: Any) -> Collection[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    sizes = [len(level) for level in islice(levels(content), DEEPEST + 1)]
+    return len(sizes) <= DEEPEST and sum(sizes) - 1 <= VALUES

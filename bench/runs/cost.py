@@ -103,7 +103,7 @@ class Prices:
             if _kind_of(training["device"]) == own:
                 kind = _kind(record["defense"], record["arch"], record["dataset"], record["settings"])
                 self._trainings[kind].append(training["seconds"] / training["epochs"])
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
             return
 
     def _know_card(self, path: Path, own: str) -> None:

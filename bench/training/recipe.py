@@ -201,9 +201,10 @@ def configure(
     for key in chosen:
         if key not in of_defense | of_recipe:
             raise UnknownName(f"setting of {name!r}", key, of_defense | of_recipe)
-    check_numbers("settings", chosen)
+    own = {key: value for key, value in chosen.items() if key in of_recipe}
+    check_numbers("settings", own)
     try:
-        recipe = Recipe(**{key: value for key, value in chosen.items() if key in of_recipe})
+        recipe = Recipe(**own)
     except ValidationError as error:
         first = error.errors()[0]
         where = f"setting {first['loc'][0]} = {first['input']!r}" if first["loc"] else "settings"

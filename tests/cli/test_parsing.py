@@ -1,30 +1,13 @@
 """Nothing that somebody wrote on the command line is left out without a word."""
 
-from collections.abc import Iterator
-
 import pytest
 import typer
-from typer.core import TyperOption
-from typer.main import get_command
-
-from bench.cli.commands import app
-
-
-def commands(group: typer.core.TyperGroup, path: str = "") -> Iterator[tuple[str, typer.core.TyperCommand]]:
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{path}{name} ")
-        else:
-            yield f"{path}{name}", command
-
-
-COMMANDS = dict(commands(get_command(app)))
+from typed import COMMANDS, options
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_option_with_one_value_is_given_once(name: str) -> None:
-    options = [option for option in COMMANDS[name].params if isinstance(option, TyperOption)]
-    for option in options:
+    for option in options(name):
         if option.is_flag or option.multiple:
             continue
         with pytest.raises(typer.BadParameter, match="it is given 2 times") as told:

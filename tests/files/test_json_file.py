@@ -26,6 +26,7 @@ ENDLESS = "9" * 400
         f"-{ENDLESS}",
         "9" * 9999,
         "[" * 99_999,
+        "[" * 101 + "]" * 101,
         "",
         "{",
     ],
@@ -35,7 +36,7 @@ def test_what_nothing_can_be_done_with_is_no_json(text: str) -> None:
         parse_json(text)
 
 
-@pytest.mark.parametrize("value", [10**300, -(10**300), 1e308, 0, -0.5, None, True, "\U0001f600", {"a": [1, {}]}])
+@pytest.mark.parametrize("value", [10**300, -(10**300), 1e308, 0, -0.5, None, True, [[]], "\U0001f600", {"a": [1, {}]}])
 def test_everything_else_is_read_as_it_is(value: object, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(value))
@@ -55,6 +56,9 @@ def test_no_reader_computes_with_an_endless_number(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInput, match=r"holds no history.*too large"):
         read_history(row / "train.json")
+    Prices(tmp_path, "cpu")
+    record = {"defense": "a", "arch": "a", "dataset": "b", "settings": [], "training": {"device": own}}
+    (row / "train.json").write_text(json.dumps(record))
     Prices(tmp_path, "cpu")
     (row / "path-1a.json").write_text(f'{{"schema_version": 1, "values": {{"a": {ENDLESS}}}}}')
     with pytest.raises(BadInput, match="too large"):
