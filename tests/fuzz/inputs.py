@@ -108,7 +108,8 @@ def rewritten(draw: st.DrawFn, documents: list[Any], known: list[list[tuple[Any,
         elif kind == "move":
             parent[path[-1]] = copy.deepcopy(document.get(draw(st.sampled_from(list(document)))) if document else None)
         else:
-            parent[path[-1]] = draw(st.sampled_from(HOSTILE))
+            # A copy: what is changed later must not be what the next case begins with.
+            parent[path[-1]] = copy.deepcopy(draw(st.sampled_from(HOSTILE)))
     return document
 
 
