@@ -64,11 +64,12 @@ def _along(loss: Callable[[dict[str, Tensor]], Tensor], direction: dict[str, Ten
 
 def gradient(net: nn.Module, batches: Sequence[Batch]) -> Tensor:
     """Of the mean cross-entropy over all batches for the weights, [P]; the network in the mode that it is in."""
-    weights = {name: weight.detach() for name, weight in net.named_parameters()}
+    weights = {name: weight.detach().requires_grad_() for name, weight in net.named_parameters()}
     total = torch.zeros_like(weights_of(net))
     for x, y in batches:
-        found = grad(_loss(net, x, y))(weights)
-        total += torch.cat([found[name].flatten() for name in weights])
+        with torch.enable_grad():
+            found = torch.autograd.grad(_loss(net, x, y)(weights), list(weights.values()))
+        total += torch.cat([piece.flatten() for piece in found])
     return total / sum(len(y) for _, y in batches)
 
 

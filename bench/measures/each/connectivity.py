@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import partial
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from bench.core import Rng, shuffled
 from bench.data import Dataset
@@ -19,6 +21,8 @@ from bench.science.ascent import Ascent
 from bench.science.landscape import bernstein, height, on_curve
 from bench.science.weights import gradient, moved, weights_of
 
+# The function, as making an optimiser imports the compiler, which takes as long as forty updates on digits.
+_adam = partial(adam, amsgrad=False, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, maximize=False)
 _NAMES = ("clean", "adversarial", "accuracy", "robust accuracy")
 
 
@@ -69,20 +73,20 @@ def connectivity(
 def _bent(probe: Probe, line: Tensor, train: Dataset, ascent: Ascent, how: tuple[int, float, int]) -> Tensor:
     """The points of the curve after its training, [bends + 2, P]."""
     updates, lr, size = how
-    net, inner = deepcopy(probe.net), line[1:-1].clone().requires_grad_()
-    optimizer = torch.optim.Adam([inner], lr)
+    net, inner = deepcopy(probe.net), line[1:-1].clone()
+    mean, square, count = torch.zeros_like(inner), torch.zeros_like(inner), torch.tensor(0.0)
     for number, (x, y, rng) in enumerate(_drawn(train, probe.seed, updates, size)):
         t = float(Rng(probe.seed, torch.zeros(1, dtype=torch.int64)).at("t", number).uniform((1,)))
-        points = torch.cat([line[:1], inner.detach(), line[-1:]])
+        points = torch.cat([line[:1], inner, line[-1:]])
         with moved(net, on_curve(points, t)):
             # In eval mode the statistics are those of an end, which are none of the curve's.
             net.eval()
             _restate(net, [(x, y, rng)], probe, ascent=None)
             z = ascent.end(net, x, y, probe.threat, rng)
             slope = gradient(net, [(z, y)])
-        inner.grad = bernstein(len(line) - 1, t).to(line)[1:-1, None] * slope
-        optimizer.step()
-    return torch.cat([line[:1], inner.detach(), line[-1:]])
+        pull = bernstein(len(line) - 1, t).to(line)[1:-1, None] * slope
+        _adam([inner], [pull], [mean], [square], [], [count], lr=lr)
+    return torch.cat([line[:1], inner, line[-1:]])
 
 
 def _drawn(train: Dataset, seed: int, updates: int, size: int) -> Iterator[tuple[Tensor, Tensor, Rng]]:
