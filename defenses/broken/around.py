@@ -12,6 +12,7 @@ from bench.defenses.pgd_at import PGDTraining
 from bench.defenses.standard import Standard
 
 Step = Callable[[Tensor], Tensor]
+_SHORT = {"steps": 5, "step": 0.4, "epochs": 12}
 
 
 def unchanged(x: Tensor) -> Tensor:
@@ -48,7 +49,8 @@ class TrainedAround(Standard):
 class TrainedRobustly(PGDTraining):
     """A short PGD training: what is masked then has a robust accuracy of its own, and a wrong number looks plausible."""
 
-    presets = {"default": {"steps": 5, "step": 0.4, "epochs": 12}}
+    # At MNIST's 0.3 the whole budget leaves it at one answer, as with mart.
+    presets = {"default": _SHORT, "mnist": _SHORT | {"eps_schedule": "linear:0,2"}}
 
     def wrap(self, net: nn.Module) -> nn.Module:
         """The network with what masks it."""
