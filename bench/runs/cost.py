@@ -115,7 +115,7 @@ class Prices:
         if card.diagnosis and card.seconds:
             self._diagnoses[card.plan.name].append(card.diagnosis.seconds / card.seconds)
         if _kind_of(card.device) == own:
-            kind = (card.plan_digest, card.model.arch, card.dataset)
+            kind = (card.plan_digest, card.model.arch, card.dataset, _around(card.wrapper, card.model.test_time))
             for key in (kind, (*kind, str(card.model.defense))):
                 self._evaluations[key].append(card.seconds / card.n)
 
@@ -147,7 +147,7 @@ class Prices:
             # What is wrong with it is told when it is evaluated.
             return Cost(0.0, "unknown")
         plan, n = asked.plan, request.n or self._usual(asked.dataset)
-        kind = (plan.digest, asked.arch, asked.dataset)
+        kind = (plan.digest, asked.arch, asked.dataset, _around(asked.wrapper, request.test_time))
         # What stands costs more than what falls, so the same defense tells best.
         if known := self._evaluations.get((*kind, asked.defense)) or self._evaluations.get(kind):
             return Cost(statistics.median(known) * n, "cards")
@@ -185,7 +185,9 @@ class _Asked(NamedTuple):
     draws: int
     """Answers that are averaged, where it answers at random."""
     around: str = ""
-    """What stands around the network at test time."""
+    """What stands around the network at test time, with its settings."""
+    wrapper: str = ""
+    """The defense that it is trained with, where that is a part of it."""
 
 
 def _trained(request: EvaluationRequest, job: Job) -> _Asked:
@@ -197,7 +199,8 @@ def _trained(request: EvaluationRequest, job: Job) -> _Asked:
 
     draws = DRAWS if request.eot is None else request.eot
     around = " ".join(repr(one) for one in defenses if one.answers_otherwise())
-    return _Asked(plan, job.dataset, job.arch, job.defense.name, built, draws, around)
+    wrapper = job.defense.name if job.defense.answers_otherwise() else ""
+    return _Asked(plan, job.dataset, job.arch, job.defense.name, built, draws, around, wrapper)
 
 
 def _external(request: EvaluationRequest) -> _Asked:
@@ -221,6 +224,11 @@ def _kind(defense: str, arch: str, dataset: str, settings: Mapping[str, Any]) ->
     return json.dumps(
         [defense, arch, dataset, {key: value for key, value in settings.items() if key != "epochs"}], sort_keys=True
     )
+
+
+def _around(wrapper: str, test_time: str) -> str:
+    """By name what stands around a network, which may cost many times what the network does."""
+    return f"{wrapper} {test_time}".strip()
 
 
 def _spent(card: Card) -> float:

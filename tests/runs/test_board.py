@@ -238,6 +238,7 @@ def test_how_long_it_takes_is_told_from_what_is_there(
         + "[[rows]]\ndefense = 'pgd_at'\nsettings = {epochs = 2}\nseeds = 1\nplan = 'autoattack'\n"
         + f"[[external]]\nname = 'found'\nreference = 'ckpt:{weights}?arch=digits_cnn&width=8'\nplan = 'autoattack'\n"
         + "[[external]]\nname = 'foreign'\nreference = 'py:mine.py:net'\n"
+        + "[[rows]]\ndefense = 'fgsm_at'\nseeds = 1\n[[broken]]\ndefense = 'broken_noise_layer'\nseeds = 1\n"
     )
     _, out, _ = call(capsys, monkeypatch, "board", "mine.toml", "--dry-run", "--workers", "2")
     rows = table(out)
@@ -245,8 +246,11 @@ def test_how_long_it_takes_is_told_from_what_is_there(
     assert rows["foreign (external)"][-1] == "unknown"
     assert rows["standard"][-2:] == ["3 h 00 min", "records + cards"]
     assert rows["pgd_at epochs=2"][-1] == "batch + bound"
+    assert rows["fgsm_at"][-1] == "batch + cards"
+    # What networks alone cost says nothing of one with something around it.
+    assert rows["broken_noise_layer (broken)"][-1] == "batch + passes"
     assert "unknown: nothing, and not counted" in out
-    assert out.splitlines()[-1].startswith("left to do: 2 trainings and 5 evaluations, about ")
+    assert out.splitlines()[-1].startswith("left to do: 4 trainings and 8 evaluations, about ")
     assert out.splitlines()[-1].endswith(" with 2 workers")
     assert not [*board.rglob("pgd_at*")]
 
