@@ -11,6 +11,9 @@ from bench.errors import BadInput
 
 science = typer.Typer()
 _WORDS = typer.Argument(help="Models, as for evaluate, then the name of a measure (`gauntlet list measures`).")
+_COUNT = typer.Option("--n", help="Samples, all classes alike: the option n of the measure [default: 100 or 250].")
+_BATCH = typer.Option("--batch-size", min=1, help="Images at a time; changes what is rounded, and nothing else.")
+_FRESH = typer.Option("--fresh", help="Measure anew what is there already.")
 _SPLIT = typer.Option("--split", help="test, or train for the images of its training.")
 
 
@@ -18,7 +21,7 @@ _SPLIT = typer.Option("--split", help="test, or train for the images of its trai
 def measure(
     words: Annotated[list[str], _WORDS],
     setting: opt.Setting = None,
-    n: opt.Count = None,
+    n: Annotated[int | None, _COUNT] = None,
     dataset: opt.Dataset = None,
     split: Annotated[str, _SPLIT] = "test",
     norm: opt.Norm = None,
@@ -27,8 +30,8 @@ def measure(
     plugin: opt.Plugin = None,
     results: opt.Results = opt.RESULTS,
     device: opt.Device = "auto",
-    batch_size: opt.Batch = None,
-    fresh: opt.Fresh = False,
+    batch_size: Annotated[int | None, _BATCH] = None,
+    fresh: Annotated[bool, _FRESH] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:

@@ -103,6 +103,9 @@ def _taken(task: _Task, execution: Execution) -> Answer:
         for found in whole(task.path):
             return Answer(found, task.path, READ)
     with Reporter(_title(task), 1, quiet=execution.quiet) as report, alone(place, report.tell), device.exact_float32():
+        # Another process may have made it while this one waited.
+        for found in () if execution.fresh else whole(task.path):
+            return Answer(found, task.path, READ)
         if execution.fresh:
             for left in place.glob("*.npy"):
                 left.unlink()
@@ -191,7 +194,8 @@ def _training_images(task: _Task) -> Dataset:
 
 
 def _document(task: _Task, came: Found) -> Measurement:
-    settings = {**task.options, **({"against": task.other.label} if task.other else {})}
+    other = {"against": f"{task.other.label}, weights {task.other.model.digest[:8]}"} if task.other else {}
+    settings = {**task.options, **other}
     return Measurement(
         measure=task.measure.name, about=task.measure.about, model=task.subject.label, digest=task.subject.model.digest,
         data=Path(task.dataset).name, split=task.request.split, data_digest=task.samples.digest, norm=task.threat.norm,

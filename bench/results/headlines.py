@@ -28,7 +28,8 @@ SENTENCES: Mapping[str, Sequence[tuple[str, ...]]] = {
     "scattering": (
         ("Between two nearby networks the gradient of the adversarial loss changes by {:.3g} of its length.",
          "change over gradient"),
-        ("The weights alone would make {:.3g}, perturbations that moved make {:.3g}.", "by weights", "by perturbations"),
+        ("The weights alone would make that {:.3g}, perturbations that moved {:.3g}.", "by weights over gradient",
+         "by perturbations over gradient"),
         ("The perturbations of the two have a cosine of {:.3g}.", "cosine of perturbations"),
         ("Epochs of the training at the loss of a constant answer: {:.0f}.", "plateau epochs"),
     ),

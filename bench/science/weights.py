@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call
 
 from bench.core import raw_cross_entropy
 
@@ -52,16 +52,6 @@ def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[dict[str, Tensor]],
     return value
 
 
-def _along(loss: Callable[[dict[str, Tensor]], Tensor], direction: dict[str, Tensor]) -> Callable[[dict[str, Tensor]], Tensor]:
-    """The slope of a loss in a direction, as a function of the weights."""
-
-    def value(weights: dict[str, Tensor]) -> Tensor:
-        found = grad(loss)(weights)
-        return torch.stack([(found[name] * direction[name]).sum() for name in found]).sum()
-
-    return value
-
-
 def gradient(net: nn.Module, batches: Sequence[Batch]) -> Tensor:
     """Of the mean cross-entropy over all batches for the weights, [P]; the network in the mode that it is in."""
     weights = {name: weight.detach().requires_grad_() for name, weight in net.named_parameters()}
@@ -76,16 +66,25 @@ def gradient(net: nn.Module, batches: Sequence[Batch]) -> Tensor:
 def hessian_product(net: nn.Module, batches: Sequence[Batch]) -> Callable[[Tensor], Tensor]:
     """v [P] -> H v, H the Hessian of the mean cross-entropy over all batches; exact, by a backward pass over a backward one.
 
-    Memory is that of one batch. Of a network with ReLU it is the Hessian almost everywhere, which knows no kinks.
+    Memory is that of one batch, whose backward pass is kept where there is no other. Of a network with ReLU it is the Hessian
+    almost everywhere, which knows no kinks.
     """
-    weights = {name: weight.detach() for name, weight in net.named_parameters()}
-    count = sum(len(y) for _, y in batches)
+    weights = {name: weight.detach().requires_grad_() for name, weight in net.named_parameters()}
+    inputs, count = list(weights.values()), sum(len(y) for _, y in batches)
+
+    def slopes(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            return torch.autograd.grad(_loss(net, x, y)(weights), inputs, create_graph=True)
+
+    kept = slopes(*batches[0]) if len(batches) == 1 else None
 
     def product(v: Tensor) -> Tensor:
-        direction, total = pieces(net, v), torch.zeros_like(v)
+        directions, total = pieces(net, v).values(), torch.zeros_like(v)
         for x, y in batches:
-            turned = grad(_along(_loss(net, x, y), direction))(weights)
-            total += torch.cat([turned[name].flatten() for name in weights])
+            found = [pair for pair in zip(kept or slopes(x, y), directions, strict=True) if pair[0].requires_grad]
+            ends, along = zip(*found, strict=True)
+            turned = torch.autograd.grad(ends, inputs, along, retain_graph=kept is not None, materialize_grads=True)
+            total += torch.cat([piece.flatten() for piece in turned])
         return total / count
 
     return product

@@ -23,8 +23,8 @@ from bench.science.ascent import Ascent
 from bench.training.job import Job
 
 WATCHES = ("kernel",)
-_SHARE = 0.02
-"""Of the passes of the training, at most; in seconds a look takes up to twice as much."""
+_SHARE = 0.025
+"""Of a pass over the images an epoch, for all looks together; in seconds it is up to three times that."""
 _MOST = 250
 _ASCENT = Ascent(5, 0.5)
 _GRADIENT = 3
@@ -42,14 +42,15 @@ class KernelWatch:
     """Takes the kernels of some held-out images before the training and after every so many epochs of it.
 
     How many images and how often follows from the size of the training alone, so that the same training is seen the same way:
-    no look costs more than a share of the passes that lie between two.
+    all looks together cost no more than a share of its passes, where that is enough for one at the start and one at the end.
     """
 
     def __init__(self, job: Job, folder: Path, held_out: Dataset, size: int, epochs: int) -> None:
         each = _ASCENT.steps + 2 * _GRADIENT
-        wanted = int(_SHARE * size / each)
-        n = min(max(wanted, 2 * held_out.classes), _MOST, len(held_out))
-        self.every, self.folder, self.epochs = max(math.ceil(each * n / (_SHARE * size)), 1), folder / WATCHED, epochs
+        passes = _SHARE * size * epochs
+        n = min(max(int(passes / (each * (epochs + 1))), 2 * held_out.classes), _MOST, len(held_out))
+        looks = max(int(passes / (each * n)), 2)
+        self.every, self.folder, self.epochs = max(math.ceil(epochs / (looks - 1)), 1), folder / WATCHED, epochs
         self.samples = held_out.select(in_turn(held_out.y)[:n])
         self.job, self.seconds, self.looks = job, 0.0, 0
 

@@ -1,7 +1,8 @@
 """What every measure has in common: files, keys, interruptions, and what a user can get wrong."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -102,13 +103,33 @@ def test_an_interrupted_measure_goes_on_from_its_parts(run: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         ask(run, "linearity", n=20, steps=2, radii=[0.25, 0.5, 1.0], fresh=True)
     parts = whole[1].with_suffix(".parts")
-    assert [file.name for file in parts.glob("*.npy")] == ["radius-0.npy"]
+    assert [file.name for file in parts.glob("*.npy")] == ["radius-0.25.npy"]
     before = whole[1].read_bytes()
     whole[1].unlink()
     assert ask(run, "linearity", n=20, steps=2, radii=[0.25, 0.5, 1.0])[0] == whole[0]
     assert calls == [0.25, 0.5, 0.5, 1.0]
     assert whole[1].read_bytes() == before
     assert not parts.exists()
+
+
+def test_who_waited_for_another_reads_what_it_made(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.measures import session
+
+    first = ask(run, "path", n=20, steps=3)
+    made = {path: path.read_bytes() for path in first[1].parent.iterdir()}
+    for path in made:
+        path.unlink()
+    alone = session.alone
+
+    @contextmanager
+    def after_another(place: Path, tell: Callable[[str], None]) -> Iterator[None]:
+        with alone(place, tell):
+            for path, content in made.items():
+                path.write_bytes(content)
+            yield
+
+    monkeypatch.setattr(session, "alone", after_another)
+    assert ask(run, "path", n=20, steps=3) == (*first[:2], session.READ)
 
 
 def test_a_damaged_part_is_computed_again(run: Path, tmp_path: Path) -> None:

@@ -97,11 +97,12 @@ def test_a_watched_training_that_was_killed_goes_on_to_the_same_bytes(
 
 def test_looks_are_sized_by_the_training(tmp_path: Path) -> None:
     job, samples = TrainingRequest.of(defense="standard").job(), load("digits", "test")
-    for size, n in ((1_293, 20), (59_000, 107), (10**6, 250)):
-        found = watching.KernelWatch(job, tmp_path, samples, size, 30)
+    for size, epochs, n, looks in ((1_293, 30, 20, 4), (1_293, 12, 20, 2), (59_000, 30, 129, 31), (10**6, 30, 250, 31)):
+        found = watching.KernelWatch(job, tmp_path, samples, size, epochs)
         assert len(found.samples) == n
-        # A look takes 5 steps of the attack and two gradients of three passes, and so many epochs lie between two.
-        assert 11 * n <= 0.02 * size * found.every
+        assert len({*range(0, epochs, found.every), epochs}) == looks
+        # A look takes 5 steps of the attack and two gradients of three passes; one at either end is always taken.
+        assert looks == 2 or 11 * n * looks <= 0.025 * size * epochs
     with isolated(0):
         net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
         before = torch.get_rng_state()

@@ -13,8 +13,12 @@ from bench.science.ascent import Ascent
 from bench.science.curvature import Density, density, lanczos
 from bench.science.weights import Batch, hessian_product, weights_of
 
+SETTLED = 0.01
+"""A residual of more than this share of its eigenvalue says that Lanczos has not found it yet."""
 EXACT = 2**16
 """Weights up to which a network is taken in float64; beyond it, products are float32 and only their sums are not."""
+_ROUNDING = 16
+"""Times the precision of a number, as a share of the largest eigenvalue: what products with the Hessian are rounded by."""
 _GRID = 201
 
 
@@ -24,7 +28,7 @@ def curvature(
     *,
     n: Samples = 250,
     top: Whole = 20,
-    products: Whole = 40,
+    products: Whole = 80,
     steps: Whole = 10,
     step: Positive = 0.25,
     draws: Annotated[int, Field(ge=0)] = 0,
@@ -39,11 +43,13 @@ def curvature(
     kinds = ("clean", "adversarial") if losses == "both" else (losses,)
     values: dict[str, float] = {}
     table: dict[str, Tensor] = {"rank": torch.arange(1, top + 1)}
-    curves, arrays = {}, {}
+    curves, arrays, unsettled = {}, {}, []
     for kind in kinds:
         batches = _batches(under, kind, Ascent(steps, step))
         ritz = under.part(f"{kind}-top", lambda b=batches: _spectrum(under, b, products))  # type: ignore[misc]
-        largest, error = ritz[0, :top], ritz[1, :top]
+        largest, error = ritz[0, :top], ritz[1, :top] + _ROUNDING * torch.finfo(under.x.dtype).eps * ritz[0].abs().max()
+        wide = (error > SETTLED * largest.abs()).nonzero().flatten().tolist()
+        unsettled += [f"{kind} from rank {wide[0] + 1}"] if wide else []
         missing = torch.full((top - len(largest),), torch.nan)
         table |= {kind: torch.cat([largest, missing]), f"{kind} +-": torch.cat([error, missing])}
         values |= {f"{kind} top": float(largest[0]), f"{kind} top +-": float(error[0]), f"{kind} smallest": float(ritz[0, -1])}
@@ -54,8 +60,10 @@ def curvature(
             curves[f"{kind} density"] = _drawn(found)
     if losses == "both":
         values["top, adversarial over clean"] = values["adversarial top"] / values["clean top"]
+    more = f"not found yet, with a +- of more than {SETTLED:.0%}: {', '.join(unsettled)}; give --set products={2 * products}"
     notes = (
-        "+- is the residual: an eigenvalue of the Hessian lies within it",
+        *([more] if unsettled else []),
+        "+- is the residual, and what is rounded: an eigenvalue of the Hessian lies within it",
         "perturbations stay where they are, and the Hessian of a network with ReLU knows no kinks",
     )
     return Found(values, {"eigenvalues": table, **curves}, arrays, notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from typing import Literal
 
@@ -50,7 +51,7 @@ def kernel(
         for name, mine, other in zip(("clean", "attacked"), (clean, attacked), theirs, strict=True):
             values[f"distance to {probe.against.name}, {name}"] = ntk.distance(mine, other)
     if checkpoints:
-        curves["over epochs"], moved = _course(probe, outputs, ascent)
+        curves["over epochs"], moved = _course(probe, outputs, ascent, specialisation=specialisation)
         arrays["distances between epochs"] = moved
     notes = ("distance: 1 - the cosine between kernels; effective rank: exp of the entropy of the eigenvalues' shares",)
     return Found({k: float(v) for k, v in values.items()}, curves, arrays, notes)
@@ -90,12 +91,26 @@ def _specialisation(probe: Probe, images: Images, full: Tensor | None, name: str
     return ntk.specialisation(kernels, probe.y.cpu())
 
 
-def _course(probe: Probe, outputs: ntk.Outputs, ascent: Ascent) -> tuple[dict[str, Tensor], Tensor]:
+def _course(probe: Probe, outputs: ntk.Outputs, ascent: Ascent, *, specialisation: bool) -> tuple[dict[str, Tensor], Tensor]:
     """A row for each kept epoch, and the distances of the clean kernels of all pairs of them."""
-    kept = probe.kept()
-    pairs = [_pair(probe, net, outputs, partial(_attacked, probe, net, ascent), f"epoch-{epoch}") for epoch, net in kept]
+    kept, pairs, special = probe.kept(), [], []
+    for epoch, net in kept:
+        images = cache(partial(_attacked, probe, net, ascent))
+        pair = _pair(probe, net, outputs, images, f"epoch-{epoch}")
+        pairs.append(pair)
+        if specialisation:
+            at = replace(probe, net=net)
+            wholes = pair if outputs == "full" else (None, None)
+            found = [
+                _specialisation(at, of, whole, f"epoch-{epoch}-{name}").diagonal().mean()
+                for name, of, whole in zip(("clean", "attacked"), (lambda: probe.x, images), wholes, strict=True)
+            ]
+            special.append(torch.stack(found))
     clean, attacked = (torch.stack(kernels) for kernels in zip(*pairs, strict=True))
-    return course([epoch for epoch, _ in kept], clean, attacked)
+    curve, moved = course([epoch for epoch, _ in kept], clean, attacked)
+    if special:
+        curve |= dict(zip(("specialisation", "attacked specialisation"), torch.stack(special).T, strict=True))
+    return curve, moved
 
 
 def course(epochs: list[int], clean: Tensor, attacked: Tensor) -> tuple[dict[str, Tensor], Tensor]:

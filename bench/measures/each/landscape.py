@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.core import raw_cross_entropy, slopes
+from bench.errors import BadInput
 from bench.measures.registry import Found, Positive, Probe, Samples, Whole, measure
 from bench.science.ascent import Ascent
 from bench.science.landscape import Height, directions, height, input_directions, input_slice, roughness
@@ -34,6 +35,8 @@ def landscape(
     reach: how far to both sides: in the weights as a multiple of each filter's norm, in the images of eps. points: along each
     side of the slice; 2-D slices take as many squared. Norms keep their statistics.
     """
+    if dimensions == 2 and points % 2 == 0:
+        raise BadInput(f"a plane of {points} x {points} points has no line through its middle; give an odd number of points")
     at = torch.linspace(-reach, reach, points, dtype=torch.float64)
     if of == "input":
         return _input(probe, at, dimensions)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from bench.core import forward, margin_targeted, slopes
 from bench.errors import BadInput
 from bench.measures.probe import Batch
-from bench.measures.registry import Found, Positive, Probe, Samples, Share, Whole, measure
+from bench.measures.registry import AT_EPS, Found, Positive, Probe, Samples, Share, Whole, measure
 from bench.proofs.intervals import Unknown
 from bench.proofs.slopes import dual_norm, traced
 from bench.science.ascent import Ascent
@@ -19,30 +22,32 @@ def lipschitz(
     probe: Probe,
     *,
     n: Samples = 100,
-    radii: tuple[Share, ...] = (0.0, 0.01, 0.1, 1.0),
+    radii: Annotated[tuple[Share, ...], Field(min_length=1, max_length=64)] = (0.0, 0.01, 0.1, 1.0),
     steps: Whole = 10,
     step: Positive = 0.25,
 ) -> Found:
     """A guaranteed local Lipschitz constant of the margins in the ball, by intervals, beside the largest one sampled.
 
-    radii: of balls, as multiples of eps. In the largest, the bound says whether the margin outlasts the ball. It is vacuous on
-    large networks.
+    radii: of balls, as multiples of eps. At eps, the bound says whether the margin outlasts the ball. It is vacuous on large
+    networks.
     """
     exact = probe.exact()
-    rows = [exact.part(f"radius-{r:g}", lambda r=r: _row(exact, r, Ascent(steps, step))) for r in radii]  # type: ignore[misc]
-    table = torch.stack(rows)
+    shares, ascent = dict.fromkeys((*radii, AT_EPS)), Ascent(steps, step)
+    rows = {r: exact.part(f"radius-{r}", lambda r=r: _row(exact, r, ascent)) for r in shares}  # type: ignore[misc]
+    table = torch.stack([rows[radius] for radius in radii])
     names = ("guaranteed", "sampled", "guaranteed over sampled", "proved", "certain radius")
     curve = {
         "eps": torch.tensor([probe.threat.radius * r for r in radii]),
         **{name: table[:, i] for i, name in enumerate(names)},
     }
-    values = {name: float(table[-1, i]) for i, name in enumerate(names)}
+    values = dict(zip(names, rows[AT_EPS].tolist(), strict=True))
     notes = [
+        "the values are at eps",
         "medians over samples of the dual norm of a margin's gradient, the largest over wrong classes",
         "proved: the share of samples whose margin is larger than eps times the constant; in exact arithmetic",
     ]
     if values["proved"] == 0:
-        notes.append("vacuous at the largest radius: intervals are too wide for this network to prove anything")
+        notes.append("vacuous at eps: intervals are too wide for this network to prove anything")
     return Found(values, {"over eps": curve}, notes=tuple(notes))
 
 

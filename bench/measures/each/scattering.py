@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import BadInput
-from bench.measures.registry import Found, Positive, Probe, Samples, Shares, Whole, measure
+from bench.measures.registry import AT_EPS, Found, Positive, Probe, Samples, Shares, Whole, measure
 from bench.science.ascent import Ascent
 from bench.science.scattering import Scattering, plateau
 from bench.science.scattering import scattering as between
@@ -37,21 +37,24 @@ def scattering(
     checkpoints: between successive weights that the training kept instead, at eps.
     """
     ascent = Ascent(steps, step)
-    at_eps = torch.stack([probe.part(f"distance-{d:g}", lambda d=d: _row(probe, 1.0, d, ascent)) for d in distances])  # type: ignore[misc]
+    at_eps = torch.stack([probe.part(f"distance-{d}", lambda d=d: _row(probe, AT_EPS, d, ascent)) for d in distances])  # type: ignore[misc]
     near = min(distances)
-    over = torch.stack([probe.part(f"radius-{r:g}", lambda r=r: _row(probe, r, near, ascent)) for r in radii])  # type: ignore[misc]
+    shares = dict.fromkeys((*radii, AT_EPS))
+    rows = {r: probe.part(f"radius-{r}", lambda r=r: _row(probe, r, near, ascent)) for r in shares}  # type: ignore[misc]
+    over = torch.stack([rows[radius] for radius in radii])
     eps = torch.tensor([probe.threat.radius * radius for radius in radii])
     curves = {
         "over eps": {"eps": eps, **dict(zip(_NAMES, over.T, strict=True))},
         "over the distance": {"distance": torch.tensor(distances), **dict(zip(_NAMES, at_eps.T, strict=True))},
     }
-    values = {name: float(over[-1, column]) for column, name in enumerate(_NAMES)}
-    values["change over gradient"] = values["change"] / max(values["gradient"], 1e-30)
+    values = dict(zip(_NAMES, rows[AT_EPS].tolist(), strict=True))
+    for part in ("change", "by weights", "by perturbations"):
+        values[f"{part} over gradient"] = values[part] / max(values["gradient"], 1e-30)
     values |= _plateau(probe)
     if checkpoints:
         curves["between kept epochs"] = _course(probe, ascent)
     notes = (
-        f"over eps, and the values, at weights that are {near:g} of each filter's norm away",
+        f"over eps, and the values, which are at eps, at weights that are {near:g} of each filter's norm away",
         "by weights: were the perturbations those of the first weights; by perturbations: what they change at the second",
     )
     return Found(values, curves, notes=notes)
