@@ -87,6 +87,7 @@ findings: .venv/installed
 	$(BIN)/python tests/studies/features.py
 	$(BIN)/python tests/studies/images.py
 	$(BIN)/python tests/studies/stages.py
+	$(BIN)/python tests/studies/falls.py
 	$(BIN)/python tests/studies/patches.py
 
 # The CIFAR-10 rows of the papers' size: hours on a GPU. Goes on where it was interrupted; `make recipes ROW=fast_at` makes one

@@ -2,11 +2,14 @@
 
 Each against PGD training at a constant budget with as many passes, over seeds in pairs; then what the loss is like at
 the end of the constant and of the warmed-up training: scattering of gradients and the largest eigenvalue of the Hessian.
+Some once more at a budget that is too large for a constant one.
 
     python tests/studies/budget.py
 """
 
 from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,6 +34,8 @@ CELLS = (
     Cell("linear", "periodic_budget", {"schedule_eps": "linear", "periods": "[1.0]"}),
     Cell("pgd_at", "pgd_at", {"craft": "eval"}),
 )
+LARGE, AT_LARGE = "0.3", ("constant", "cosine", "periodic")
+"""A budget that a constant one cannot learn, and what is trained on it."""
 MEASURED = ("constant", "cosine")
 DRAWN = ("constant", "linear", "cosine", "periodic", "constant, periodic rate", "periodic, periodic rate")
 CHANCE = 0.2
@@ -40,35 +45,54 @@ def main() -> None:
     """Print and write the finding."""
     chosen = published(options(__doc__, dataset="digits", eps="0.2", epochs=10, seeds=5)).parse_args()
     shorten(chosen.dataset, chosen.images, chosen.results)
-    robust: dict[str, list[float]] = {}
-    clean, runs, about = {}, {}, {}
-    for cell in CELLS:
-        if chosen.only and cell.label not in chosen.only:
-            continue
-        name = Cell(cell.label.replace(", ", "-").replace(" ", "-"), cell.defense, cell.settings)
-        runs[cell.label] = [trained(name, seed, chosen) for seed in range(chosen.seeds)]
-        records = [record(run) for run in runs[cell.label]]
-        passes = mean(entry["training"]["backwards_per_sample"] for entry in records)
-        stalled = " ".join(str(sum(e["clean"] < CHANCE for e in entry["history"])) for entry in records)
-        for weights in ("last", *["ensemble"] * (runs[cell.label][0] / "ensemble.safetensors").exists()):
-            label = cell.label if weights == "last" else f"{cell.label}, ensemble"
-            cards = [judged(run, chosen, weights=weights, plan=LOOK)[0] for run in runs[cell.label]]
-            robust[label], clean[label] = [c.robust_accuracy for c in cards], [c.clean_accuracy for c in cards]
-            about[label] = f"{passes:.0f}", stalled
-    tables = [_table(robust, clean, about)]
-    if all(label in runs for label in MEASURED):
-        tables.append(_measures(runs, chosen))
-    history = {label: [[e["pgd"] for e in record(run)["history"]] for run in of] for label, of in runs.items()}
-    numbers = {"robust": robust, "clean": clean, "pgd": history}
+    wanted = [cell for cell in CELLS if not chosen.only or cell.label in chosen.only]
+    seen, large = _seen(wanted, chosen), Namespace(**vars(chosen) | {"eps": LARGE})
+    at_large = _seen([cell for cell in wanted if cell.label in AT_LARGE], large)
+    tables = [_table(seen), _table(at_large)]
+    if all(label in seen.runs for label in MEASURED):
+        tables.append(_measures(seen.runs, chosen))
+    history = {label: [[e["pgd"] for e in record(run)["history"]] for run in of] for label, of in seen.runs.items()}
+    numbers = {
+        "robust": seen.robust, "clean": seen.clean, "pgd": history,
+        f"robust, eps {LARGE}": at_large.robust, f"clean, eps {LARGE}": at_large.clean,
+    }  # fmt: skip
     Finding("budget", decided(chosen), tables, _figure(history), numbers).publish(chosen.write)
 
 
-def _table(robust: dict[str, list[float]], clean: dict[str, list[float]], about: dict[str, tuple[str, str]]) -> Table:
+@dataclass
+class Seen:
+    """What came of the trainings, by cell, a number for each seed; cells with an ensemble count twice."""
+
+    runs: dict[str, list[Path]] = field(default_factory=dict)
+    robust: dict[str, list[float]] = field(default_factory=dict)
+    clean: dict[str, list[float]] = field(default_factory=dict)
+    about: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Passes, and epochs at chance."""
+
+
+def _seen(cells: Sequence[Cell], chosen: Namespace) -> Seen:
+    seen = Seen()
+    for cell in cells:
+        name = Cell(cell.label.replace(", ", "-").replace(" ", "-"), cell.defense, cell.settings)
+        runs = seen.runs[cell.label] = [trained(name, seed, chosen) for seed in range(chosen.seeds)]
+        records = [record(run) for run in runs]
+        passes = mean(entry["training"]["backwards_per_sample"] for entry in records)
+        stalled = " ".join(str(sum(e["clean"] < CHANCE for e in entry["history"])) for entry in records)
+        for weights in ("last", *["ensemble"] * (runs[0] / "ensemble.safetensors").exists()):
+            label = cell.label if weights == "last" else f"{cell.label}, ensemble"
+            cards = [judged(run, chosen, weights=weights, plan=LOOK)[0] for run in runs]
+            seen.robust[label], seen.clean[label] = [c.robust_accuracy for c in cards], [c.clean_accuracy for c in cards]
+            seen.about[label] = f"{passes:.0f}", stalled
+    return seen
+
+
+def _table(seen: Seen) -> Table:
+    robust = seen.robust
     others = [label for label in robust if label != "constant"]
     adjusted = holm([paired(robust["constant"], robust[label]).p for label in others]).tolist()
     told = {label: difference(robust["constant"], robust[label]) for label in others}
     rows = tuple(
-        (label, *about[label], percent(clean[label]), percent(robust[label]), told.get(label, ""),
+        (label, *seen.about[label], percent(seen.clean[label]), percent(robust[label]), told.get(label, ""),
          f"{adjusted[others.index(label)]:.2g}" if label in told else "")
         for label in robust
     )  # fmt: skip
@@ -78,7 +102,12 @@ def _table(robust: dict[str, list[float]], clean: dict[str, list[float]], about:
 def _measures(runs: dict[str, list[Path]], chosen: Namespace) -> Table:
     """Values of the two trainings at their last weights, a number for each seed."""
     wanted = {
-        "scattering": ("change over gradient", "by weights", "by perturbations", "cosine of perturbations"),
+        "scattering": (
+            "change over gradient",
+            "by weights over gradient",
+            "by perturbations over gradient",
+            "cosine of perturbations",
+        ),
         "curvature": ("clean top", "adversarial top"),
     }
     settings: dict[str, dict[str, Any]] = {"scattering": {"radii": [1.0], "distances": [0.01]}, "curvature": {"products": 20}}

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from finding import FOLDER, Finding, Table, published
+from finding import FOLDER, Finding, Table, published, rounded
 
 from bench.pictures.figure import Axis, Chart, Curve, percent_axis
 from bench.results.collapse import collapsed, fooled
@@ -77,7 +77,8 @@ class Cell:
 
 def cell(label: str, records: Sequence[dict[str, Any]], ranks: Sequence[tuple[float, float]] = ()) -> Cell:
     """From the records of its trainings, and what their kernels say."""
-    seen = tuple(tuple((entry["fgsm"], entry["pgd"]) for entry in found["history"]) for found in records)
+    # As they are recorded: a half in the last digit that is shown would fall otherwise when it is said again.
+    seen = tuple(tuple(map(tuple, rounded([(e["fgsm"], e["pgd"]) for e in found["history"]]))) for found in records)
     passes = fmean(found["training"]["backwards_per_sample"] for found in records)
     return Cell(label, round(passes), records[0]["training"]["validation"], seen, tuple(ranks))
 

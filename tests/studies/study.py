@@ -17,10 +17,9 @@ import numpy as np
 from tabulate import tabulate
 
 from bench import evaluate, train
-from bench.compare import over_seeds
 from bench.results.card import Card
 from bench.results.outcomes import Flags, outcomes_of
-from bench.statistics import mcnemar, paired
+from bench.statistics import paired
 
 LOOK = str(Path(__file__).with_name("look.toml"))
 """A plan of seconds, for differences between trainings of one kind."""
@@ -97,16 +96,10 @@ def judged(
 
 
 def compared(first: Sequence[Flags], second: Sequence[Flags]) -> str:
-    """Two ways to train on the same images and seeds: difference, its interval and p-value over seeds in pairs.
-
-    Behind them McNemar's p-value of all images in one pool: of these networks, not of the trainings.
-    """
+    """Two ways to train, on the same images and seeds: the first less the second, over seeds in pairs."""
     seeds = min(len(first), len(second))
-    one, other = np.stack(first[:seeds]), np.stack(second[:seeds])
-    gap, (low, high), p = over_seeds(other, one, paired=True)
-    pooled = mcnemar(int((one & ~other).sum()), int((other & ~one).sum()))
-    told = f"{100 * gap:+.1f} points, 95% {100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{told}, p = {'-' if p is None else f'{p:.2g}'} (pooled {pooled:.2g})"
+    one, other = ([float(flags.mean()) for flags in side[:seeds]] for side in (first, second))
+    return difference(other, one)
 
 
 def difference(
