@@ -52,7 +52,8 @@ class Measured(NamedTuple):
 
 def measured_of(row: Row) -> tuple[list[Measured], list[str]]:
     """The measurements of a row's network, and a sentence for each file that is not one."""
-    folder = measures_folder(row.entry.path.parent)
+    folder, added = measures_folder(row.entry.path.parent), row.entry.card.model.test_time
+    alone = (f"Of the network by itself, without the {added} that this row adds at test time",) if added else ()
     found: list[Measured] = []
     refused, room = [], _PICTURES
     paths = [path for path in below(folder, "*.json") if path.parent == folder] if folder.is_dir() else []
@@ -76,7 +77,8 @@ def measured_of(row: Row) -> tuple[list[Measured], list[str]]:
             if len(picture) <= room:
                 room -= len(picture)
                 pictures.append(Drawn(view.title, picture, view.told))
-        found.append(_told(document, tuple(pictures), name))
+        told = _told(document, tuple(pictures), name)
+        found.append(told._replace(notes=alone + told.notes))
     gone = [short for short in row.entry.card.measures if not (folder / short.file).exists()]
     found += map(_stated, gone[: MOST - len(found)])
     return found, refused

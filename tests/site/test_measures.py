@@ -45,6 +45,16 @@ def page_of(results: Path, out: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
+def test_a_defense_that_was_added_is_not_in_what_was_measured(results: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(results, tmp_path / "results"))
+    (path,) = home.rglob("card.json")
+    card = json.loads(path.read_text())
+    alone = "Of the network by itself, without the rfi that this row adds at test time"
+    assert alone not in page_of(home, tmp_path / "without")
+    path.write_text(json.dumps({**card, "model": {**card["model"], "test_time": "rfi"}, "measures": []}))
+    assert page_of(home, tmp_path / "with").count(alone) == len(TINY)
+
+
 def test_every_measure_is_told_and_drawn(results: Path, tmp_path: Path) -> None:
     page = page_of(results, tmp_path)
     sections = re.findall(r'<section class="measure">(.*?)</section>', page, re.S)
