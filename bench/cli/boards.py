@@ -51,11 +51,13 @@ def board(
 ) -> None:
     """Train, attack and diagnose what is missing of a leaderboard, then write its tables and pages. Idempotent: a killed board
     goes on. Exit code 1 where a row failed; it stops no other."""
+    from bench.core.device import pick
     from bench.errors import BadInput
     from bench.evaluation import Execution
     from bench.runs import Prices, Survey, chosen, failures_file, lines_of, overview, read_board, read_failures
 
     opt.load(plugin)
+    pick(device)
     content, execution = read_board(file), Execution(results, device, batch_size, quiet)
     every = lines_of(content, file, results)
     memory = failures_file(file, results)
@@ -121,7 +123,7 @@ def _tables(file: Path, content: Board, lines: list[Line], survey: Survey, resul
 
 def _page(content: Board, standings: Sequence[Standing], entries: Sequence[Entry], skips: Sequence[Skip]) -> Page:
     """What the page of the board shows: its own rows of all results, and what others say of them."""
-    from bench.compare import two_plans
+    from bench.compare import best_of_each_model, two_plans
     from bench.report import Beside, Figure, Page
 
     known = {entry.path.resolve(): entry for entry in entries}
@@ -129,10 +131,12 @@ def _page(content: Board, standings: Sequence[Standing], entries: Sequence[Entry
     figures = [
         Figure(row, said.source, said.clean, said.robust, said.attack or "", said.n, said.note or "",
                [entry for line, mine in own if line.row == row for entry in mine])
-        for row, subject in {line.row: line.subject for line, _ in own}.items()
-        for said in subject.published
+        for row, (subject, threat) in {line.row: (line.subject, line.threat) for line, _ in own}.items()
+        for said in subject.published if said.threat in (None, threat)
     ]  # fmt: skip
-    kinds = {kind: [e for line, mine in own if (line.kind == "broken") is kind for e in mine] for kind in (False, True)}
+    # Of a network that has several under one plan, that of most samples, as on the leaderboard.
+    most = [(line, [mine[place] for place in best_of_each_model([e.card for e in mine])]) for line, mine in own]
+    kinds = {kind: [e for line, mine in most if (line.kind == "broken") is kind for e in mine] for kind in (False, True)}
     beside = [
         Beside(line.row, line.seed, pair)
         for line, mine in own if line.kind != "broken"

@@ -27,7 +27,12 @@ _KINDS = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "folder", stat.S_IFIFO: "
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; renamed onto it when the block ends well, removed when it does not."""
+    """A temporary path beside `path`; renamed onto it when the block ends well, removed when it does not.
+
+    BadInput where a device or a pipe is in its place, which would be a file from then on.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise BadInput(f"cannot write {path}: it is a {_KINDS.get(stat.S_IFMT(path.stat().st_mode), 'device')}; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)

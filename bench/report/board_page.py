@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -78,7 +79,8 @@ class Page(NamedTuple):
 
 def write_board(path: Path, page: Page) -> None:
     """Write the page as Markdown; the same cards give the same bytes."""
-    about = f"{escape.markdown(page.about)}\n\n" if page.about else ""
+    paragraphs = re.split(r"\n\s*\n", page.about.strip())
+    about = "".join(f"{escape.markdown(' '.join(one.split()))}\n\n" for one in paragraphs if one)
     parts = [f"# {escape.markdown(page.title)}\n\n{about}"]
     if page.rows:
         parts.append(_below(render(page.rows, "md", page.skips)))

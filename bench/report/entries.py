@@ -90,7 +90,8 @@ def chosen(
         if len(kept) < len(entries):
             fewer = len(entries) - len(kept)
             told = "1 evaluation of a model that has" if fewer == 1 else f"{fewer} evaluations of models that have"
-            refused.append(f"{told} one of as many or more samples; --all shows {'it' if fewer == 1 else 'them'} too")
+            which = "it" if fewer == 1 else "them"
+            refused.append(f"{told} one of as many or more samples; `gauntlet leaderboard --all` shows {which} too")
         entries = [entries[place] for place in kept]
     return entries, refused
 

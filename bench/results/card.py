@@ -53,6 +53,8 @@ class Threat(Record):
     """An exact fraction in input units, such as "8/255"."""
 
 
+LONGEST = 1e9
+"""Seconds of an evaluation at most, thirty years."""
 _COUNTS = ("seed", "epochs", "best_epoch", "collapse_epoch", "samples", "validation", "peak_memory_mib")
 LONGEST_TEXT = 4096
 """Characters of a text among settings."""
@@ -76,7 +78,8 @@ def _training(values: dict[str, Any]) -> dict[str, Any]:
     for key in _NUMBERS:
         value = values.get(key)
         whole = isinstance(value, int) or (isinstance(value, float) and key not in _COUNTS)
-        if value is not None and (isinstance(value, bool) or not whole or abs(value) > 2**63):
+        low = -1 if key == "single_step_gap" else 0
+        if value is not None and (isinstance(value, bool) or not whole or not low <= value <= 2**63):
             raise ValueError(f"{key} = {str(value)[:60]!r} is no number of a training")
     return _settings(values)
 
@@ -191,7 +194,7 @@ class Card(Record):
     """What the evaluation itself looked at: whether there is a gradient, and whether it is that of the answers."""
     measures: Annotated[tuple[Measured, ...], Field(max_length=MOST_MEASURED), AfterValidator(_once)] = ()
     """What else was measured on the network, in short; a card without any is stored as it always was."""
-    seconds: float
+    seconds: Annotated[float, Field(ge=0, le=LONGEST)]
     device: str
     versions: dict[str, str]
     code: dict[str, str] = {}  # noqa: RUF012

@@ -27,10 +27,18 @@ def _several(given: Any) -> Any:
 
 def _seeds(given: Any) -> Any:
     """How many, or which."""
+    if isinstance(given, bool):
+        raise ValueError("give a number of seeds, or a list of them")
     if isinstance(given, int) and not isinstance(given, bool):
         if not 1 <= given <= MOST:
             raise ValueError(f"{given} seeds; give 1 to {MOST}, or a list of them")
         return tuple(range(given))
+    return given
+
+
+def _points(given: Any) -> Any:
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"{given!r}: give a list, as in [{given!r}], or write it into settings")
     return given
 
 
@@ -98,6 +106,8 @@ class Published(Table):
 
     source: Label
     """Where it can be read."""
+    threat: Annotated[str, AfterValidator(_ball)] | None = None
+    """The ball that it is of, where a row has several."""
     robust: Percent | None = None
     clean: Percent | None = None
     attack: Label | None = None
@@ -138,7 +148,7 @@ class Row(Subject):
     """Architecture."""
     settings: Mapping[str, Value] = {}
     """Hyper-parameters of the defense or of its training."""
-    grid: Mapping[str, tuple[Value, ...]] = {}
+    grid: Mapping[str, Annotated[tuple[Value, ...], BeforeValidator(_points)]] = {}
     """Several values of settings: a row for each combination."""
 
     @model_validator(mode="after")
@@ -184,6 +194,17 @@ class Board(Measure):
     external: tuple[External, ...] = ()
     broken: tuple[Row, ...] = ()
     """Defenses that are broken on purpose; they stand in a section of their own."""
+
+    @model_validator(mode="after")
+    def _published(self) -> Board:
+        every: tuple[Row | External, ...] = (*self.rows, *self.external, *self.broken)
+        for row, said in ((one, said) for one in every for said in one.published):
+            balls, called = row.threat or self.threat, row.defense if isinstance(row, Row) else row.reference
+            if said.threat is None and len(balls) > 1:
+                raise ValueError(f"{called} has {len(balls)} threats and a published figure; say of which, by its threat")
+            if said.threat not in (None, *balls):
+                raise ValueError(f"{called}: a published figure is of {said.threat}, which is none of its threats")
+        return self
 
     @model_validator(mode="after")
     def _some(self) -> Board:

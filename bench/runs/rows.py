@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bench import data
+from bench.core import ThreatModel
 from bench.data import Dataset
 from bench.errors import BadInput, GauntletError, Skipped, UnknownName
 from bench.evaluation import EvaluationRequest
+from bench.models import added_defense
 from bench.plans import load as load_plan
 from bench.plugins import was_run
 from bench.runs.board import Board, External, Measured, Row, Subject, settings_text
@@ -60,19 +62,37 @@ class Line:
 
 def lines_of(board: Board, path: Path, results: Path) -> list[Line]:
     """Every line of a board, in the order of its file; a mistake in any of them is told before anything is trained."""
-    images = data.load(board.dataset, "train") if board.rows or board.broken else None
+    try:
+        images = data.load(board.dataset, "train") if board.rows or board.broken else None
+        check = _samples_check(board.dataset)
+    except GauntletError as error:
+        raise BadInput(f"board {path}: dataset: {error}") from None
     kinds: dict[Kind, Sequence[Row | External]] = {"rows": board.rows, "external": board.external, "broken": board.broken}
     found: list[Line] = []
     for kind, place, row in ((kind, place, row) for kind, rows in kinds.items() for place, row in enumerate(rows, 1)):
         called = row.reference if isinstance(row, External) else row.defense
         try:
             own = [*(_external(board, row) if isinstance(row, External) else _trained(board, row, kind, images, results))]
+            check(own)
             if twice := {line.label for line in own} & {line.label for line in found}:
                 raise BadInput(f"{min(twice)} is another row already; give one of them a name")
         except GauntletError as error:
             raise BadInput(f"board {path}: {kind} {place} ({called}): {error}") from None
         found += own
     return found
+
+
+def _samples_check(dataset: str) -> Callable[[Sequence[Line]], None]:
+    """What refuses a line that wants more test samples than there are, where the data set alone says how many that is."""
+    if dataset not in data.CLASSES:
+        return lambda _: None
+    whole = data.load(dataset, "test")
+
+    def check(lines: Sequence[Line]) -> None:
+        for n in {each.request.n for line in lines for each in line.asked}:
+            whole.first(n)
+
+    return check
 
 
 def chosen(lines: list[Line], patterns: Sequence[str] = (), plans: Sequence[str] = ()) -> list[Line]:
@@ -151,10 +171,13 @@ def _external(board: Board, row: External) -> Iterator[Line]:
 def _asked(measures: Iterable[Measured], row: Subject, job: Job | None, **given: Any) -> tuple[Asked, ...]:
     """The evaluations of a line; a plan that does not fit its ball is told here."""
     found = []
+    added_defense(row.test_time)
     for measure in measures:
         plan = load_plan(measure.plan)
         if job:
             plan.extended(job.defense.adaptive()).resolved(job.threat)
+        elif "norm" in given:
+            plan.resolved(ThreatModel.parse(given["norm"], given["eps"][0]))
         request = EvaluationRequest(plan=plan, n=measure.n, test_time=row.test_time, eot=row.eot, **given)
         found.append(Asked(request, measure.diagnose or plan.diagnose))
     return tuple(found)

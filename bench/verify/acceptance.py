@@ -15,7 +15,7 @@ from bench.errors import BadInput
 from bench.escape import line
 from bench.files import ASIDE, LOCK, Reporter, alone, bury, opened, regular, set_aside, sha256
 from bench.plugins import load_plugin
-from bench.results import Card, read_card, section
+from bench.results import ORDER, Card, read_card, section
 from bench.verify.cards import Verified, cards_of, to_json, verify_card
 from bench.verify.cards import render as show
 from bench.verify.consistency import ATTEMPTS
@@ -75,16 +75,27 @@ def accept(
         # What a kill has left.
         for old in board.glob(f"{STAGE}*"):
             shutil.rmtree(old, ignore_errors=True)
-        if place.suffix != SUFFIX or place.is_dir():
+        if not _packed(place):
             return _accepted(place, board, signed, given, audit)
         with _stage(board) as stage:
-            sent = unpack(place, stage)
-            for file in sent.code if run_code else ():
-                load_plugin(file)
             try:
+                sent = unpack(place, stage)
+                for file in sent.code if run_code else ():
+                    load_plugin(file)
                 return _with(place, sent, _accepted(sent.card, board, signed, given, audit), ran=run_code)
             except BadInput as error:
                 raise BadInput(str(error).replace(str(stage), str(place))) from None
+
+
+def _packed(place: Path) -> bool:
+    """Whether it is what `gauntlet submit` makes, whatever it is called."""
+    if place.is_dir():
+        return False
+    try:
+        with opened(place) as file:
+            return place.suffix == SUFFIX or file.read(2) == b"PK"
+    except OSError as error:
+        raise BadInput(f"cannot read {place}: {error.strerror or error}; give what `gauntlet submit` wrote") from None
 
 
 def _accepted(place: Path, board: Path, signed: Signed, given: Given, audit: Audit | None) -> Accepted:
@@ -129,11 +140,15 @@ def _judged(staged: Path, home: Path, board: Path, signed: Signed, given: Given,
             found, None, f"refused: it says {card.robust_accuracy:.2%} of {card.n}, and its model is down to {lowest.told}; "
             "a row can only go down"
         )  # fmt: skip
-    if staged.parent != home:
-        _placed(staged, home, number.standing)
+    aside = _placed(staged, home, number.standing, card) if staged.parent != home else None
     remember(board, number, card)
-    how = f"{number.audited} of its samples attacked again" if number.audited else "not audited"
-    return Accepted(found, home / "card.json", f"accepted: {card.robust_accuracy:.2%}, {how}, remembered in {board / LOWEST}")
+    told = [
+        f"accepted: {card.robust_accuracy:.2%}",
+        f"{number.audited} of its samples attacked again" if number.audited else "not audited",
+        *([f"the row that was there lies in {aside.name}"] if aside else []),
+        f"remembered in {board / LOWEST}",
+    ]
+    return Accepted(found, home / "card.json", ", ".join(told))
 
 
 def _as_from(source: Path, staged: Path, accepted: Accepted) -> Accepted:
@@ -213,13 +228,16 @@ def _copy(source: Path, target: Path, most: int) -> int:
     return size
 
 
-def _placed(staged: Path, home: Path, standing: int) -> None:
-    """Move a row that was judged to its place, in one step; a run that is there already must be the same."""
+def _placed(staged: Path, home: Path, standing: int, card: Card) -> Path | None:
+    """Move a row that was judged to its place, in one step; a run that is there already must be the same.
+
+    Where another row was in its place, the folder in which it lies now.
+    """
     run = staged.parent.parent
     if not home.parent.exists():
         home.parent.parent.mkdir(parents=True, exist_ok=True)
         run.rename(home.parent)
-        return
+        return None
     beside = [path for path in run.rglob("*") if path.is_file() and path.parent != staged.parent]
     for file in beside:
         there = home.parent / file.relative_to(run)
@@ -227,18 +245,18 @@ def _placed(staged: Path, home: Path, standing: int) -> None:
             raise BadInput(f"{there} is another file than the one handed in under that name; rename the folder {run.name}")
     files = [path for path in staged.parent.iterdir() if path.is_file()]
     same = all((home / file.name).exists() and sha256(home / file.name) == sha256(file) for file in files)
-    if not same and home.exists():
-        _replaced(home, standing)
+    aside = _replaced(home, standing, card) if not same and home.exists() else None
     for file in beside:
         there = home.parent / file.relative_to(run)
         there.parent.mkdir(exist_ok=True)
         file.replace(there)
     if not same:
         staged.parent.rename(home)
+    return aside
 
 
-def _replaced(home: Path, standing: int) -> None:
-    """Set aside what lies in the place of a row, where that is not lower than the new one."""
+def _replaced(home: Path, standing: int, new: Card) -> Path:
+    """Set aside what lies in the place of a row, where nothing more is known against it than against the new one."""
     bury(home / LOCK)
     try:
         card = read_card(home / "card.json")
@@ -246,7 +264,17 @@ def _replaced(home: Path, standing: int) -> None:
         card = None
     if card and round(card.robust_accuracy * card.n) < standing:
         raise BadInput(f"{home} holds a row at {card.robust_accuracy:.2%}, which is lower; look at it with `gauntlet verify`")
-    set_aside(home)
+    if card and _doubt(card) > _doubt(new):
+        raise BadInput(
+            f"{home} holds the same row with the verdict {card.verdict}, and a verdict is the board's to change: this one has "
+            f"{new.verdict or 'none'}; diagnose it with `gauntlet diagnose`, or remove what lies there"
+        )
+    return set_aside(home)
+
+
+def _doubt(card: Card) -> int:
+    """How much is known against a card; nothing is, where nobody looked."""
+    return ORDER.index(card.verdict) if card.verdict else 0
 
 
 def render(accepted: Accepted, *, as_json: bool = False) -> str:

@@ -110,6 +110,8 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
     samples, fallen, rows = None, None, None
     problems = _whole(folder, card.records)
     own = not problems
+    # A file that is not here proves nothing; another one in its place is a sign.
+    harmed = [*problems] if (folder / card.records.file).exists() else []
     at_odds: list[str] = []
     try:
         rows = read_records(folder / card.records.file)
@@ -143,7 +145,7 @@ def read_evidence(card: Card, folder: Path) -> Evidence:
     checks += [_measures(card, folder)] if card.measures else []
     undone, sentence = _undone(card, folder)
     checks += [Check(UNLISTED, False, (sentence,))] if sentence else []
-    told = told + ([sentence] if sentence else []) or (at_odds if own else [])
+    told = told + ([sentence] if sentence else []) or (at_odds if own else harmed)
     whole = own and not at_odds and samples is not None and there and all(found.ok for found in archives[2:])
     outcomes = _outcomes(card, folder, samples, fallen, proofs) if whole else None
     return Evidence(checks, samples, proofs, undone, tuple(told), outcomes, rows)

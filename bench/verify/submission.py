@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, BinaryIO, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -29,7 +29,7 @@ from bench.verify.consistency import contradictions
 from bench.verify.loading import weights_of
 
 SUFFIX, ABOUT = ".zip", "submission.json"
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 LARGEST = 2**32 - 2
 """Bytes of a submission at most: what a zip archive counts without an extension."""
 MOST_FILES, LONGEST_DIRECTORY = 1000, 2**20
@@ -45,7 +45,7 @@ _OF_EVALUATION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.(json|parquet|s
 class Submission(Record):
     """What a stranger says of the row besides the card."""
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = SCHEMA
     paper: Sentence = ""
     """Where the method is published."""
     authors: Annotated[str, Field(max_length=10_000)] = ""
@@ -202,7 +202,9 @@ def _check_end(file: Path, content: BinaryIO) -> None:
     size = content.seek(0, 2)
     if size > LARGEST:
         raise BadInput(f"submission {file} has {size} bytes, and at most {LARGEST} can be one; it is not read")
-    content.seek(max(size - _END.size, 0))
+    if size < _END.size:
+        raise BadInput(f"submission {file} has {size} bytes, and none is so short; ask for it again")
+    content.seek(size - _END.size)
     signature, *_, files, length, place, comment = _END.unpack(content.read())
     if signature != b"PK\5\6" or comment or place + length + _END.size != size:
         raise BadInput(f"submission {file}: it does not end as one that was sent; ask for it again, or give a card.json")

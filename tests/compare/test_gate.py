@@ -560,7 +560,14 @@ def test_the_leaderboard_has_bands(tmp_path: Path) -> None:
     assert "exact McNemar for every pair, 5 % for all pairs together (Holm)\n" in page
     write_leaderboard(tmp_path, ["md"])
     assert (tmp_path / "leaderboard.md").read_text() == page
-    (tmp_path / "third" / "samples.parquet").write_bytes(b"")
+    records = tmp_path / "third" / "samples.parquet"
+    # Another file in the place of the records is no file that is missing: the row is left out, and somebody is told.
+    records.write_bytes(b"")
+    _, refused = write_leaderboard(tmp_path, ["md"])
+    assert len(refused) == 1
+    assert "third/card.json contradicts itself: " in refused[0]
+    assert "| third " not in (tmp_path / "leaderboard.md").read_text()
+    records.unlink()
     write_leaderboard(tmp_path, ["md"])
     assert "3 of 3 rows lack records on the samples of the others" in (tmp_path / "leaderboard.md").read_text()
     # Without records at all the frame still has ranks, from the proportions alone.

@@ -63,6 +63,19 @@ def test_what_is_written_replaces_a_link_and_spares_what_it_names(valued: Path, 
     assert valued.read_text() == VALUED
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_is_not_made_one(linked: bool, tmp_path: Path) -> None:
+    """Whoever may write a device would have a file in its place, and every program after that."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    if linked:
+        (tmp_path / "link").symlink_to(pipe)
+    with pytest.raises(BadInput, match="it is a pipe; name a file"):
+        write_text(tmp_path / "link" if linked else pipe, "{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["link", "pipe"] if linked else ["pipe"])
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize("name", ["linked.py", "test_linked.py"])
 def test_a_scaffold_does_not_write_through_a_link(name: str, tmp_path: Path) -> None:
     (tmp_path / name).symlink_to(tmp_path / "absent")

@@ -38,3 +38,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "Of the 6 evaluations that this board asks for 3 have no card here" in told
     assert told.endswith("- fast, n 10: a\\|b (1 of 3)\n- standard: c\n")
     assert "Not here" not in page(tmp_path / "board.md", [], counts[2:])
+
+
+def test_paragraphs_of_what_a_reader_should_know_stay_paragraphs(tmp_path: Path) -> None:
+    about = "\nOne sentence that\nis wrapped.\n\n  Another *one*.\n"
+    write_board(tmp_path / "board.md", Page("A board", about, [], [], [], [], [], []))
+    lines = (tmp_path / "board.md").read_text().splitlines()
+    assert lines == ["# A board", "", "One sentence that is wrapped.", "", "Another \\*one\\*."]

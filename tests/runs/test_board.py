@@ -109,6 +109,10 @@ def test_the_page_has_its_sections(made: tuple[Path, int, str, str]) -> None:
     assert page.startswith("# A few digits\n\nSmall.\n\n## digits · linf 0.2 · plan smoke\n")
     assert "| standard " in ours
     assert "| standard+rfi " in ours
+    # Asked with 30 samples too, of which the 40 are more.
+    assert (
+        len([line for line in ours.partition("## Under")[0].splitlines() if line.startswith("|") and "| fast_at " in line]) == 1
+    )
     assert "broken_gradient_kill" not in ours
     assert broken.startswith("Broken on purpose")
     assert "broken_gradient_kill" in page.partition("## Broken on purpose")[2]
@@ -250,7 +254,7 @@ def test_how_long_it_takes_is_told_from_what_is_there(
     # What networks alone cost says nothing of one with something around it.
     assert rows["broken_noise_layer (broken)"][-1] == "batch + passes"
     assert "unknown: nothing, and not counted" in out
-    assert out.splitlines()[-1].startswith("left to do: 4 trainings and 8 evaluations, about ")
+    assert out.splitlines()[-1].startswith("left to do: 4 trainings and 7 evaluations, about ")
     assert out.splitlines()[-1].endswith(" with 2 workers")
     assert not [*board.rglob("pgd_at*")]
 
@@ -272,6 +276,16 @@ def test_draws_and_a_diagnosis_are_in_the_price(
     plain, told, random = (next(cost for label, cost in costs.items() if label.startswith(name))[-1].seconds for name in names)
     assert told == pytest.approx(1.5 * plain)
     assert random > 5 * plain
+
+
+def test_a_device_that_is_not_here_is_no_failure_of_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text(BOARD)
+    code, _, err = call(capsys, monkeypatch, "board", "mine.toml", "--device", "foo")
+    assert (code, err.startswith("error: ")) == (2, True)
+    assert not Path("results").exists()
 
 
 def test_only_some_rows_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

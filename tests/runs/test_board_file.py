@@ -39,6 +39,12 @@ def read(tmp_path: Path, text: str) -> Board:
         (HEAD.replace("linf 0.2", "linf 8") + ROW, "did you mean 8/255?"),
         (HEAD + "seeds = 0\n" + ROW, "seeds: 0 seeds; give 1 to"),
         (HEAD + "seeds = [1, 1]\n" + ROW, "seeds: [1, 1]: give one or more seeds, each once"),
+        (HEAD + "seeds = true\n" + ROW, "seeds: give a number of seeds, or a list of them"),
+        (HEAD + ROW + "grid = {step = 1.0}\n", "rows 1 (fast_at), grid, step: 1.0: give a list, as in [1.0]"),
+        (HEAD.replace('"linf 0.2"', '["linf 0.2", "l2 1"]') + ROW + "published = [{source = 's', robust = 1}]\n",
+         "fast_at has 2 threats and a published figure; say of which, by its threat"),
+        (HEAD + ROW + "published = [{source = 's', threat = 'l2 1'}]\n",
+         "fast_at: a published figure is of l2 1, which is none"),
         (HEAD + "seeds = [-1]\n" + ROW, "seeds: [-1]: give one or more seeds, each once, from 0 on"),
         (HEAD + "n = 0\n" + ROW, "n: Input should be greater than or equal to 1"),
         (HEAD.replace('"smoke"', "[]") + ROW, "plan: an empty list"),
@@ -74,6 +80,9 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         ),
         ("[[rows]]\ndefense = 'fast_at'\nsettings = {epochs = 0}\n", "rows 1 (fast_at): "),
         ("[[rows]]\ndefense = 'fast_at'\nmodel = 'digits_cn'\n", "did you mean 'digits_cnn'?"),
+        (ROW + "test_time = 'rf'\n", "rows 1 (fast_at): unknown defense 'rf': did you mean 'rfi'?"),
+        (ROW + "test_time = 'rfi?k=1&kk=2'\n", "rows 1 (fast_at): "),
+        (ROW + "n = 100000\n", "rows 1 (fast_at): digits test holds 360 samples"),
         (ROW + ROW, "rows 2 (fast_at): fast_at seed 0 is another row already; give one of them a name"),
         ("[[external]]\nreference = 'results/x'\n", "external 1 (results/x): it is no network from elsewhere"),
         ("[[rows]]\ndefense = 'fast_at'\nthreat = 'l2 1'\nplan = 'linf.toml'\n", "works in linf, not in l2"),
@@ -90,6 +99,12 @@ def test_a_mistake_in_a_row_is_told_before_anything_is_trained(
     with pytest.raises(BadInput) as error:
         lines_of(board, tmp_path / "mine.toml", tmp_path)
     assert told in str(error.value)
+
+
+def test_a_data_set_that_is_none_is_told_with_its_place(tmp_path: Path) -> None:
+    board = read(tmp_path, HEAD.replace('"digits"', '"digit"') + ROW)
+    with pytest.raises(BadInput, match=r"board .*mine\.toml: dataset: .*did you mean 'digits'"):
+        lines_of(board, tmp_path / "mine.toml", tmp_path)
 
 
 def test_two_spellings_are_one_board(tmp_path: Path) -> None:

@@ -214,6 +214,29 @@ def test_a_lower_row_takes_the_place_of_one_and_none_the_place_of_a_lower(theirs
     assert read_card(place) == lowered
 
 
+def test_no_row_takes_the_place_of_one_of_which_more_is_known(theirs: Path, board: Path) -> None:
+    """A verdict is nothing that files prove: who leaves it out has no better row."""
+    card = card_of(theirs, "smoke")
+    plain, doubted = card.read_bytes(), json.loads(card.read_text())
+    known = next((Path(__file__).parents[2] / "results" / "digits").glob("*/broken_jpeg-*/fast-*/card.json"))
+    doubted["diagnosis"] = {**json.loads(known.read_text())["diagnosis"], "verdict": "broken"}
+    card.write_text(json.dumps(doubted))
+    place = placed(taken(card, board))
+    before = contents(place.parent)
+    card.write_bytes(plain)
+    with pytest.raises(BadInput, match="the same row with the verdict broken, and a verdict is the board's to change"):
+        taken(card, board, Signed("Eve"))
+    assert contents(place.parent) == before
+    # The other way round it is told where the row is that was there.
+    shutil.rmtree(board)
+    board.mkdir()
+    placed(taken(card, board))
+    card.write_text(json.dumps(doubted))
+    done = taken(card, board)
+    assert f"the row that was there lies in {card.parent.name}.1.aside" in done.told
+    assert read_card(placed(done)).verdict == "broken"
+
+
 def test_another_run_under_the_same_name_is_refused(theirs: Path, board: Path) -> None:
     place = placed(taken(card_of(theirs, "smoke"), board))
     (place.parents[1] / "train.json").write_text("{}")

@@ -279,13 +279,33 @@ def test_forged_10_code_that_would_run(sent: Path, board: Path, tmp_path: Path, 
 
 def test_what_is_no_archive_is_told(board: Path, tmp_path: Path) -> None:
     file = tmp_path / "row.zip"
-    for content in (b"", b"PK", b"<!doctype html>" * 100, b"PK\5\6" + bytes(18)):
+    for content in (b"", b"PK"):
+        file.write_bytes(content)
+        assert f"has {len(content)} bytes, and none is so short" in refused(file, board)
+    for content in (b"<!doctype html>" * 100, b"PK\5\6" + bytes(18)):
         file.write_bytes(content)
         assert str(file) in refused(file, board)
     with pytest.raises(BadInput, match="No such file"):
         unpack(tmp_path / "none.zip", board)
     os.mkfifo(tmp_path / "pipe.zip")
     assert "it is a pipe" in refused(tmp_path / "pipe.zip", board)
+
+
+def test_a_submission_is_one_whatever_it_is_called(sent: Path, board: Path, tmp_path: Path) -> None:
+    for name in ("row.dat", "row.ZIP", "row"):
+        shutil.copy(sent, tmp_path / name)
+        assert accept(tmp_path / name, board, ADA, HERE, quiet=True).path
+
+
+def test_what_is_said_of_a_row_is_of_this_release(sent: Path, board: Path, tmp_path: Path) -> None:
+    files = files_of(sent)
+    (about,) = [name for name in files if name.endswith(ABOUT)]
+    newer = json.dumps({**json.loads(files[about]), "schema_version": 9}).encode()
+    told = refused(packed(tmp_path / "newer.zip", {**files, about: newer}), board)
+    assert "schema_version" in told
+    told = refused(packed(tmp_path / "none.zip", {name: content for name, content in files.items() if name != about}), board)
+    assert str(tmp_path / "none.zip") in told
+    assert ".accept" not in told
 
 
 def test_a_card_is_accepted_as_before(run: Path, board: Path) -> None:

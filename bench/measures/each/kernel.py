@@ -100,10 +100,10 @@ def _course(probe: Probe, outputs: ntk.Outputs, ascent: Ascent, *, specialisatio
         pairs.append(pair)
         if specialisation:
             at = replace(probe, net=net)
-            wholes = pair if outputs == "full" else (None, None)
+            kinds: tuple[tuple[str, Images], ...] = (("clean", lambda: probe.x), ("attacked", images))
             found = [
-                _specialisation(at, of, whole, f"epoch-{epoch}-{name}").diagonal().mean()
-                for name, of, whole in zip(("clean", "attacked"), (lambda: probe.x, images), wholes, strict=True)
+                _specialisation(at, of, whole if outputs == "full" else None, f"epoch-{epoch}-{name}").diagonal().mean()
+                for (name, of), whole in zip(kinds, pair, strict=True)
             ]
             special.append(torch.stack(found))
     clean, attacked = (torch.stack(kernels) for kernels in zip(*pairs, strict=True))
