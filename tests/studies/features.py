@@ -28,6 +28,9 @@ WORLDS: dict[str, dict[str, Any]] = {
     "gelu": {"act": "gelu", "lr": 0.05},
     "softplus": {"act": "softplus", "lr": 0.02},
 }
+THREE = SHORT | {"classes": 3, "size": 9, "filters": 3, "n": 30, "lr": 1.2, "steps": 2500, "stop": 4.0}
+"""The instance of three classes on which the constants were first chosen."""
+INITS, SEEDS_OF_THREE = (0.15, 0.5), 5
 COLUMNS = ("share of A", "clean", "robust", "robust only", "non-robust only")
 
 
@@ -47,7 +50,11 @@ def main() -> None:
         options = {"steps": chosen.steps, **(world if name == "as it is" else SHORT | world)}
         found[name] = performed("structured", options, 0, chosen.seeds, Execution(chosen.results, quiet=True)).found
     main_ = found["as it is"]
-    tables = [_over_eps(main_), _worlds(found), _transition(main_)]
+    three = {
+        init: performed("structured", THREE | {"init": init}, 0, SEEDS_OF_THREE, Execution(chosen.results, quiet=True)).found
+        for init in INITS
+    }
+    tables = [_over_eps(main_), _worlds(found), _transition(main_), _three(three)]
     values = {name: dict(document.values) for name, document in found.items()}
     numbers = {"values": values, "over time": {k: v for k, v in main_.curves.items() if k.startswith("A and B")}}
     Finding("features", decided(chosen), tables, _figure(main_), numbers).publish(chosen.write)
@@ -74,6 +81,19 @@ def _worlds(found: dict[str, Measurement]) -> Table:
         for kind, row in (("standard", 0), ("adversarial", last)):
             rows.append((name, kind, *(_cell(document, column, row) for column in COLUMNS)))
     return Table(("world", "training", *COLUMNS), tuple(rows))
+
+
+def _three(found: dict[float, Measurement]) -> Table:
+    """Standard and adversarial training of three classes, from small and from larger weights."""
+    rows = []
+    for init, document in found.items():
+        for row, (kind, which) in enumerate((("standard", "least"), ("adversarial", "largest"))):
+            median = 100 * (document.values[f"share of A, {which} eps"] or 0.0)
+            cells = (_cell(document, name, row) for name in ("share of A", "clean", "robust"))
+            steps = document.curves["over eps"]["steps"][row] or 0.0
+            rows.append((f"{init:g}", kind, f"{median:.0f}", *cells, f"{steps:.0f}"))
+    heads = ("init", "training", "share of A, median", "mean", "clean", "robust", f"steps, of {THREE['steps']}")
+    return Table(heads, tuple(rows))
 
 
 def _transition(document: Measurement) -> Table:
