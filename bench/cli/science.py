@@ -63,7 +63,7 @@ def lab(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, from --seed on.")] = 5,
     seed: opt.Seed = 0,
     results: opt.Results = opt.RESULTS,
-    fresh: opt.Fresh = False,
+    fresh: Annotated[bool, _FRESH] = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:

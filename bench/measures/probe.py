@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ from bench.core import Rng, ThreatModel
 from bench.data import Dataset
 from bench.errors import BadInput
 from bench.files import Reporter, atomic, opened
+
+AT_EPS = 1.0
+"""The radius whose numbers are the values of a measure over radii."""
 
 
 class Batch(NamedTuple):
@@ -94,6 +97,11 @@ class Probe:
             np.save(stream, found.numpy(), allow_pickle=False)
         self.report.advance(1, name)
         return found
+
+    def over_radii(self, radii: Sequence[float], row: Callable[[float], Tensor]) -> tuple[Tensor, Tensor]:
+        """A row of numbers for each multiple of eps, [radii, k], and that at eps, [k], which need not be among them."""
+        rows = {radius: self.part(f"radius-{radius}", partial(row, radius)) for radius in dict.fromkeys((*radii, AT_EPS))}
+        return torch.stack([rows[radius] for radius in radii]), rows[AT_EPS]
 
     def other(self, what: str) -> Other:
         """The network that --set against= names; BadInput where none is named and `what` needs one."""

@@ -23,8 +23,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=4)], ...], Field(min_length=1, max_length=64)]
 """Radii as multiples of eps."""
-AT_EPS = 1.0
-"""The radius whose numbers are the values of a measure over radii, whether it is among those asked for or not."""
 Curve = Mapping[str, Tensor]
 """Columns of equal length, [n] each; the first is what the others are drawn over."""
 
@@ -101,6 +99,4 @@ def _load() -> None:
         importlib.import_module(f"{package.__name__}.{module.name}")
 
 
-__all__ = [
-    "AT_EPS", "Curve", "Found", "Measure", "Positive", "Probe", "Samples", "Share", "Shares", "Whole", "get_measure", "measure",
-]  # fmt: skip
+__all__ = ["Curve", "Found", "Measure", "Positive", "Probe", "Samples", "Share", "Shares", "Whole", "get_measure", "measure"]

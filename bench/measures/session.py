@@ -103,12 +103,13 @@ def _taken(task: _Task, execution: Execution) -> Answer:
         for found in whole(task.path):
             return Answer(found, task.path, READ)
     with Reporter(_title(task), 1, quiet=execution.quiet) as report, alone(place, report.tell), device.exact_float32():
-        # Another process may have made it while this one waited.
-        for found in () if execution.fresh else whole(task.path):
-            return Answer(found, task.path, READ)
         if execution.fresh:
             for left in place.glob("*.npy"):
                 left.unlink()
+        else:
+            # Another process may have made it while this one waited.
+            for found in whole(task.path):
+                return Answer(found, task.path, READ)
         probe = _probe(task, execution, report, place)
         found = write(task.path, _document(task, came := task.measure.run(probe, **task.options)), came.arrays)
         shutil.rmtree(place, ignore_errors=True)

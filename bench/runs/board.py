@@ -29,7 +29,7 @@ def _seeds(given: Any) -> Any:
     """How many, or which."""
     if isinstance(given, bool):
         raise ValueError("give a number of seeds, or a list of them")
-    if isinstance(given, int) and not isinstance(given, bool):
+    if isinstance(given, int):
         if not 1 <= given <= MOST:
             raise ValueError(f"{given} seeds; give 1 to {MOST}, or a list of them")
         return tuple(range(given))

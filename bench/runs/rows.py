@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -64,7 +64,7 @@ def lines_of(board: Board, path: Path, results: Path) -> list[Line]:
     """Every line of a board, in the order of its file; a mistake in any of them is told before anything is trained."""
     try:
         images = data.load(board.dataset, "train") if board.rows or board.broken else None
-        check = _samples_check(board.dataset)
+        test = data.load(board.dataset, "test") if board.dataset in data.CLASSES else None
     except GauntletError as error:
         raise BadInput(f"board {path}: dataset: {error}") from None
     kinds: dict[Kind, Sequence[Row | External]] = {"rows": board.rows, "external": board.external, "broken": board.broken}
@@ -73,26 +73,15 @@ def lines_of(board: Board, path: Path, results: Path) -> list[Line]:
         called = row.reference if isinstance(row, External) else row.defense
         try:
             own = [*(_external(board, row) if isinstance(row, External) else _trained(board, row, kind, images, results))]
-            check(own)
+            if test:
+                for n in {each.request.n for line in own for each in line.asked}:
+                    test.first(n)
             if twice := {line.label for line in own} & {line.label for line in found}:
                 raise BadInput(f"{min(twice)} is another row already; give one of them a name")
         except GauntletError as error:
             raise BadInput(f"board {path}: {kind} {place} ({called}): {error}") from None
         found += own
     return found
-
-
-def _samples_check(dataset: str) -> Callable[[Sequence[Line]], None]:
-    """What refuses a line that wants more test samples than there are, where the data set alone says how many that is."""
-    if dataset not in data.CLASSES:
-        return lambda _: None
-    whole = data.load(dataset, "test")
-
-    def check(lines: Sequence[Line]) -> None:
-        for n in {each.request.n for line in lines for each in line.asked}:
-            whole.first(n)
-
-    return check
 
 
 def chosen(lines: list[Line], patterns: Sequence[str] = (), plans: Sequence[str] = ()) -> list[Line]:

@@ -58,7 +58,7 @@ def gradient(net: nn.Module, batches: Sequence[Batch]) -> Tensor:
     total = torch.zeros_like(weights_of(net))
     for x, y in batches:
         with torch.enable_grad():
-            found = torch.autograd.grad(_loss(net, x, y)(weights), list(weights.values()))
+            found = torch.autograd.grad(_loss(net, x, y)(weights), list(weights.values()), materialize_grads=True)
         total += torch.cat([piece.flatten() for piece in found])
     return total / sum(len(y) for _, y in batches)
 
@@ -74,7 +74,7 @@ def hessian_product(net: nn.Module, batches: Sequence[Batch]) -> Callable[[Tenso
 
     def slopes(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
-            return torch.autograd.grad(_loss(net, x, y)(weights), inputs, create_graph=True)
+            return torch.autograd.grad(_loss(net, x, y)(weights), inputs, create_graph=True, materialize_grads=True)
 
     kept = slopes(*batches[0]) if len(batches) == 1 else None
 

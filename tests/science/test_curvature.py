@@ -48,6 +48,25 @@ def test_hessian_products_are_those_of_the_dense_hessian() -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+def test_a_weight_that_takes_no_part_has_no_slope() -> None:
+    """In all samples as one batch, too, whose backward pass is kept."""
+    net = tiny()
+    x, y = (torch.cat(parts) for parts in zip(*batches(net), strict=True))
+    expected = dense(net)
+    slope = gradient(net, [(x, y)])
+    net.register_parameter("idle", nn.Parameter(torch.ones(3, dtype=x.dtype)))
+    at = next(place for place, (name, _) in enumerate(net.named_parameters()) if name == "idle")
+    before = sum(weight.numel() for weight in list(net.parameters())[:at])
+    with_idle = gradient(net, [(x, y)])
+    torch.testing.assert_close(torch.cat([with_idle[:before], with_idle[before + 3 :]]), slope)
+    assert not with_idle[before : before + 3].any()
+    product = hessian_product(net, [(x, y)])
+    found = torch.stack([product(row) for row in torch.eye(len(expected) + 3, dtype=torch.float64)])
+    kept = [place for place in range(len(found)) if not before <= place < before + 3]
+    torch.testing.assert_close(found[kept][:, kept], expected, atol=1e-12, rtol=1e-9)
+    assert not found[before : before + 3].any()
+
+
 def test_gradients_are_those_of_the_mean_loss_and_weights_can_be_moved() -> None:
     net = tiny()
     x, y = (torch.cat(parts) for parts in zip(*batches(net), strict=True))

@@ -12,13 +12,13 @@ from pathlib import Path
 from statistics import mean
 
 import ending  # noqa: F401 - a defense of this study
-from finding import Finding, Table, decided, published
+from finding import Finding, Table, decided, over_epochs, published
 from study import Cell, options, record, trained
 
 from bench.evaluation import Execution
 from bench.measures import MeasureRequest, measured
-from bench.pictures.figure import Chart, Curve, rising_axis
-from bench.statistics import holm, mean_interval, paired
+from bench.pictures.figure import Chart
+from bench.statistics import holm, paired
 
 KEPT, ENDED = "random starts to the end", "random starts for one half"
 CELLS = {KEPT: Cell("falls-kept", "fast_at"), ENDED: Cell("falls-ended", "ending_start")}
@@ -107,18 +107,12 @@ def _differences(courses: dict[str, list[Course]], shown: tuple[int, ...], which
 
 def _figure(courses: dict[str, list[Course]]) -> Chart:
     """The rank of the kernel of attacked images, where the claim is that it falls."""
-    curves = []
-    for name, seeds in courses.items():
-        values = list(zip(*(one["attacked effective rank"] for one in seeds), strict=True))
-        points = tuple((float(epoch), mean(column)) for epoch, column in enumerate(values, 1))
-        curves.append(Curve(name, points, len(curves), tuple(map(mean_interval, values))))
-    ends = [end for curve in curves for pair in curve.band for end in pair]
-    epochs = rising_axis("epoch", [x for curve in curves for x, _ in curve.points])
+    ranks = {name: [one["attacked effective rank"] for one in seeds] for name, seeds in courses.items()}
     about = (
         "Effective rank of the tangent kernel of attacked images over the epochs of FGSM-RS, with random starts to the end and "
-        "for one half; means and intervals over seeds."
+        "for one half"
     )
-    return Chart(about, epochs, rising_axis("effective rank, attacked images", ends), tuple(curves))
+    return over_epochs(ranks, about, "effective rank, attacked images")
 
 
 if __name__ == "__main__":

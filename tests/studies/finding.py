@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from study import told
@@ -14,7 +15,9 @@ from tabulate import tabulate
 
 from bench.files import write_text
 from bench.pictures import Figure
+from bench.pictures.figure import Chart, Curve, rising_axis
 from bench.pictures.paper import save
+from bench.statistics import mean_interval
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "findings"
 
@@ -53,6 +56,19 @@ class Finding:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{self.name}.json", json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
         save(self.figure, folder / f"{self.name}.svg", width=4.6)
+
+
+def over_epochs(courses: Mapping[str, Sequence[Sequence[float]]], about: str, axis: str, first: int = 1) -> Chart:
+    """Of each name the mean over seeds, a course each, with its interval; `first` is the epoch that courses begin with."""
+    curves = []
+    for name, seeds in courses.items():
+        columns = list(zip(*seeds, strict=True))
+        points = tuple((float(epoch), mean(column)) for epoch, column in enumerate(columns, first))
+        band = tuple((max(low, 0.0), high) for low, high in map(mean_interval, columns))
+        curves.append(Curve(name, points, len(curves), band))
+    ends = [end for curve in curves for pair in curve.band for end in pair]
+    epochs = rising_axis("epoch", [x for curve in curves for x, _ in curve.points])
+    return Chart(f"{about}; means and intervals over seeds.", epochs, rising_axis(axis, ends), tuple(curves))
 
 
 def read_tables(path: Path) -> list[Table]:

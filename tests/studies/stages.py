@@ -10,12 +10,12 @@ from argparse import Namespace
 from math import log
 from statistics import mean
 
-from finding import Finding, Table, decided, published
+from finding import Finding, Table, decided, over_epochs, published
 from study import Cell, difference, options, record, shorten, trained
 
 from bench.evaluation import Execution
 from bench.measures import MeasureRequest, measured
-from bench.pictures.figure import Chart, Curve, rising_axis
+from bench.pictures.figure import Chart
 from bench.plugins import learning_rate
 from bench.results.collapse import collapsed
 from bench.statistics import mean_interval, rank_correlation
@@ -130,20 +130,8 @@ def _collapses(chosen: Namespace) -> Table:
 
 
 def _figure(speeds: dict[str, list[list[float]]]) -> Chart:
-    curves = []
-    for schedule, seeds in speeds.items():
-        columns = list(zip(*seeds, strict=True))
-        points = tuple((float(epoch), mean(column)) for epoch, column in enumerate(columns, 2))
-        curves.append(
-            Curve(schedule, points, len(curves), tuple((max(low, 0.0), high) for low, high in map(mean_interval, columns)))
-        )
-    ends = [end for curve in curves for pair in curve.band for end in pair]
-    epochs = rising_axis("epoch", [x for curve in curves for x, _ in curve.points])
-    about = (
-        "How far the tangent kernel moves in each epoch of adversarial training (N-FGSM), under four schedules of the rate; "
-        "means and intervals over seeds."
-    )
-    return Chart(about, epochs, rising_axis("distance to the epoch before", ends), tuple(curves))
+    about = "How far the tangent kernel moves in each epoch of adversarial training (N-FGSM), under four schedules of the rate"
+    return over_epochs(speeds, about, "distance to the epoch before", first=2)
 
 
 if __name__ == "__main__":

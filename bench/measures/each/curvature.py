@@ -13,7 +13,7 @@ from bench.science.ascent import Ascent
 from bench.science.curvature import Density, density, lanczos
 from bench.science.weights import Batch, hessian_product, weights_of
 
-SETTLED = 0.01
+_SETTLED = 0.01
 """A residual of more than this share of its eigenvalue says that Lanczos has not found it yet."""
 EXACT = 2**16
 """Weights up to which a network is taken in float64; beyond it, products are float32 and only their sums are not."""
@@ -48,7 +48,7 @@ def curvature(
         batches = _batches(under, kind, Ascent(steps, step))
         ritz = under.part(f"{kind}-top", lambda b=batches: _spectrum(under, b, products))  # type: ignore[misc]
         largest, error = ritz[0, :top], ritz[1, :top] + _ROUNDING * torch.finfo(under.x.dtype).eps * ritz[0].abs().max()
-        wide = (error > SETTLED * largest.abs()).nonzero().flatten().tolist()
+        wide = (error > _SETTLED * largest.abs()).nonzero().flatten().tolist()
         unsettled += [f"{kind} from rank {wide[0] + 1}"] if wide else []
         missing = torch.full((top - len(largest),), torch.nan)
         table |= {kind: torch.cat([largest, missing]), f"{kind} +-": torch.cat([error, missing])}
@@ -60,7 +60,7 @@ def curvature(
             curves[f"{kind} density"] = _drawn(found)
     if losses == "both":
         values["top, adversarial over clean"] = values["adversarial top"] / values["clean top"]
-    more = f"not found yet, with a +- of more than {SETTLED:.0%}: {', '.join(unsettled)}; give --set products={2 * products}"
+    more = f"not found yet, with a +- of more than {_SETTLED:.0%}: {', '.join(unsettled)}; give --set products={2 * products}"
     notes = (
         *([more] if unsettled else []),
         "+- is the residual, and what is rounded: an eigenvalue of the Hessian lies within it",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.measures.probe import Batch
-from bench.measures.registry import AT_EPS, Found, Positive, Probe, Samples, Shares, Whole, measure
+from bench.measures.registry import Found, Positive, Probe, Samples, Shares, Whole, measure
 from bench.science.ascent import Ascent
 from bench.science.linearity import linearity as between
 from bench.science.linearity import worst_error
@@ -18,12 +18,11 @@ def linearity(
 ) -> Found:
     """l2 size of perturbations, first-order error and local linearity over a grid of radii, which are multiples of eps."""
     exact, ascent = probe.exact(), Ascent(steps, step)
-    rows = {r: exact.part(f"radius-{r}", lambda r=r: _row(exact, r, ascent)) for r in dict.fromkeys((*radii, AT_EPS))}  # type: ignore[misc]
-    table = torch.stack([rows[radius] for radius in radii])
+    table, at_eps = exact.over_radii(radii, lambda radius: _row(exact, radius, ascent))
     eps = [probe.threat.radius * radius for radius in radii]
     names = ("l2 size", "eps sqrt(d)", "error, median", "error of the mean", "cosine", "worst error", "loss change")
     curve = {"eps": torch.tensor(eps, dtype=torch.float64), **{name: table[:, i] for i, name in enumerate(names)}}
-    values = dict(zip(names, rows[AT_EPS].tolist(), strict=True))
+    values = dict(zip(names, at_eps.tolist(), strict=True))
     notes = (
         "the values are at eps",
         "the error is |L(x+d) - L(x) - g.d| / |L(x+d) - L(x)| at the end of the ascent; of the mean, after both means",

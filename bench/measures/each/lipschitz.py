@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.core import forward, margin_targeted, slopes
 from bench.errors import BadInput
 from bench.measures.probe import Batch
-from bench.measures.registry import AT_EPS, Found, Positive, Probe, Samples, Share, Whole, measure
+from bench.measures.registry import Found, Positive, Probe, Samples, Share, Whole, measure
 from bench.proofs.intervals import Unknown
 from bench.proofs.slopes import dual_norm, traced
 from bench.science.ascent import Ascent
@@ -31,16 +31,14 @@ def lipschitz(
     radii: of balls, as multiples of eps. At eps, the bound says whether the margin outlasts the ball. It is vacuous on large
     networks.
     """
-    exact = probe.exact()
-    shares, ascent = dict.fromkeys((*radii, AT_EPS)), Ascent(steps, step)
-    rows = {r: exact.part(f"radius-{r}", lambda r=r: _row(exact, r, ascent)) for r in shares}  # type: ignore[misc]
-    table = torch.stack([rows[radius] for radius in radii])
+    exact, ascent = probe.exact(), Ascent(steps, step)
+    table, at_eps = exact.over_radii(radii, lambda radius: _row(exact, radius, ascent))
     names = ("guaranteed", "sampled", "guaranteed over sampled", "proved", "certain radius")
     curve = {
         "eps": torch.tensor([probe.threat.radius * r for r in radii]),
         **{name: table[:, i] for i, name in enumerate(names)},
     }
-    values = dict(zip(names, rows[AT_EPS].tolist(), strict=True))
+    values = dict(zip(names, at_eps.tolist(), strict=True))
     notes = [
         "the values are at eps",
         "medians over samples of the dual norm of a margin's gradient, the largest over wrong classes",

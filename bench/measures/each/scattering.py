@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bench.errors import BadInput
-from bench.measures.registry import AT_EPS, Found, Positive, Probe, Samples, Shares, Whole, measure
+from bench.measures.probe import AT_EPS
+from bench.measures.registry import Found, Positive, Probe, Samples, Shares, Whole, measure
 from bench.science.ascent import Ascent
 from bench.science.scattering import Scattering, plateau
 from bench.science.scattering import scattering as between
@@ -37,17 +38,15 @@ def scattering(
     checkpoints: between successive weights that the training kept instead, at eps.
     """
     ascent = Ascent(steps, step)
-    at_eps = torch.stack([probe.part(f"distance-{d}", lambda d=d: _row(probe, AT_EPS, d, ascent)) for d in distances])  # type: ignore[misc]
+    far = torch.stack([probe.part(f"distance-{d}", lambda d=d: _row(probe, AT_EPS, d, ascent)) for d in distances])  # type: ignore[misc]
     near = min(distances)
-    shares = dict.fromkeys((*radii, AT_EPS))
-    rows = {r: probe.part(f"radius-{r}", lambda r=r: _row(probe, r, near, ascent)) for r in shares}  # type: ignore[misc]
-    over = torch.stack([rows[radius] for radius in radii])
+    over, at_eps = probe.over_radii(radii, lambda radius: _row(probe, radius, near, ascent))
     eps = torch.tensor([probe.threat.radius * radius for radius in radii])
     curves = {
         "over eps": {"eps": eps, **dict(zip(_NAMES, over.T, strict=True))},
-        "over the distance": {"distance": torch.tensor(distances), **dict(zip(_NAMES, at_eps.T, strict=True))},
+        "over the distance": {"distance": torch.tensor(distances), **dict(zip(_NAMES, far.T, strict=True))},
     }
-    values = dict(zip(_NAMES, rows[AT_EPS].tolist(), strict=True))
+    values = dict(zip(_NAMES, at_eps.tolist(), strict=True))
     for part in ("change", "by weights", "by perturbations"):
         values[f"{part} over gradient"] = values[part] / max(values["gradient"], 1e-30)
     values |= _plateau(probe)
