@@ -3,7 +3,7 @@
 May import bench.errors and nothing else of ours.
 """
 
-from bench.core.adapted import adaptations
+from bench.core.adaptations import adaptations
 from bench.core.boundary import Classifier, Double, ask, evaluating
 from bench.core.expectation import CLOSE, DRAWS, Expectation, batch_dependence, randomised
 from bench.core.hyperplane import smallest_move

@@ -1,13 +1,12 @@
 """A network as an adaptive attacker takes it: by the networks inside of it, past what denies its gradient, without its noise.
 
 A forward pass is a program. Every tensor that it computes is seen (TorchFunctionMode), wherever the code keeps its networks:
-those with a number for each class may be answers of networks inside, the last one shaped as the images is what the last of
-them sees. Attacks climb what is read there; what counts is judged by the network itself.
+attacks climb what is read there, and what counts is judged by the network itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,20 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.core.boundary import ask
-from bench.core.expectation import Expectation
-from bench.core.losses import margin
-from bench.core.rng import isolated
 from bench.core.threat import ThreatModel
-from bench.core.views import slopes
 
-MOST = 4
-"""Networks inside that are attacked one by one, at most: those that are right most often."""
-ALIKE = 0.999
-"""The cosine between centred logits over all images, from which two answers are one up to shift and scale."""
-WORTH = 0.5
-"""The share of the whole's accuracy that a network inside has at least."""
-TURNED = 0.9
-"""The median cosine between the network's gradient and that past a step of it, below which the step is passed."""
 DRAWS = 8
 """Points that the smoothed network is averaged over."""
 WIDTH = 0.5
@@ -42,7 +29,7 @@ _LEAVING: set[Any] = {Tensor.numpy, Tensor.__array__, Tensor.tolist}
 Seen = Callable[[Tensor], Tensor]
 
 
-class _Reading(TorchFunctionMode):
+class Reading(TorchFunctionMode):
     """Shows every tensor that a forward pass computes to `seen`, which may give another one in its place.
 
     gently: with detach, no_grad and rounding undone in the backward pass, and in it alone; no value changes.
@@ -95,7 +82,7 @@ class Adapted(nn.Module):
         self.net, self.gently, self.second = net, gently, second
 
     def _read(self, x: Tensor, seen: Seen) -> Tensor:
-        with _Reading(seen, gently=self.gently, second=self.second):
+        with Reading(seen, gently=self.gently, second=self.second):
             return ask(self.net, x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +104,7 @@ class Inner(Adapted):
 
         def seen(found: Tensor) -> Tensor:
             nonlocal count
-            if _answers(found, len(x)):
+            if answers(found, len(x)):
                 if count in self.places:
                     kept.append(found / self.places[count])
                 count += 1
@@ -167,100 +154,6 @@ class Smoothed(nn.Module):
         return torch.stack([ask(self.net, x + point) for point in self.points.to(x)]).mean(0)
 
 
-def adaptations(net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, seed: int, draws: int = 1) -> dict[str, nn.Module]:
-    """What of a network an adaptive attacker would attack in its place, by name; x [N, C, H, W], y: images to find it on.
-
-    `inner 1`, ...: a network inside; `inner all`: their mean. `images`: past what comes before the last network. `rounding`:
-    past detach, no_grad and rounding. `loops`: past gradients that the pass takes itself. `noise`: around the image. Only
-    those that are there; a network that cannot be read has the last alone.
-
-    draws: answers of a randomised network that are averaged.
-    """
-    found: dict[str, nn.Module] = {}
-    for gently in (True, False):
-        try:
-            with isolated(seed, "readings"):
-                found = dict(_found(net, x, y, gently))
-        except Exception:  # whatever the network raises when it is read otherwise: its number does not depend on it
-            continue
-        break
-    found["noise"] = Smoothed(net, x.shape[1:], threat, seed)
-    return {name: Expectation(other, draws) for name, other in found.items()} if draws > 1 else found
-
-
-def _found(net: nn.Module, x: Tensor, y: Tensor, gently: bool) -> Iterator[tuple[str, nn.Module]]:
-    answers: list[Tensor] = []
-    images: list[Tensor] = []
-
-    def seen(value: Tensor) -> Tensor:
-        if _answers(value, len(x)):
-            answers.append(value.detach().float())
-        elif value.shape == x.shape and value.is_floating_point():
-            images.append(value.detach())
-        return value
-
-    z = x.detach().requires_grad_()
-    with torch.enable_grad(), _Reading(seen, gently=gently) as reading:
-        whole = ask(net, z)
-    whole = whole.detach()
-    answers = [value if value.shape == whole.shape else torch.zeros_like(whole) for value in answers]
-    inner = _inner(answers, whole, y, lambda place: _gradient(Inner(net, {place: 1.0}, gently=gently), x, y))
-    for number, place in enumerate(inner, 1):
-        yield f"inner {number}", Inner(net, {place: 1.0}, gently=gently)
-    if len(inner) > 1:
-        yield "inner all", Inner(net, {place: float(answers[place].std()) for place in inner}, gently=gently)
-    own = _gradient(net, x, y)
-    changed = [place for place, value in enumerate(images) if not torch.equal(value, x)]
-    others: dict[str, nn.Module] = {"rounding": Adapted(net, gently=gently)}
-    if reading.took_gradients:
-        others["loops"] = Adapted(net, gently=gently, second=True)
-    if changed:
-        others["images"] = Passed(net, changed[-1], gently=gently)
-    for name, other in others.items():
-        if _turned(own, _gradient(other, x, y)):
-            yield name, other
-
-
-def _answers(value: Tensor, rows: int) -> bool:
+def answers(value: Tensor, rows: int) -> bool:
+    """Whether a tensor holds numbers for each of so many images."""
     return value.dim() == 2 and len(value) == rows and value.is_floating_point()
-
-
-def _inner(answers: Sequence[Tensor], whole: Tensor, y: Tensor, gradient: Callable[[int], Tensor]) -> list[int]:
-    """The places of answers that are about the labels, have a gradient, and are neither the whole's nor one another's up to
-    shift and scale.
-    """
-    right = [float((answer.argmax(1) == y).double().mean()) for answer in answers]
-    least = max(WORTH * float((whole.argmax(1) == y).double().mean()), 1.5 / whole.shape[1])
-    kept: list[int] = []
-    for place in sorted(range(len(answers)), key=lambda place: (-right[place], place)):
-        others = [whole, *(answers[other] for other in kept)]
-        if len(kept) == MOST or right[place] <= least:
-            break
-        if not any(_alike(answers[place], other) for other in others) and _leads(gradient(place)):
-            kept.append(place)
-    return kept
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Up to a shift of each image's and a scale of all; or the probabilities of such logits."""
-    return any(_cosine(given, other) > ALIKE for given in (one, one.clamp_min(1e-30).log()))
-
-
-def _cosine(one: Tensor, other: Tensor) -> float:
-    first, second = ((part - part.mean(1, keepdim=True)).flatten() for part in (one, other))
-    return float(torch.cosine_similarity(first, second, dim=0).nan_to_num(0.0))
-
-
-def _gradient(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Of the margin at the images, [N, C * H * W]; 0 where there is none."""
-    return slopes(net, x, y, margin).nan_to_num(0.0).flatten(1)
-
-
-def _turned(own: Tensor, other: Tensor) -> bool:
-    """Whether another reading has a gradient, and leads elsewhere."""
-    return _leads(other) and float(torch.cosine_similarity(own, other)[other.abs().amax(1) > 0].median()) < TURNED
-
-
-def _leads(grad: Tensor) -> bool:
-    """Whether most images have a gradient."""
-    return float((grad.abs().amax(1) > 0).double().mean()) >= WORTH

@@ -145,11 +145,14 @@ class _Search:
         for stage, trials in (("pilot", plain), ("adaptive", adaptive)):
             for trial in trials:
                 self.absorb(trial, stage, samples)
+        others = pool[~torch.isin(pool, samples)]
+        hidden = self.inside(others, len(samples)) if adaptive and not self.masked else []
         trials = [*plain, *adaptive]
-        if not self.masked and not any(bool(trial.fooled.any()) for trial in trials):
-            self.reach = self.beyond(pool[~torch.isin(pool, samples) & ~self.evaluation.broken[pool]][: self.fewest])
+        if not self.masked and not any(bool(trial.fooled.any()) for trial in [*trials, *hidden]):
+            self.reach = self.beyond(others[~self.evaluation.broken[others]][: self.fewest])
         arms = by_worth(trials)
         idle = {trial.arm.label for trial in trials if float(trial.progress.sum()) < IDLE}
+        idle -= {trial.arm.label for trial in hidden if trial.fooled.any()}
         return [*arms[:FINALISTS], *(arm for arm in arms[FINALISTS:] if self.masked or arm.label not in idle)]
 
     def compare(self, plain: Sequence[Trial], adaptive: Sequence[Trial], near: int) -> None:
@@ -165,6 +168,26 @@ class _Search:
             self.doubt(self.masked or told)
         # What breaks all that blind search does has found a gradient after all.
         self.unseen = self.unseen and bool(outdone([*plain, *adaptive], near))
+
+    def inside(self, others: Tensor, size: int) -> list[Trial]:
+        """One attack on each reading where margins of the whole call nothing close, as they need not say what falls there.
+
+        What falls is tried by the attacks on the network itself: so many samples of it. What did the attacks on readings.
+        """
+        samples = self.closest(others)
+        first = {reading(arm): arm for arm in reversed(self.applicable())}
+        adaptive = self.together([*first.values()], samples)
+        found = samples[torch.stack([trial.fooled for trial in adaptive]).any(0)][:size]
+        plain = self.together(self.spec.arms, found) if len(found) else []
+        alone = int((~torch.stack([trial.fooled for trial in plain]).any(0)).sum()) if plain else 0
+        for trials, on in ((adaptive, samples), (plain, found)):
+            for trial in trials:
+                self.absorb(trial, "inside", on)
+        if alone:
+            self.reach = len(self.evaluation.data)
+        if alone > OUTDONE * size:
+            self.doubt(f"attacks on a reading of the network broke {alone} of {len(samples)} samples that no other broke")
+        return adaptive
 
     def applicable(self) -> list[Arm]:
         """The attacks on readings that this network has; around the image only where its gradient is in doubt."""

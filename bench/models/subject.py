@@ -167,6 +167,7 @@ class _Record(BaseModel):
     code: str = ""
     files: dict[str, str] = {}
     fields: list[str] = []
+    arch: str = ""
 
     @model_validator(mode="after")
     def _kept(self) -> Self:

@@ -71,7 +71,7 @@ class RestartPoint(Record):
     robust_accuracy: float
 
 
-TOGETHER = ("pilot", "adaptive")
+TOGETHER = ("pilot", "adaptive", "inside")
 """Stages of a portfolio whose arms all begin where the opening ended."""
 STAGES = ("opening", *TOGETHER, "frontier", "escalation", "sweep", "closing")
 
@@ -80,9 +80,10 @@ class Round(Record):
     """One round of a portfolio."""
 
     stage: str
-    """opening: on everything; pilot and adaptive: every arm on the same few samples; frontier: on others at random, where none
-    of those fell; sweep: the arms in the pilot's order; escalation: on all that stands, where the number is in doubt;
-    closing: on the closest of what stands at the end."""
+    """opening: on everything; pilot and adaptive: every arm on the same few samples; inside: an arm for each reading of the
+    network on others, and the pilot's on what falls to those; frontier: on others at random, where none fell so far; sweep: the
+    arms in the pilot's order; escalation: on all that stands, where the number is in doubt; closing: on the closest of what
+    stands at the end."""
     arm: str
     effort: int
     """Times the arm's own steps, queries and targets."""

@@ -31,6 +31,9 @@ LEAST = 2**28
 SPLIT = 100
 """Times the samples of a card that the split they were taken from holds, at most."""
 
+OUTCOME = ("seed", "epochs", "best_epoch", "collapse_epoch", "samples", "validation")
+"""What of the outcome of a training is the same on every machine."""
+
 
 class Given(NamedTuple):
     """What the user says beside the card."""
@@ -93,9 +96,10 @@ def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: l
     problems, under, named = [], None, data_of(card, path, given)
     try:
         trained = training_record(reference)
-        for key in ("defense", "settings"):
-            if trained and trained[key] != getattr(card.model, key):
-                problems.append(f"{reference} is another model than the one evaluated: other {key} in its train.json")
+        problems += [
+            f"{reference} is another model than the one evaluated: other {what} in its train.json"
+            for what in (_otherwise(card, trained) if trained else ())
+        ]
         if not isinstance(trained.get("name", ""), str):
             problems.append("its name in train.json is no text")
         # What train.json says is carried out only as far as the card says it too.
@@ -113,6 +117,16 @@ def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: l
             problems.append("the samples are a choice that neither a seed nor what the model was trained on explains")
     checks.append(check("model", problems, f"{reference}, {card.model.digest[:12]}"))
     return None if problems else under
+
+
+def _otherwise(card: Card, trained: dict[str, Any]) -> Iterator[str]:
+    """What the record of a training says otherwise than a card, but for the time and the machine that it took."""
+    for key in ("defense", "settings", "arch"):
+        if key in trained and trained[key] != getattr(card.model, key):
+            yield key
+    for key in OUTCOME:
+        if trained["training"].get(key) != card.model.training.get(key):
+            yield f"{key} of the training"
 
 
 def _differences(card: Card, under: Subject, reference: str, *, named_here: bool) -> Iterator[str]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from bench import evaluate
 from bench.audit import Asked, audited
-from bench.core import Gradient, Judge, Meter, Rng, ThreatModel, adaptations, adapted
+from bench.core import Gradient, Judge, Meter, Rng, ThreatModel, adaptations
+from bench.core.adaptations import MOST
 from bench.plans import PLANS, Portfolio
 from bench.plugins import get_attack
 from bench.results import Card, read_card
@@ -153,4 +154,4 @@ def test_a_diagnosis_tells_a_plan_that_did_not_look_inside(gated: tuple[str, Car
 def test_the_portfolio_has_an_arm_for_every_network_inside_that_is_told_apart() -> None:
     (portfolio,) = (spec for spec in PLANS["fast"].attacks if isinstance(spec, Portfolio))
     told = {str(arm.parameters.get("reading")) for arm in portfolio.adaptive if arm.attack == "inner"}
-    assert told == {"inner all", *(f"inner {which}" for which in range(1, adapted.MOST + 1))}
+    assert told == {"inner all", *(f"inner {which}" for which in range(1, MOST + 1))}

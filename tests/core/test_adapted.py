@@ -71,6 +71,28 @@ def defended(x: Tensor) -> Tensor:
     return BASE(x - 0.5 * grad)
 
 
+def lead(logits: Tensor) -> Tensor:
+    first, second = logits.topk(2).values.T
+    return (first - second)[:, None]
+
+
+def moated(x: Tensor) -> Tensor:
+    """The surest answer is raised where two are nearly equal, and hardly elsewhere."""
+    logits = BASE(x)
+    return logits + 2 * torch.exp(-((lead(logits) / 0.05) ** 2)) * F.one_hot(logits.argmax(1), 4)
+
+
+def hushed(x: Tensor) -> Tensor:
+    """No gradient where two answers are nearly equal, and all of it elsewhere."""
+    logits = BASE(x)
+    return torch.where(lead(logits) < 0.05, logits.detach(), logits)
+
+
+def purged(x: Tensor) -> Tensor:
+    """Nothing is done to the images of the data set; every other one is cut to eight levels."""
+    return BASE(x if torch.equal(x, X) else torch.round(x * 7) / 7)
+
+
 class Killed(torch.autograd.Function):
     """The identity without a gradient."""
 
@@ -107,10 +129,21 @@ def found(code: Callable[[Tensor], Tensor]) -> dict[str, nn.Module]:
         (rounded, {"rounding", "images", "noise"}),
         (detoured, {"images", "noise"}),
         (killed, {"images", "noise"}),
+        (moated, {"inner 1", "noise"}),
+        (hushed, {"rounding", "noise"}),
+        (purged, {"rounding", "images", "noise"}),
     ],
 )
 def test_what_there_is_to_read_is_found_and_nothing_else(code: Callable[[Tensor], Tensor], names: set[str]) -> None:
     assert {*found(code)} == names
+
+
+def test_what_is_done_to_few_images_of_the_data_set_is_found_all_the_same() -> None:
+    """On those images the three of above are what they are built around."""
+    own = slopes(BASE, X, Y, margin).flatten(1)
+    for code in (moated, hushed, purged):
+        assert float(torch.cosine_similarity(code(X).flatten(), BASE(X).flatten(), dim=0)) > 0.999
+        assert float(torch.cosine_similarity(slopes(Program(code), X, Y, margin).flatten(1), own).median()) > 0.999
 
 
 @pytest.mark.parametrize("code", PROGRAMS)

@@ -331,6 +331,38 @@ def test_everything_in_reach_falls_behind_a_masked_gradient(tmp_path: Path) -> N
     assert torch.equal(made.broken, within)
 
 
+class Guarded(Steps):
+    """Two classes of 4x4 images; the nearer the boundary, the surer, so that nothing seems less close than what falls next."""
+
+    def plane(self, x: Tensor) -> Tensor:
+        score = x.flatten(1) @ self.weight - 0.5 * self.weight.sum()
+        return torch.stack([score, -score], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.plane(x)
+        return logits.sign() * (20 - logits.abs())
+
+    def reached(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        toward = self.weight.view(1, 4, 4).sign() * torch.where(y == 0, -1, 1).view(-1, 1, 1, 1)
+        return self.plane(x + eps * toward).argmax(1) != y
+
+
+def test_what_falls_inside_is_looked_for_where_nothing_seems_close(tmp_path: Path) -> None:
+    """In closed form all that is in reach falls; the pilot, on what the margins call the closest, saw next to nothing of it."""
+    net, x, threat = Guarded(), 0.3 + 0.4 * Rng(2, torch.arange(300)).uniform((1, 4, 4)), ThreatModel.parse("linf", "0.003")
+    y = net(x).argmax(1)
+    data = Dataset("points", "test", x, y, torch.arange(300), 2, "made here")
+    made = searched(
+        net, data, tmp_path, load_plan("fast").attacks[0].model_dump(), threat=threat, first=(x[:64], y[:64])
+    )  # fmt: skip
+    seen = {stage: sum(round.broken for round in rounds(made) if round.stage == stage) for stage in ("adaptive", "inside")}
+    assert torch.equal(made.broken, net.reached(x, y, threat.radius))
+    assert 20 < made.broken.sum() < 60
+    assert (seen["adaptive"] < 4, seen["inside"] > 20) == (True, True)
+    assert made.results[0].masked.startswith("attacks on a reading of the network broke ")  # type: ignore[attr-defined]
+    assert made.results[0].masked.endswith(" samples that no other broke")  # type: ignore[attr-defined]
+
+
 def spent(rounds: Sequence[Round]) -> list[float]:
     """What had been spent, pilot included, before each round of the sweeps."""
     costs = [(round.stage, round.cost * round.samples) for round in rounds if round.stage != "opening"]

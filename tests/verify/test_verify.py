@@ -307,7 +307,14 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "answers that the records deny": (
         _set(answers={"label": 0, "share": 1.0, "elsewhere": 1.0}), "classes", "class 0 is not answered to so many"),
     "another architecture": (
-        _set("model", arch="wide_resnet"), "model", "the card says wide_resnet"),
+        _set("model", arch="wide_resnet"), "model", "other arch in its train.json"),
+    "a training of another architecture": (
+        lambda path: edit(path.parents[1] / "train.json", lambda content: content.update(arch="wide_resnet")),
+        "model", "other arch in its train.json"),
+    "a training that collapsed otherwise": (
+        _set("model", "training", collapse_epoch=3), "model", "other collapse_epoch of the training in its train.json"),
+    "more epochs on the card than it was trained for": (
+        _set("model", "training", epochs=300), "model", "other epochs of the training in its train.json"),
     "another defense": (
         _set("model", defense="trades"), "model", "other defense in its train.json"),
     "weaker parameters than the plan's": (
