@@ -104,7 +104,9 @@ def _pass(net: nn.Module, x: Tensor, gently: bool) -> _Pass:
 
     z = x.detach().requires_grad_()
     with torch.enable_grad(), Reading(seen, gently=gently) as reading:
-        whole = ask(net, z).detach()
+        whole = ask(net, z)
+    # Inside of the reading a detach is none.
+    whole = whole.detach()
     given = [value if value.shape == whole.shape else torch.zeros_like(whole) for value in found]
     return _Pass(x, whole, given, images, reading.took_gradients)
 
