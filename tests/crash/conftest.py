@@ -10,6 +10,5 @@ from forked import Server
 def server() -> Iterator[Server]:
     server = Server()
     yield server
-    assert server.process.stdin is not None
-    server.process.stdin.close()
-    server.process.wait()
+    # Closes its standard input, which ends it, and waits.
+    server.process.communicate()
