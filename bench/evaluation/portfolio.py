@@ -166,8 +166,8 @@ class _Search:
             of = len(plain[0].progress)
             told = f"attacks on a reading of the network broke {alone} of {of} pilot samples that no other broke"
             self.doubt(self.masked or told)
-        # What breaks all that blind search does has found a gradient after all.
-        self.unseen = self.unseen and bool(outdone([*plain, *adaptive], near))
+            # What breaks so many, and all that blind search does, has found a gradient after all.
+            self.unseen = self.unseen and bool(outdone([*plain, *adaptive], near))
 
     def inside(self, others: Tensor, size: int) -> list[Trial]:
         """One attack on each reading where margins of the whole call nothing close, as they need not say what falls there.

@@ -13,7 +13,7 @@ from bench.evaluation.engine import Evaluation
 from bench.evaluation.evaluation import carry_out
 from bench.files import Reporter
 from bench.models import resolve
-from bench.plans import Arm, Plan
+from bench.plans import Arm, Plan, Portfolio
 from bench.plans import load as load_plan
 
 
@@ -50,14 +50,32 @@ def test_more_than_a_tenth_is_a_masked_gradient() -> None:
     assert outdone([trial("square", [*range(6)]), trial("pgd", [])], 48) == ""
 
 
+@pytest.mark.parametrize(("fell", "unseen"), [(1, True), (6, True), (7, False)])
+def test_blind_search_goes_on_where_a_reading_finds_next_to_nothing(
+    fast_run: Path, tmp_path: Path, fell: int, unseen: bool
+) -> None:
+    """A network without a gradient that lost one of 64 to what is inside was spared the long searches on its labels."""
+    plan = Plan(name="test", attacks=load_plan("fast").attacks).resolved(ThreatModel.parse("linf", "0.2"))
+    (spec,) = plan.attacks
+    assert isinstance(spec, Portfolio)
+    search = portfolio._Search(begun(str(fast_run / "best.safetensors"), tmp_path, plan), 0, spec)
+    search.unseen, search.masked = True, "64 of 64 pilot samples have no gradient"
+    search.compare([trial("pgd", []), trial("square", [])], [trial("inner", [*range(fell)], reading="inner 1")], 48)
+    assert search.unseen is unseen
+
+
+def begun(weights: str, folder: Path, plan: Plan) -> Evaluation:
+    net, data = resolve(weights, (1, 8, 8), 10).net, load("digits", "test").first(300)
+    return Evaluation(
+        net=net, data=data, threat=ThreatModel.parse("linf", "0.2"), plan=plan, seed=0, batch_size=256, folder=folder,
+        report=Reporter("test", 1, quiet=True),
+    )  # fmt: skip
+
+
 def swept(weights: str, folder: Path) -> tuple[int, int]:
     """How many samples the first sweep takes on, and how many stand then."""
-    threat = ThreatModel.parse("linf", "0.2")
-    plan = Plan(name="test", attacks=load_plan("fast").attacks).resolved(threat)
-    evaluation = Evaluation(
-        net=resolve(weights, (1, 8, 8), 10).net, data=load("digits", "test").first(300), threat=threat, plan=plan, seed=0,
-        batch_size=256, folder=folder, report=Reporter("test", 1, quiet=True),
-    )  # fmt: skip
+    plan = Plan(name="test", attacks=load_plan("fast").attacks).resolved(ThreatModel.parse("linf", "0.2"))
+    evaluation = begun(weights, folder, plan)
     (result,), *_ = carry_out(evaluation)
     first = next(place for place, round in enumerate(result.rounds) if round.stage == "sweep")
     assert not result.masked
