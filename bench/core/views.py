@@ -199,7 +199,7 @@ class Gradient(Score):
 
     _other: nn.Module | None = None
     readings: Callable[[], Mapping[str, nn.Module]] = dict
-    """What an adaptive attacker would attack in the network's place, by name (bench/core/adapted.py)."""
+    """What an adaptive attacker would attack in the network's place, by name (bench/core/adaptations.py)."""
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits [N, K]."""

@@ -1,4 +1,4 @@
-"""What an adaptive attacker gets who looks inside: attacks on readings of the network (bench/core/adapted.py)."""
+"""What an adaptive attacker gets who looks inside: attacks on readings of the network (bench/core/adaptations.py)."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Portfolio(BaseModel):
     blind: tuple[Arm, ...] = ()
     """Searches without gradients that join those among the arms once the gradient is masked."""
     adaptive: tuple[Arm, ...] = ()
-    """Attacks on a reading of the network (bench/core/adapted.py) that join the pilot where there is such a reading."""
+    """Attacks on a reading of the network (bench/core/adaptations.py) that join the pilot where there is such a reading."""
     frontier: tuple[Arm, ...] = ()
     """Run on samples at random where nothing fell in the pilot, to tell a frontier from a mask."""
     escalation: tuple[Arm, ...] = ()
