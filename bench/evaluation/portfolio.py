@@ -157,17 +157,21 @@ class _Search:
 
     def compare(self, plain: Sequence[Trial], adaptive: Sequence[Trial], near: int) -> None:
         """What it means where attacks on readings of the network break samples that no attack on itself does."""
-        alone = ahead(adaptive, plain)
-        if not alone:
-            return
-        # Its margins do not say then what falls next.
-        self.reach = len(self.evaluation.data)
-        if alone > OUTDONE * len(plain[0].progress):
-            of = len(plain[0].progress)
-            told = f"attacks on a reading of the network broke {alone} of {of} pilot samples that no other broke"
-            self.doubt(self.masked or told)
+        of = len(plain[0].progress)
+        if self.hides(ahead(adaptive, plain), of, f"{of} pilot"):
             # What breaks so many, and all that blind search does, has found a gradient after all.
             self.unseen = self.unseen and bool(outdone([*plain, *adaptive], near))
+
+    def hides(self, alone: int, size: int, of: str) -> bool:
+        """Whether so many samples that fell to attacks on readings alone say that the network hides its gradient."""
+        if alone:
+            # Its margins do not say then what falls next.
+            self.reach = len(self.evaluation.data)
+        hidden = alone > OUTDONE * size
+        if hidden:
+            told = f"attacks on a reading of the network broke {alone} of {of} samples that no other broke"
+            self.doubt(self.masked or told)
+        return hidden
 
     def inside(self, others: Tensor, size: int) -> list[Trial]:
         """One attack on each reading where margins of the whole call nothing close, as they need not say what falls there.
@@ -183,10 +187,7 @@ class _Search:
         for trials, on in ((adaptive, samples), (plain, found)):
             for trial in trials:
                 self.absorb(trial, "inside", on)
-        if alone:
-            self.reach = len(self.evaluation.data)
-        if alone > OUTDONE * size:
-            self.doubt(f"attacks on a reading of the network broke {alone} of {len(samples)} samples that no other broke")
+        self.hides(alone, size, f"{len(samples)}")
         return adaptive
 
     def applicable(self) -> list[Arm]:
