@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from types import FrameType
 from typing import Any
 
 _TOLD = b"interrupted; everything finished is kept, and the same command goes on from there\n"
@@ -26,8 +27,12 @@ class _Interrupts:
         os.write(2, (_CURSOR if os.isatty(2) else b"") + (b"" if self.seen else _TOLD))
         os._exit(130)
 
-    def first(self, *_: object) -> None:
-        """Let the command end by itself."""
+    def first(self, _: int, frame: FrameType | None) -> None:
+        """Let the command end by itself; an extension that is being imported may answer an exception by aborting."""
+        while frame:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                self.at_once()
+            frame = frame.f_back
         self.seen = True
         signal.signal(signal.SIGINT, self.at_once)
         raise KeyboardInterrupt
