@@ -3,13 +3,15 @@
 The preset for CIFAR is that of the source's experiments but for the network: theirs is a ResNet-110, ours the family's.
 """
 
+import math
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench.defense import Context, Defense, Rng, ThreatModel, defense
-from bench.proofs.smoothed import Smoothed
+from bench.proofs.smoothed import Smoothed, proved_radii
 
 
 @defense("smoothing")
@@ -59,3 +61,9 @@ class Smoothing(Defense):
         if threat.norm != "l2" or not isinstance(net, Smoothed):
             return None
         return net.certify(x, rng, selection=self.selection, n=self.estimation, alpha=self.alpha)
+
+    def certifies_up_to(self, threat: ThreatModel) -> float:
+        """What all copies in agreement prove."""
+        if threat.norm != "l2":
+            return math.inf
+        return float(proved_radii(torch.tensor([self.estimation]), self.estimation, self.sigma, self.alpha))

@@ -9,8 +9,9 @@ from bench.audit.row import Row
 from bench.core import Rng, shuffled
 from bench.diagnose import diagnose
 from bench.errors import GauntletError
-from bench.evaluation import probe_of, proved
-from bench.results import ORDER
+from bench.evaluation import Unproved, probe_of, proved
+from bench.plugins import Defense
+from bench.results import ORDER, Certified
 from bench.verify import Check
 
 
@@ -23,6 +24,13 @@ def certificate(row: Row, count: int, seed: int) -> Check:
         return Check(
             "certificate", False, (f"defense {said.defense[:80]!r} has no part in this model, and proves nothing of it",)
         )
+    try:
+        return _proved_again(row, said, proving, count, seed)
+    except Unproved as error:
+        return Check("certificate", False, (f"defense {proving.name!r} proves nothing of this model: {error}",))
+
+
+def _proved_again(row: Row, said: Certified, proving: Defense, count: int, seed: int) -> Check:
     size = min(said.n, len(row.samples))
     chosen = shuffled(size, seed, "certificate")[:count].sort().values
     net, threat, certain = row.under.model.net.to(row.samples.x.device), row.balls()[-1], 0

@@ -224,11 +224,14 @@ def _proves(case: DefenseCase) -> None:
             json.dumps(content, allow_nan=False)
         except (TypeError, ValueError) as error:
             expect(False, f"its {what} cannot be written down ({error}); keep to numbers, text and lists")
-    if type(case.defense()).certify is Defense.certify:
+    if not type(case.defense()).has_certificates():
         return
     x = case.data.batch(torch.arange(2))[0]
     with torch.no_grad():
-        proved(case.defense(), _at_test_time(case), x, case.threat, Rng(0, case.data.ids[:2]))
+        found = proved(case.defense(), _at_test_time(case), x, case.threat, Rng(0, case.data.ids[:2]))
+    if found is not None:
+        longest, reach = float(found[1].max()), case.defense().certifies_up_to(case.threat)
+        expect(longest <= reach, f"it certified {longest:.4g}, and its certifies_up_to() says {reach:.4g} at most")
 
 
 CHECKS: Mapping[str, Callable[[DefenseCase], None]] = {

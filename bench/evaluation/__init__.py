@@ -3,7 +3,7 @@
 May import diagnose and what lies below.
 """
 
-from bench.evaluation.certificates import proved
+from bench.evaluation.certificates import Unproved, proved
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.evaluation import Answer, evaluate, evaluated, probe_of
 from bench.evaluation.low_precision import to_low_precision

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -9,9 +11,38 @@ from bench.core import Rng, ThreatModel
 from bench.errors import BadInput
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.restarts import RADII
-from bench.plugins import Defense
+from bench.models import Subject
+from bench.plugins import Defense, out_of_reach
 from bench.results import Certified, CurvePoint
 from bench.statistics import wilson
+
+
+class Proof(NamedTuple):
+    """What could be proved of a network, and what is to be said of what could not."""
+
+    certified: Certified | None
+    notes: tuple[str, ...]
+    """Why a defense that has certificates gives none here."""
+    warnings: tuple[str, ...]
+    """Why those that it gives say nothing."""
+
+
+def prove(run: Evaluation, subject: Subject) -> Proof:
+    """What the defense that was added last can prove, else what the one of the training can; nothing of an image in company."""
+    notes: list[str] = []
+    for defense in reversed([defense for defense in subject.defenses if defense.has_certificates()]):
+        why = f"its certificates are not about {run.threat.norm}"
+        if subject.batch_dependent:
+            why = "the answer to an image depends on the others of its batch"
+        else:
+            try:
+                if certified := certify(run, defense):
+                    return Proof(certified, tuple(notes), tuple(filter(None, [out_of_reach(defense, run.threat)])))
+            except Unproved as error:
+                why = str(error)
+        notes.append(f"{defense.name} certifies nothing here: {why}")
+        run.report.say(notes[-1])
+    return Proof(None, tuple(notes), ())
 
 
 def certify(run: Evaluation, defense: Defense) -> Certified | None:
@@ -50,9 +81,16 @@ def certify(run: Evaluation, defense: Defense) -> Certified | None:
     )
 
 
+class Unproved(BadInput):
+    """Nothing can be proved of this network."""
+
+
 def proved(defense: Defense, net: nn.Module, x: Tensor, threat: ThreatModel, rng: Rng) -> tuple[Tensor, Tensor] | None:
-    """What a defense certifies of some images; BadInput where that is not labels [N] and radii [N]."""
-    found: object = defense.certify(net, x, threat, rng)
+    """What a defense certifies of some images; Unproved where it says that it cannot, BadInput for another form."""
+    try:
+        found: object = defense.certify(net, x, threat, rng)
+    except BadInput as error:
+        raise Unproved(str(error)) from None
     if found is None:
         return None
     n, name = len(x), defense.name

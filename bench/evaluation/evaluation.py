@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.core import VOTES, Judge, ThreatModel, device
 from bench.data import Dataset, has_own_split, load
 from bench.diagnose import ACTIVE, CHECKS, Probe, choose, diagnose
-from bench.evaluation.certificates import certify
+from bench.evaluation.certificates import prove
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.left import READ, begin_anew, finished, reused
 from bench.evaluation.look import look
@@ -30,6 +30,7 @@ from bench.executors import Executor, executor_of
 from bench.files import Reporter, alone
 from bench.models import Subject
 from bench.plans import Plan, Portfolio
+from bench.plugins import out_of_reach
 from bench.results import AttackResult, Card, CurvePoint, folder_name, read_card
 from bench.statistics import wilson
 
@@ -114,17 +115,16 @@ def _attacked(task: Task, executor: Executor) -> tuple[Card, str]:
         if card := finished(task):
             report.say(f"{folder}: {READ}")
             return card, READ
+        for short in filter(None, (out_of_reach(defense, task.balls[-1]) for defense in subject.defenses)):
+            report.say(f"warning: {short}")
         began = time.monotonic()
         aim = Aim.at(task)
         run = Evaluation(
             **aim.fields(), plan=task.plan, folder=folder / "units", report=report, key=task.key, carry=carrying(aim, executor)
         )
         attacks, curve = carry_out(run, task.balls)
-        # What the defense added last can prove, else what the one of the training can; nothing of an image in company.
-        proving = () if subject.batch_dependent else reversed(subject.defenses)
-        certified = next((proof for defense in proving if (proof := certify(run, defense))), None)
-        seen = look(run)
-        card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), aim.search, certified, seen))
+        proof, seen = prove(run, subject), look(run)
+        card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), aim.search, proof, seen))
         card.save(folder / "card.json")
         shutil.rmtree(folder / "units", ignore_errors=True)
         if told := reused(run.reused):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.core import device
 from bench.evaluation import sanity
+from bench.evaluation.certificates import Proof
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.task import Task
 from bench.models import Model
@@ -21,7 +22,6 @@ from bench.plugins import get_defense
 from bench.results import (
     AttackResult,
     Card,
-    Certified,
     CurvePoint,
     FileInfo,
     Finding,
@@ -45,7 +45,7 @@ class About(NamedTuple):
     seconds: float
     search: str
     """The precision of the search, and why."""
-    certified: Certified | None = None
+    proof: Proof
     noticed: tuple[Finding, ...] = ()
 
 
@@ -84,7 +84,7 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
         interval=wilson(robust, size),
         attacks=tuple(attacks),
         curve=tuple(curve),
-        certified=about.certified,
+        certified=about.proof.certified,
         plan=run.plan,
         plan_digest=run.plan.digest,
         seed=run.seed,
@@ -97,7 +97,7 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
         archive=_archive(run, folder, proves),
         eight_bit_accuracy=(robust + _undone_by_rounding(run)) / size,
         **sanity.by_class(run),
-        **sanity.of_answers(run),
+        **sanity.of_answers(run, about.proof.warnings),
         seconds=about.seconds,
         device=device.describe(task.where),
         versions=_versions(),
@@ -112,7 +112,8 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
 def _notes(task: Task, attacks: Sequence[AttackResult], about: About) -> tuple[str, ...]:
     """What a reader has to know: of the weights, of the gradient, and what attacks said."""
     doubts = [f"{finding.check}: {finding.told}" for finding in about.noticed if finding.verdict != "ok"]
-    return (*task.subject.model.notes, *doubts, *(f"{attack.name}: {note}" for attack in attacks for note in attack.notes))
+    of_attacks = (f"{attack.name}: {note}" for attack in attacks for note in attack.notes)
+    return (*task.subject.model.notes, *doubts, *of_attacks, *map(sanity.shorten, about.proof.notes))
 
 
 def _training(trained: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -45,10 +45,10 @@ def by_class(run: Evaluation) -> dict[str, Any]:
     }
 
 
-def of_answers(run: Evaluation) -> dict[str, Any]:
-    """The commonest answer, and what was noticed, as a card has them."""
+def of_answers(run: Evaluation, further: Sequence[str] = ()) -> dict[str, Any]:
+    """The commonest answer, and what was noticed, with further warnings, as a card has them."""
     answers, (_, outputs) = commonest(run), run.answers
-    told = [shorten(warning) for warning in _warnings(run, answers, outputs)]
+    told = [shorten(warning) for warning in (*_warnings(run, answers, outputs), *further)]
     return {"answers": answers, "warnings": tuple(told)}
 
 

@@ -3,7 +3,7 @@
 May import data, files and core; attacks and defenses themselves see it as bench.attack and bench.defense.
 """
 
-from bench.plugins.contract import Context, Defense, InputGradient, adversarial_step, projected_step
+from bench.plugins.contract import Context, Defense, InputGradient, adversarial_step, out_of_reach, projected_step
 from bench.plugins.declared import BROKEN, Kind, is_ours
 from bench.plugins.keywords import check_numbers, configure, hints, parameters, read_value
 from bench.plugins.named_files import DataFile, WeightsFile, annotations_of, file_digests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
@@ -204,10 +205,21 @@ class Defense:
     def certify(self, net: nn.Module, x: Tensor, threat: ThreatModel, rng: Rng) -> tuple[Tensor, Tensor] | None:
         """What can be proved about these images: labels [N], and the radii [N] around them in which they are certain.
 
-        net: what `wrap` made. A radius of -1 stands for no answer. None for a defense that proves nothing.
+        net: what `wrap` made. A radius of -1 stands for no answer. None for a defense that proves nothing in this norm;
+        BadInput, which the card repeats, where nothing can be proved of this network.
         """
         del net, x, threat, rng
         return None
+
+    @classmethod
+    def has_certificates(cls) -> bool:
+        """Whether it has certificates at all."""
+        return cls.certify is not Defense.certify
+
+    def certifies_up_to(self, threat: ThreatModel) -> float:
+        """The radius that no certificate of it exceeds with these hyper-parameters, whatever the network."""
+        del threat
+        return math.inf
 
     def adaptive(self) -> Sequence[Mapping[str, Any]]:
         """Attack specifications that a fair attacker of this defense would add to the plan."""
@@ -217,6 +229,17 @@ class Defense:
         """Why this defense cannot be trained here, or None."""
         del dataset, threat
         return None
+
+
+def out_of_reach(defense: Defense, threat: ThreatModel) -> str:
+    """Why no certificate of a defense holds in a ball, whatever the network; empty where one may, and where it has none."""
+    reach = defense.certifies_up_to(threat) if defense.has_certificates() else math.inf
+    if reach >= threat.radius:
+        return ""
+    return (
+        f"{defense.name}: with these settings a certificate reaches {max(reach, 0):.3g} at most, whatever the network, so that "
+        f"certified accuracy in {threat} is 0 and says nothing of it; choose settings that reach further, or a smaller eps"
+    )
 
 
 def adversarial_step(z: Tensor, x: Tensor, y: Tensor, step: float, ctx: Context) -> Tensor:

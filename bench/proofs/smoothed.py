@@ -67,15 +67,19 @@ class Smoothed(nn.Module):
         """
         labels = self.votes(x, selection, rng.at("selection")).argmax(1)
         held = self.votes(x, n, rng.at("estimation")).gather(1, labels[:, None])[:, 0]
-        lowest = lower_bound(held, n, alpha)
-        radii = self.sigma * torch.from_numpy(ndtri(lowest.numpy()))
-        return labels, torch.where(lowest > 0.5, radii, -1.0).to(x.device)
+        return labels, proved_radii(held, n, self.sigma, alpha).to(x.device)
 
     def predict(self, x: Tensor, rng: Rng, *, n: int, alpha: float) -> Tensor:
         """Cohen's PREDICT: the labels [N] that win the vote, wrong with probability alpha; -1 where it is too close."""
         top, labels = self.votes(x, n, rng.at("prediction")).topk(2)
         sure = [binomtest(first, first + second).pvalue <= alpha for first, second in top.tolist()]
         return torch.where(torch.tensor(sure, device=x.device), labels[:, 0], -1)
+
+
+def proved_radii(held: Tensor, n: int, sigma: float, alpha: float) -> Tensor:
+    """The l2 radii that votes prove, float64 on the CPU, of which `held` [N] of n were for the label; -1 where none."""
+    lowest = lower_bound(held, n, alpha)
+    return torch.where(lowest > 0.5, sigma * torch.from_numpy(ndtri(lowest.numpy())), -1.0)
 
 
 def lower_bound(successes: Tensor, n: int, alpha: float) -> Tensor:

@@ -14,6 +14,7 @@ from bench.files import LOCK, Reporter, alone, bury, write_text
 from bench.measures import watched
 from bench.plans import Plan
 from bench.plans import load as load_plan
+from bench.plugins import out_of_reach
 from bench.results import Card, section
 from bench.training import STATE, Trainer, TrainingRequest, begun_anew, check_watch, finished, job_folder
 
@@ -97,6 +98,8 @@ def trained(request: TrainingRequest, execution: Execution, watch: Sequence[str]
             if not finished(folder, job):
                 if not (folder / STATE).exists() and (why := begun_anew(job, folder)):
                     report.say(why)
+                if short := out_of_reach(job.defense, job.threat):
+                    report.say(f"warning: {short}")
                 Trainer(job, folder, where, report, watch).run()
     bury(folder / LOCK)
     if watch:

@@ -25,7 +25,7 @@ from bench.errors import BadInput
 from bench.models import batchnorm, build, resolve
 from bench.models.ensemble import SnapshotEnsemble
 from bench.models.layers import Normalize
-from bench.plugins.contract import Context
+from bench.plugins.contract import Context, out_of_reach
 from bench.plugins.registry import get_attack, make_defense
 from bench.proofs import smoothed
 from bench.proofs.bounds import bounds, verified, verified_radii
@@ -492,6 +492,21 @@ def test_certified_radii_of_half_spaces_are_their_distances() -> None:
     assert radii[5] == pytest.approx(sigma * norm.ppf(1e-6 ** (1 / 10_000)))
     found = vote.predict(x, rng, n=10_000, alpha=1e-6)
     assert found.tolist() == [-1, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("estimation", [3, 100, 10_000])
+def test_no_vote_certifies_more_than_all_copies_in_agreement(estimation: int) -> None:
+    defense: Any = make_defense("smoothing", {"sigma": 0.5, "estimation": estimation, "alpha": 0.01})
+    reach = defense.certifies_up_to(ThreatModel.parse("l2", "2"))
+    assert reach == pytest.approx(-1 if estimation == 3 else 0.5 * norm.ppf(0.01 ** (1 / estimation)))
+    x = torch.tensor([0.0, 0.05, 0.2, 4.0]).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    vote = Smoothed(Halfspaces(), 0.5, 8)
+    _, radii = defense.certify(vote, x, ThreatModel.parse("l2", "2"), Rng(0, torch.arange(4)))
+    assert radii.max() == radii[3] == reach
+    assert "smoothing: with these settings a certificate reaches" in out_of_reach(defense, ThreatModel.parse("l2", "2"))
+    near = ThreatModel("l2", Fraction(max(reach, 0.0)))
+    assert bool(out_of_reach(defense, near)) == (reach < 0)
+    assert not out_of_reach(defense, ThreatModel.parse("linf", "1"))
 
 
 def test_votes_depend_on_the_sample_alone(fast_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

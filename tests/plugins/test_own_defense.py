@@ -262,6 +262,47 @@ def test_a_certificate_that_is_wrong_is_contradicted_in_the_table(tmp_path: Path
     )
 
 
+CERTIFIES = (
+    "    def loss(self, net, x, y, ctx):\n        return ctx.cross_entropy(net(x), y)\n"
+    "    def certifies_up_to(self, threat):\n        return 0.05\n"
+    "    def certify(self, net, x, threat, rng):\n        return net(x).argmax(1), x.new_full((len(x),), 0.05)\n"
+)
+
+
+@pytest.mark.parametrize("eps", ["0.05", "0.2"])
+def test_a_certificate_that_cannot_reach_says_so_before_the_training_and_below_the_table(
+    tmp_path: Path, eps: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = plugin(tmp_path, "novel.py", "defense", "novel")
+    file.write_text(file.read_text() + CERTIFIES)
+    code, out, err = call(capsys, monkeypatch, f"run novel --plugin novel.py --eps {eps} --epochs 1 --plan smoke --n 20")
+    assert code == 0
+    told = "warning: novel: with these settings a certificate reaches 0.05 at most, whatever the network"
+    before, _, after = err.partition("epoch 1/1")
+    assert [told in part for part in (before, after, out)] == [eps == "0.2"] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("        return None\n", "novel certifies nothing here: its certificates are not about linf"),
+        ("        raise BadInput('no bounds for Odd')\n", "novel certifies nothing here: no bounds for Odd"),
+    ],
+)
+def test_why_a_defense_certifies_nothing_is_on_the_card(tmp_path: Path, body: str, told: str) -> None:
+    file = plugin(tmp_path, "novel.py", "defense", "novel")
+    file.write_text(
+        "from bench.defense import BadInput\n" + file.read_text() + CERTIFIES.rpartition("        return")[0] + body
+    )
+    load_plugin(file)
+    card, _ = evaluate(
+        str(train("novel", settings={"epochs": "1"}, results=tmp_path, quiet=True)), plan_name="smoke", n=20, quiet=True
+    )
+    assert card.certified is None
+    assert told in card.notes
+
+
 @pytest.mark.parametrize(
     ("source", "told"),
     [
@@ -514,6 +555,8 @@ DEFENSE_FAULTS = [
      "    def report(self, memory):\n        return {'x': torch.zeros(3)}\n\n    paper"),
     ("certificates and records", "labels [2] and radii [2]", "    paper",
      "    def certify(self, net, x, threat, rng):\n        return net(x).argmax(1), x.new_ones(1)\n\n    paper"),
+    ("certificates and records", "it certified 0.05, and its certifies_up_to() says 0.04 at most", "    paper",
+     CERTIFIES.partition("y)\n")[2].replace("return 0.05", "return 0.04") + "\n    paper"),
     ("answers at test time", "[32, 5]", "    paper",
      "    def wrap(self, net):\n        return nn.Sequential(net, nn.AvgPool1d(2))\n\n    paper"),
 ]  # fmt: skip
