@@ -85,14 +85,15 @@ def _made(
 ) -> dict[str, str]:
     """Do what is left; why lines failed, those included that could not even be begun."""
     from bench.executors import executor_of
-    from bench.runs import counted, failures_file, note_skips, regenerate, work_of
+    from bench.runs import failures_file, note_skips, regenerate, work_of
+    from bench.wording import count_of
 
     works = work_of(standings, execution, plugins)
     unbegun = {one.line.label: one.reason for one in standings if one.line.reason and one.training != "skipped"}
     note_skips([one.line for one in standings], execution.results)
     if not works:
         done = sum(one.done for one in standings)
-        opt.tell(f"nothing to do: {done} of {counted(len(standings), 'network')} of {file} are done", err=True)
+        opt.tell(f"nothing to do: {done} of {count_of(len(standings), 'network')} of {file} are done", err=True)
         return unbegun
     memory, together = failures_file(file, execution.results), bool(on) or (workers or 1) > 1
     with executor_of(workers, on) as executor:

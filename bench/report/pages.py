@@ -141,8 +141,9 @@ def remarks_on(shown: pd.DataFrame, entries: Sequence[Entry]) -> list[str]:
     told += [entry.lowered for entry in entries if entry.lowered]
     for card in (entry.card for entry in entries):
         if card.certified and card.certified.contradicted:
-            count = card.certified.contradicted
-            told.append(f"{card.name}: {count} samples that it says are certain were broken all the same")
+            told.append(
+                f"{card.name}: of the samples that it says are certain, {card.certified.contradicted} fell all the same"
+            )
     return told + _handed_in(entries)
 
 

@@ -11,6 +11,7 @@ from bench.escape import lines as plain
 from bench.evaluation import EvaluationRequest
 from bench.runs.cost import SOURCES, Cost
 from bench.runs.standing import DONE, STATED, Standing, State
+from bench.wording import count_of, duration
 
 _ORDER: tuple[State, ...] = ("done", "running", "partly", "stated", "failed", "missing", "skipped")
 
@@ -74,25 +75,10 @@ def _summary(standings: Sequence[Standing], costs: Mapping[str, Sequence[Cost]] 
     trainings = sum(one.training not in (None, DONE, "skipped") for one in standings)
     evaluations = sum(found.state not in (DONE, "skipped") for one in standings for found in one.evaluations)
     if not trainings + evaluations:
-        return f"nothing is left to do: {counted(len(standings), 'network')}"
-    told = f"left to do: {counted(trainings, 'training')} and {counted(evaluations, 'evaluation')}"
+        return f"nothing is left to do: {count_of(len(standings), 'network')}"
+    told = f"left to do: {count_of(trainings, 'training')} and {count_of(evaluations, 'evaluation')}"
     if costs is None:
         return told
     every = [cost for own in costs.values() for cost in own]
     seconds = sum(cost.seconds for cost in every) / workers
     return told + f", about {duration(seconds)}" + (f" with {workers} workers" if workers > 1 else "")
-
-
-def counted(number: int, noun: str) -> str:
-    """So many of a thing, in words: 2 trainings."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """A time in words: "40 s", "12 min", "3 h 20 min", "2 d 4 h"."""
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if minutes < 100:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -15,6 +15,7 @@ from bench.pictures import NUMBERED, Figure, draw
 from bench.report import Cells, Method, Part, Row, column_of, method_name
 from bench.site import words
 from bench.site.documents import page_of
+from bench.wording import count_of
 
 FIRST = ("defense", "rank", "robust", "sd", "95% interval", "clean")
 LAST = ("certified", "8-bit", "verdict", "proof", "collapse", "train passes", "seeds", "n", "model")
@@ -35,7 +36,7 @@ def environment() -> jinja2.Environment:
         "thousands": thousands,
         "tidy": tidy,
         "counted": words.counted,
-        "count_of": words.count_of,
+        "count_of": count_of,
     }
     found.globals |= {
         "column_of": column_of, "method_name": method_name, "arm": arm, "chip": chip, "line": line, "seed_line": seed_line,

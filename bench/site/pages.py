@@ -23,6 +23,7 @@ from bench.site.markup import columns, drawn, environment, percent
 from bench.site.measures import measured_of
 from bench.site.pairs import Duel, beats, flips, other_plans
 from bench.verify import Check
+from bench.wording import count_of
 
 ALIKE = 400
 """Methods of a plan that a picture can hold."""
@@ -138,10 +139,10 @@ def _warnings(row: Row) -> list[str]:
     card = row.entry.card
     told = [row.entry.lowered] if row.entry.lowered else []
     told += [f"does not hold: {fault}" for fault in row.fails] + [*row.told] + [*card.warnings]
-    told += [f"lowered by {words.count_of(added.broken, 'sample')} with examples of {added.by}" for added in card.additions]
+    told += [f"lowered by {count_of(added.broken, 'sample')} with examples of {added.by}" for added in card.additions]
     told += [f"{attack.name}: the gradient looks masked: {attack.masked}" for attack in card.attacks if attack.masked]
     if card.certified and card.certified.contradicted:
-        told.append(f"{card.certified.contradicted} samples that are said to be certain were broken all the same")
+        told.append(f"of the samples that are said to be certain, {card.certified.contradicted} fell all the same")
     return told
 
 
@@ -235,7 +236,7 @@ def matrix(
 ) -> str:
     """Who beats whom in a plan."""
     settled = sum(duel.found.winner is not None for duel in found)
-    lead = f"{words.count_of(len(part.methods), 'method')}, {words.count_of(len(found), 'pair')}: "
+    lead = f"{count_of(len(part.methods), 'method')}, {count_of(len(found), 'pair')}: "
     lead += f"{settled} settled, {len(found) - settled} open."
     return page(
         "matrix.html", board, "Who beats whom", "../", section.key, section=section, part=part, lead=lead,

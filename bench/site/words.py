@@ -12,6 +12,7 @@ from bench.plans import PLANS
 from bench.report import Leaderboard, Method, Row, Section, method_name
 from bench.report.tables import DOUBTED
 from bench.results import GAP, AttackResult, Card, Measured, guessed
+from bench.wording import count_of, duration
 
 
 def board_lead(board: Leaderboard) -> str:
@@ -110,7 +111,7 @@ def trained(row: Row) -> str:
     spent = training.get("backwards_per_sample")
     if spent:
         told += f" It took {spent:g} backward passes per image" + (
-            f" and {_time(training['seconds'])} ({training.get('device', '')})." if training.get("seconds") else "."
+            f" and {duration(training['seconds'])} ({training.get('device', '')})." if training.get("seconds") else "."
         )
     return told
 
@@ -254,12 +255,3 @@ def _measured(short: Measured) -> str:
 def number(value: object) -> str:
     """A percentage as tables show it."""
     return f"{float(str(value)):.1f}"
-
-
-def count_of(count: int, what: str) -> str:
-    """So many of something: "1 method", "2,000 methods"."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -205,7 +205,9 @@ def test_the_committed_boards_resolve(file: Path, tmp_path: Path, monkeypatch: p
     assert not [line.label for line in lines if line.reason and line.training]
 
 
-@pytest.mark.parametrize(("name", "left"), [("digits", {"smoothing"}), ("mnist", {"smoothing"})])
+@pytest.mark.parametrize(
+    ("name", "left"), [("digits", {"smoothing"}), ("mnist", {"smoothing", "rfi", "clean_warmup", "periodic_budget"})]
+)
 def test_every_defense_stands_on_the_board_or_its_absence_is_told(name: str, left: set[str]) -> None:
     board = read_board(next(file for file in COMMITTED if file.stem == name))
     # Other tests may have registered defenses of their own.
