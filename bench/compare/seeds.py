@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from math import comb
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import ttest_ind, ttest_rel
 
 from bench.errors import BadInput
-from bench.statistics import hierarchical_bootstrap
+from bench.statistics import hierarchical_bootstrap, paired_interval
 
 
 class SeedTest(NamedTuple):
@@ -18,7 +19,7 @@ class SeedTest(NamedTuple):
 
     difference: float
     interval: tuple[float, float]
-    """95 %: a bootstrap of seeds, then samples."""
+    """95 %: a bootstrap of seeds, then samples; Tango's where no sample tells the two apart, and nothing can be drawn."""
     p: float | None
     """Of a t test between seeds; None where one side has a single seed."""
 
@@ -30,12 +31,15 @@ def over_seeds(a: ArrayLike, b: ArrayLike, *, paired: bool = False) -> SeedTest:
     are tested (paired t test), and seeds are drawn in pairs. Otherwise Welch's t test, and seeds are drawn on either side.
     """
     first, second = (np.asarray(side, dtype=np.int64) for side in (a, b))
+    alike = len(np.unique(np.concatenate([first, second]), axis=0)) == 1
     if not paired:
-        return SeedTest(float(second.mean() - first.mean()), hierarchical_bootstrap(second, first), _welch(first, second))
+        interval = paired_interval(0, 0, first.shape[1]) if alike else hierarchical_bootstrap(second, first)
+        return SeedTest(float(second.mean() - first.mean()), interval, _welch(first, second))
     if first.shape != second.shape:
         raise BadInput(f"{len(first)} and {len(second)} seeds are no pairs; give the same seeds on either side")
     apart = second - first
-    interval = hierarchical_bootstrap(apart, np.zeros((1, apart.shape[1]), dtype=np.int64))
+    nothing = np.zeros((1, apart.shape[1]), dtype=np.int64)
+    interval = hierarchical_bootstrap(apart, nothing) if apart.any() else paired_interval(0, 0, apart.shape[1])
     return SeedTest(float(apart.mean()), interval, _paired(first, second))
 
 
@@ -44,7 +48,8 @@ def _welch(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None:
     if min(len(one), len(other)) < 2:
         return None
     if one.std() == other.std() == 0:
-        return float(one[0] == other[0])
+        # No spread was seen, and a few seeds do not show that there is none: all of one side above all of the other.
+        return 1.0 if one[0] == other[0] else 2 / comb(len(one) + len(other), len(one))
     with warnings.catch_warnings():
         # Seeds that agree to the last image have no variance, which scipy warns of and takes as it is.
         warnings.simplefilter("ignore", RuntimeWarning)

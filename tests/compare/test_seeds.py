@@ -12,7 +12,7 @@ from scipy.stats import ttest_ind, ttest_rel
 from bench.compare import over_seeds
 from bench.errors import BadInput
 from bench.results.outcomes import Flags
-from bench.statistics.proportions import mcnemar, paired_bootstrap
+from bench.statistics.proportions import mcnemar, paired_bootstrap, paired_interval
 
 NONE = (0.586, 0.569, 0.639)
 TENTH = (0.525, 0.544, 0.556)
@@ -56,8 +56,20 @@ def test_few_seeds_are_not_taken_for_certain() -> None:
     # Three equal differences show no spread, and do not show that there is none.
     assert over_seeds(flags((0.5, 0.6, 0.7)), flags((0.51, 0.61, 0.71)), paired=True).p == 0.25
     assert over_seeds(flags((0.5, 0.6)), flags((0.5, 0.6)), paired=True).p == 1
+    assert over_seeds(flags((0.5, 0.5)), flags((0.6, 0.6))).p == pytest.approx(1 / 3)
+    assert over_seeds(flags((0.5, 0.5, 0.5)), flags((0.6, 0.6, 0.6))).p == pytest.approx(0.1)
+    assert over_seeds(flags((0.5, 0.5)), flags((0.5, 0.5))).p == 1
     with pytest.raises(BadInput, match="1 and 2 seeds are no pairs"):
         over_seeds(one, flags((0.6, 0.7)), paired=True)
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("paired", [True, False])
+def test_samples_that_tell_nothing_apart_leave_a_difference_open(accuracy: float, paired: bool) -> None:
+    found = over_seeds(flags((accuracy,) * 3), flags((accuracy,) * 3), paired=paired)
+    assert (found.difference, found.p) == (0, 1)
+    assert found.interval == paired_interval(0, 0, 1000)
+    assert found.interval[1] > 0.003
 
 
 def study() -> ModuleType:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -24,6 +25,7 @@ from bench.report.entries import Entry, read_entries
 from bench.report.pages import FORMATS, read_skips, render, summary, write_leaderboard
 from bench.report.tables import leaderboard
 from bench.results.card import Card, read_card
+from bench.results.outcomes import Outcomes
 from bench.runs.jobs import skip
 from bench.statistics.proportions import wilson
 from bench.training.request import TrainingRequest
@@ -364,6 +366,21 @@ def test_seeds_of_a_training_are_one_row_that_unfolds() -> None:
     page = render(rows, "md")
     assert "plan smoke · each seed" in page
     assert page.count("| fast_at") == 4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 1.0])
+def test_several_seeds_claim_no_more_than_their_samples_show(share: float) -> None:
+    """Every draw of seeds and samples of which none stands says 0, with any number of samples."""
+    n, rows = 1000, []
+    flags = np.arange(n) < share * n
+    for seed in range(3):
+        made = trained(seed, min(share, 0.9))
+        ids = np.arange(n)
+        rows.append(Entry(made, Path(made.name), Outcomes(made, Path(made.name), ids, ids % 10, flags, flags, flags)))
+    low, _, high = leaderboard(rows)["95% interval"][0].partition("-")
+    widest = [100 * end for end in wilson(round(share * n), n)]
+    assert float(low) <= widest[0] + 0.05
+    assert float(high) >= widest[1] - 0.05
 
 
 def test_rows_of_one_name_say_in_what_they_differ() -> None:
