@@ -88,7 +88,7 @@ def _run(model: Gradient, climb: "_Climb", balls: list[tuple[ThreatModel, int]],
     """
     x, z = climb.x, _start(climb.x, balls[0][0], rng)
     for ball, steps in balls:
-        climb.begin(ball.project(z, x), ball, steps)
+        climb.begin(ball.project(z, x), ball, steps, alone=len(balls) == 1)
         live, highest = _ascend(model, climb, judged=ball is balls[-1][0])
         z = live.result
     return live, highest
@@ -137,8 +137,9 @@ class _Climb:
         """What it climbs, [N]."""
         return self._loss(logits, y) if self.target is None else self._loss(logits, y, self.target)
 
-    def begin(self, z: Tensor, threat: ThreatModel, steps: int) -> None:
-        """Stand at z, with so many steps to go in this ball."""
+    def begin(self, z: Tensor, threat: ThreatModel, steps: int, *, alone: bool = True) -> None:
+        """Stand at z, with so many steps to go in this ball; alone: there is no other."""
+        del alone
         self.z, self.threat, self.steps = z, threat, steps
         self.best_loss, self.best_grad = z.new_full((len(z),), -torch.inf), torch.zeros_like(z)
 
@@ -161,8 +162,8 @@ class _Climb:
 class _Halving(_Climb):
     """linf and l2: steps of twice eps with momentum. Where progress stalls they halve, and go on from the best iterate."""
 
-    def begin(self, z: Tensor, threat: ThreatModel, steps: int) -> None:
-        super().begin(z, threat, steps)
+    def begin(self, z: Tensor, threat: ThreatModel, steps: int, *, alone: bool = True) -> None:
+        super().begin(z, threat, steps, alone=alone)
         self.previous, self.size = z, torch.full_like(self.best_loss, 2 * threat.radius)
         self.last, self.checked = -self.best_loss, self.best_loss
         self.gains, self.halved = torch.zeros_like(self.y), torch.ones_like(self.y, dtype=torch.bool)
@@ -189,11 +190,13 @@ class _Sparse(_Climb):
     Where it has got sparser they go on from it, with eps again; else they shrink, down to a tenth.
     """
 
-    def begin(self, z: Tensor, threat: ThreatModel, steps: int) -> None:
-        super().begin(z, threat, steps)
+    def begin(self, z: Tensor, threat: ThreatModel, steps: int, *, alone: bool = True) -> None:
+        super().begin(z, threat, steps, alone=alone)
         self.size, self.period = torch.full_like(self.best_loss, threat.radius), max(int(0.04 * steps), 1)
-        self.changed, self.most = torch.full_like(self.y, z.shape[1:].numel()), ceil(0.2 * z.shape[1:].numel())
-        self.count = torch.full_like(self.y, self.most)
+        self.sparsity((z != self.x).flatten(1).sum(1))
+        if alone:  # as the source begins where it is handed no start
+            self.changed, self.most = torch.full_like(self.y, z.shape[1:].numel()), ceil(0.2 * z.shape[1:].numel())
+            self.count = torch.full_like(self.y, self.most)
 
     def advance(self, step: int, loss: Tensor, grad: Tensor, best: Tensor) -> None:
         self.remember(loss, grad)
@@ -202,14 +205,18 @@ class _Sparse(_Climb):
             sparser = changed < 0.95 * self.changed
             eps = self.threat.radius
             self.size = torch.where(sparser, eps, (self.size / 1.5).clamp_min(eps / 10))
-            self.changed, self.count = changed, (changed / 1.5).ceil().long().clamp_min(1)
-            self.most = int(self.count.max())
+            self.sparsity(changed)
             grad = self.go_back(sparser, grad, best)
         slope = grad.flatten(1)
         least = slope.abs().topk(self.most).values.gather(1, self.count.unsqueeze(1) - 1)
         chosen = slope.sign() * (slope.abs() >= least)
         move = chosen * (self.size / chosen.abs().sum(1).clamp_min(1)).unsqueeze(1)
         self.z = self.threat.project(move.view_as(grad).add_(self.z), self.x)
+
+    def sparsity(self, changed: Tensor) -> None:
+        """Steps move two thirds of the pixels that an iterate has changed."""
+        self.changed, self.count = changed, (changed / 1.5).ceil().long().clamp_min(1)
+        self.most = int(self.count.max()) if len(changed) else 1
 
 
 def _wide(per_sample: Tensor) -> Tensor:

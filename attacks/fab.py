@@ -67,7 +67,7 @@ def _nearest_boundary(model: Gradient, z: Tensor, y: Tensor, others: Tensor, thr
     nearest = torch.full_like(lead, torch.inf)
     for other in others.unbind(1):
         ascent = model.grad(z, partial(margin_targeted, target=other), y)
-        distance = ascent.loss.abs() / threat.dual(ascent.grad).clamp_min(1e-12)
+        distance = ascent.loss.abs() / threat.dual(ascent.grad).clamp_min(torch.finfo(z.dtype).tiny)
         nearer = distance < nearest
         nearest, lead = torch.where(nearer, distance, nearest), torch.where(nearer, ascent.loss, lead)
         normal = torch.where(nearer.view(-1, 1, 1, 1), ascent.grad, normal)

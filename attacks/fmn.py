@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.attack import Closest, Gradient, Norm, Rng, ThreatModel, attack, margin
+from bench.attack import Closest, Gradient, Norm, Rng, ThreatModel, attack, margin, unit
 
 
 @attack("fmn", access="gradient", norms={"linf", "l2", "l1"}, seeded=False)
@@ -43,13 +43,13 @@ def fmn(
         wrong = ascent.logits.argmax(1) != y
         distance = closest.offer(z, x, wrong)
         best = torch.where(wrong, torch.minimum(distance, best), best)
-        to_boundary = ascent.loss.abs() / threat.dual(ascent.grad).clamp_min(1e-12)
+        to_boundary = ascent.loss.abs() / threat.dual(ascent.grad).clamp_min(torch.finfo(x.dtype).tiny)
         grown = torch.where(best.isfinite(), radius, torch.maximum(radius, distance + to_boundary)) * (1 + factor)
         radius = torch.minimum(torch.where(wrong, torch.minimum(radius * (1 - factor), best), grown), limit)
         model, x, y, z, best, radius, limit, grad = closest.drop(model, x, y, z, best, radius, limit, ascent.grad)
         if not len(closest):
             return closest.result
-        ahead = z + length * grad / grad.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+        ahead = z + length * unit(grad)
         z = (x + _onto_ball(ahead - x, radius, threat.norm)).clamp_(0, 1)
     closest.offer(z, x, model.labels(z) != y)
     return closest.result

@@ -22,7 +22,7 @@ from bench.core.losses import (
 from bench.core.rng import Rng, isolated
 from bench.core.surrogate import TRANSFER_PGD, Surrogate
 from bench.core.targets import Order, wrong_classes
-from bench.core.threat import Norm, ThreatModel
+from bench.core.threat import Norm, ThreatModel, unit
 from bench.core.views import Ascent, Decision, Gradient, Meter, Module, Score
 from bench.errors import AttackWarning, BadInput
 from bench.plugins.registry import attack
@@ -31,5 +31,5 @@ __all__ = [
     "LOSSES", "TARGETED", "TRANSFER_PGD", "Ascent", "AttackWarning", "BadInput", "Closest", "Decision", "Gradient", "Live",
     "Loss", "Meter", "Module", "Norm", "Order", "Rng", "Score", "Surrogate", "ThreatModel", "attack", "cross_entropy",
     "cross_entropy_targeted", "dlr", "dlr_targeted", "isolated", "margin", "margin_targeted", "probability_margin",
-    "raw_cross_entropy", "smallest_move", "wrong_classes",
+    "raw_cross_entropy", "smallest_move", "unit", "wrong_classes",
 ]  # fmt: skip

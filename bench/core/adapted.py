@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bench.core.boundary import ask
+from bench.core.boundary import Classifier, ask
 from bench.core.threat import ThreatModel
 
 DRAWS = 8
@@ -151,7 +151,10 @@ class Smoothed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K] of x."""
-        return torch.stack([ask(self.net, x + point) for point in self.points.to(x)]).mean(0)
+        around = (x + point for point in self.points.to(x))
+        # A network from elsewhere is promised images.
+        inside = (z.clamp(0, 1) for z in around) if isinstance(self.net, Classifier) else around
+        return torch.stack([ask(self.net, z) for z in inside]).mean(0)
 
 
 def answers(value: Tensor, rows: int) -> bool:

@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import torch
@@ -73,6 +73,25 @@ def describe(device: torch.device) -> str:
 
 
 @contextmanager
+def usual() -> Iterator[None]:
+    """Torch as it is once imported, whatever the caller has set: float32 made on the CPU, gradients on, no autocast."""
+    dtype, place = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    if place.type != "cpu":
+        torch.set_default_device(None)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+            for kind in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if place.type != "cpu":
+            torch.set_default_device(place)
+
+
+@contextmanager
 def exact_float32() -> Iterator[None]:
     """Full float32 products and repeatable kernels: no TF32, no autotuning that could pick another kernel next time."""
     cudnn = torch.backends.cudnn
@@ -80,7 +99,8 @@ def exact_float32() -> Iterator[None]:
     cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = False, False, True
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with usual():
+            yield
     finally:
         cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before[:3]
         torch.set_float32_matmul_precision(before[3])

@@ -103,7 +103,7 @@ class ThreatModel:
         if self.norm == "linf":
             return grad.sign()
         if self.norm == "l2":
-            return grad / self._expand(self._length(grad), grad).clamp_min(1e-12)
+            return unit(grad)
         if z is not None:
             grad = grad * (((z > 0) | (grad > 0)) & ((z < 1) | (grad < 0)))
         flat = grad.flatten(1)
@@ -164,6 +164,19 @@ class ThreatModel:
     @staticmethod
     def _expand(per_sample: Tensor, like: Tensor) -> Tensor:
         return per_sample.view(-1, *[1] * (like.dim() - 1))
+
+
+def unit(grad: Tensor) -> Tensor:
+    """Each gradient scaled to l2 norm 1, however small or large it is; 0 where it is 0.
+
+    Squares of float32 are 0 below 1e-23: the largest entry is brought near 1 first, by a power of two, which rounds nothing.
+    """
+    each = (-1, *[1] * (grad.dim() - 1))
+    largest = grad.flatten(1).abs().amax(1)
+    power = torch.ldexp(torch.ones_like(largest), -torch.frexp(largest).exponent.clamp(-126, 126))
+    scaled = grad * power.view(each)
+    length: Tensor = scaled.flatten(1).norm(dim=1).clamp_min(1e-12)
+    return scaled / length.view(each)
 
 
 def _exact(eps: float) -> Fraction | str:

@@ -65,8 +65,10 @@ def faithful(probe: Probe) -> float:
     def changes(direction: Tensor) -> tuple[Tensor, Tensor]:
         """How far the margin with the rival changes from behind to ahead, [M], as foretold and as it is."""
         along = probe.threat.steepest(direction) * REACH * probe.threat.radius
-        ahead, behind = (margin_targeted(_logits(probe, z), probe.y, rival).double() for z in (x + along, x - along))
-        return 2 * (grad.double() * along.double()).flatten(1).sum(1), ahead - behind
+        # A network may refuse what is no image, or make something else of it.
+        ends = [z.clamp(0, 1) for z in (x + along, x - along)]
+        ahead, behind = (margin_targeted(_logits(probe, z), probe.y, rival).double() for z in ends)
+        return (grad.double() * (ends[0].double() - ends[1].double())).flatten(1).sum(1), ahead - behind
 
     predicted, actual = changes(grad)
     ratio = actual / predicted.where(predicted != 0, torch.nan)

@@ -16,7 +16,7 @@ from bench.data import Dataset, has_own_split, load
 from bench.diagnose import ACTIVE, CHECKS, Probe, choose, diagnose
 from bench.evaluation.certificates import prove
 from bench.evaluation.engine import Evaluation
-from bench.evaluation.left import READ, begin_anew, finished, reused
+from bench.evaluation.left import begin_anew, finished, read, reused
 from bench.evaluation.look import look
 from bench.evaluation.low_precision import to_low_precision
 from bench.evaluation.portfolio import run_portfolio
@@ -90,13 +90,14 @@ class Answer(NamedTuple):
     """What of it is not the work of this run; empty where all is."""
 
 
+@device.usual()
 def evaluated(request: EvaluationRequest, execution: Execution, *, diagnosed: bool = False, active: bool = False) -> Answer:
     """The card that answers a request, and its path: made where it is not there yet."""
     task = resolve(request, execution)
     if execution.fresh:
         begin_anew(task)
     if card := finished(task):
-        told = READ
+        told = read(task)
         Reporter(f"evaluate {task.label}", 1, quiet=task.quiet).say(f"{task.folder}: {told}")
     else:
         card, told = _attacked(task, execution.executor)
@@ -113,8 +114,8 @@ def _attacked(task: Task, executor: Executor) -> tuple[Card, str]:
     title, steps = f"evaluate {task.label}", len(task.plan.attacks) * len(task.balls)
     with Reporter(title, steps, quiet=task.quiet) as report, alone(folder, report.tell), device.exact_float32():
         if card := finished(task):
-            report.say(f"{folder}: {READ}")
-            return card, READ
+            report.say(f"{folder}: {read(task)}")
+            return card, read(task)
         for short in filter(None, (out_of_reach(defense, task.balls[-1]) for defense in subject.defenses)):
             report.say(f"warning: {short}")
         began = time.monotonic()

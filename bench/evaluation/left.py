@@ -15,6 +15,18 @@ from bench.results import Card, read_card, unlisted
 READ = "a card was there already and was read, nothing was attacked; --fresh attacks anew"
 
 
+UNKNOWN = (
+    "it was made for a network whose answers no seed makes repeat, so that nothing shows whether this is still the same one: "
+    "--fresh where its weights, its settings or what it reads may have changed"
+)
+
+
+def read(task: Task) -> str:
+    """What is to be said where a card was there."""
+    changeable = task.subject.noisy and task.subject.model.elsewhere and not task.subject.answers.digest
+    return f"{READ}; {UNKNOWN}" if changeable else READ
+
+
 def reused(units: int) -> str:
     """What is to be said of so many units; empty where there are none."""
     return f"units of work used that an earlier run left: {units}; --fresh does all anew" if units else ""

@@ -58,6 +58,7 @@ class _Rival(NamedTuple):
     judge: Judge
 
 
+@device.usual()
 def transfer_matrix(  # noqa: PLR0913
     references: Sequence[str],
     *,

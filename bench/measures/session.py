@@ -83,6 +83,7 @@ class _Task:
     path: Path
 
 
+@device.usual()
 def measured(request: MeasureRequest, execution: Execution) -> Answer:
     """The measurement that answers a request, and its path: taken where it is not there yet, and entered into the cards of the
     same weights beside it."""

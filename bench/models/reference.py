@@ -32,6 +32,12 @@ _SUFFIXES = (".safetensors", ".pt", ".pth")
 _WEIGHTS = re.compile(r"best|last|ensemble|snapshot-\d+|epoch-\d+")
 
 
+PROGRAM = (
+    "a part of the network is a TorchScript program, inside which attacks cannot look for what hides from gradients, such as "
+    "rounding or other networks: evaluate the module that it was made from, or diagnose it before the number is trusted"
+)
+
+
 @dataclass(frozen=True)
 class Model:
     """A network ready to be attacked, and where it came from."""
@@ -51,7 +57,9 @@ class Model:
     elsewhere: bool = False
     """Whether its code is not ours, and may do anything with what it is given: its weights do not settle what it answers."""
     notes: tuple[str, ...] = ()
-    """What was done to the weights so that they fit, for a reader of the card."""
+    """What was done to the weights so that they fit, and what of the network cannot be seen, for a reader of the card."""
+    learns: frozenset[int] = frozenset()
+    """Ids of the parameters that required a gradient before they were frozen."""
 
 
 def resolve(
@@ -207,9 +215,11 @@ def _model(reference: str, name: str, net: nn.Module, arch: str, run: Path | Non
     # One by one: a network of somebody's may return nothing from any of them, and a TorchScript program lacks the last.
     net.cpu()
     net.eval()
+    learns = frozenset(id(parameter) for parameter in net.parameters() if parameter.requires_grad)
     for parameter in net.parameters():
         parameter.requires_grad_(False)
-    return Model(reference, name, net, arch, digest(net), run)
+    notes = (PROGRAM,) if any(isinstance(part, torch.jit.ScriptModule) for part in net.modules()) else ()
+    return Model(reference, name, net, arch, digest(net), run, notes=notes, learns=learns)
 
 
 def _read(

@@ -20,6 +20,7 @@ from bench.files import read_json
 from bench.models import batchnorm
 from bench.models.architectures import parse_query
 from bench.models.identity import Answers, answers_of, files_of, require_the_trainer
+from bench.models.learning import let_learn
 from bench.models.reference import Model
 from bench.plugins import Defense, code, get_defense, make_defense
 
@@ -47,7 +48,7 @@ class Subject(NamedTuple):
     first: tuple[Tensor, Tensor]
     """A few samples to try things on."""
     answers: Answers
-    """To these samples, of a network that code builds; empty for others, and where answers are random."""
+    """To these samples, of a network that code builds; empty for others, and where no seed makes answers repeat."""
     files: dict[str, str]
     """Digests of the files that settings of its defenses name."""
 
@@ -76,8 +77,12 @@ def load_subject(
         net = batchnorm.use_batches(net)
     added = added_defense(test_time)
     found = tuple(defense for defense in (_of_training(trained), added) if defense)
-    net = answering(net, found, dataset)
+    net = _around(net, found, dataset)
+    learns = [id(parameter) in model.learns or parameter.requires_grad for parameter in net.parameters()]
+    net.requires_grad_(False)
     first, labels = samples.batch(torch.arange(min(len(samples), 64)))
+    if model.elsewhere or any(code("defense", defense.name) for defense in found):
+        let_learn(net, learns, first, seed)
     check = partial(models.check_outputs, net, classes=samples.classes, origin=reference, at_least=open_ended)
     noisy, dependent, answers = _tried(net, first, seed, check, known=not model.elsewhere)
     label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
@@ -85,14 +90,19 @@ def load_subject(
 
 
 def answering(net: nn.Module, defenses: Sequence[Defense], dataset: str) -> nn.Module:
-    """The network as these defenses let it answer at test time, one around the other."""
+    """The network as these defenses let it answer at test time, one around the other, frozen."""
+    net = _around(net, defenses, dataset)
+    net.requires_grad_(False)
+    return net
+
+
+def _around(net: nn.Module, defenses: Sequence[Defense], dataset: str) -> nn.Module:
     for defense in defenses:
         if type(defense).fit is not Defense.fit:
             net = defense.fit(net, data.load(dataset, "train"))
         net = defense.wrap(net)
-    # What a defense of somebody's makes of it may return nothing from either.
+    # What a defense of somebody's makes of it may return nothing.
     net.eval()
-    net.requires_grad_(False)
     return net
 
 
@@ -109,12 +119,23 @@ def _tried(net: nn.Module, first: Tensor, seed: int, check: Callable[..., None],
                 check(x=part)
             noisy, some = randomised(net, part, seed), part[: max(size // 2, 1)]
             dependent = not noisy and batch_dependence(net, some, 1 - some) > DEPENDENT
-            return noisy, dependent, Answers() if known or noisy else answers_of(net, first, size)
+            return noisy, dependent, Answers() if known else _repeated(net, first, size, noisy)
         except (RuntimeError, MemoryError) as error:
             # Fewer are answered as a batch of 16 all the same.
             if size <= SMALLEST or not out_of_memory(error):
                 raise
             size = max(size // 2, SMALLEST)
+
+
+def _repeated(net: nn.Module, x: Tensor, rows: int, noisy: bool) -> Answers:
+    """What it answers to images; of a randomised one with seeded generators, and nothing if it does not repeat itself then."""
+    if not noisy:
+        return answers_of(net, x, rows)
+    found = []
+    for _ in range(2):
+        with isolated(0, "answers"):
+            found.append(answers_of(net, x, rows))
+    return found[0] if found[0] == found[1] else Answers()
 
 
 def training_record(reference: str) -> dict[str, Any]:

@@ -6,11 +6,14 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Any
+
+import torch
 
 from bench.errors import BadInput, GauntletError
 from bench.plugins.provenance import late_imports
@@ -60,12 +63,32 @@ def user_code(file: Path, *, fresh: bool = False) -> Iterator[None]:
     fresh: its siblings are imported anew, as they are on disk now.
     """
     try:
-        with _siblings_first(file.parent, fresh=fresh):
+        with _siblings_first(file.parent, fresh=fresh), _defaults_kept(file):
             yield
     except GauntletError:
         raise
     except (Exception, SystemExit) as error:
         raise BadInput(f"{place(file, error)}: {told(error)}") from None
+
+
+@contextmanager
+def _defaults_kept(file: Path) -> Iterator[None]:
+    """BadInput where code changes what every tensor and gradient of the process is made as; it is put back."""
+    known: Mapping[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+        "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+        "default device": (torch.get_default_device, lambda was: torch.set_default_device(None if was.type == "cpu" else was)),
+        "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    }
+    before = {what: get() for what, (get, _) in known.items()}
+    yield
+    for what, (get, put) in known.items():
+        now = get()
+        if now != before[what]:
+            put(before[what])
+            raise BadInput(
+                f"{file} sets torch's {what} to {now} for the whole process, where attacks and judge rely on {before[what]}: "
+                "leave that out, and say it where a tensor or a network is made, such as by net.double()"
+            )
 
 
 def told(error: BaseException) -> str:

@@ -83,6 +83,7 @@ def run(  # noqa: PLR0913
         return [answer[:2] for answer in trained_and_evaluated(request, seeds, load_plan(plan_name), n, execution)]
 
 
+@device.usual()
 def trained(request: TrainingRequest, execution: Execution, watch: Sequence[str] = ()) -> Path:
     """The run folder of a training: made where it is not there yet, gone on with where it was interrupted.
 

@@ -4,6 +4,7 @@ import os
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -177,9 +178,12 @@ def test_in_l1_it_breaks_as_many_as_the_reference_on_mnist() -> None:
     assert 150 < left.sum() < 350
 
 
-def test_in_l1_few_pixels_move_and_fewer_and_fewer(digits: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("multi_eps", [True, False])
+def test_in_l1_few_pixels_move_and_fewer_and_fewer(digits: nn.Module, monkeypatch: pytest.MonkeyPatch, multi_eps: bool) -> None:
+    """A fifth at first in a single ball; in each of several two thirds of what the start has changed (the source, x_init)."""
     counts: list[Tensor] = []
-    advance = module._Sparse.advance
+    advance, begin = module._Sparse.advance, module._Sparse.begin
+    begun: list[tuple[Tensor, Tensor]] = []
 
     def watched(self: module._Sparse, *found: object) -> None:
         before = self.z
@@ -190,11 +194,18 @@ def test_in_l1_few_pixels_move_and_fewer_and_fewer(digits: nn.Module, monkeypatc
         assert (self.size <= self.threat.radius).all()
         assert (self.size >= self.threat.radius / 10).all()
 
+    def opened(self: module._Sparse, *found: Any, alone: bool) -> None:
+        begin(self, *found, alone=alone)
+        begun.append((self.count, (found[0] != self.x).flatten(1).sum(1)))
+
     monkeypatch.setattr(module._Sparse, "advance", watched)
+    monkeypatch.setattr(module._Sparse, "begin", opened)
     chosen = (digits(X).argmax(1) == Y).nonzero().squeeze(1)[:20]
-    ours(digits, ThreatModel.parse("l1", "0.2"), X[chosen], Y[chosen], chosen)
+    ours(digits, ThreatModel.parse("l1", "0.2"), X[chosen], Y[chosen], chosen, multi_eps=multi_eps)
     assert len(counts) == 100
-    assert (counts[0] == 13).all(), "a fifth of 64"
+    assert len(begun) == (3 if multi_eps else 1)
+    for count, changed in begun:
+        assert torch.equal(count, (changed / 1.5).ceil().long().clamp_min(1) if multi_eps else torch.full_like(count, 13))
     assert (counts[-1] < 7).all()
 
 

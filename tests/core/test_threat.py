@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bench.core.rng import Rng
-from bench.core.threat import ThreatModel
+from bench.core.threat import ThreatModel, unit
 from bench.errors import BadInput, UnknownName
 
 NORMS = st.sampled_from(["linf", "l2", "l1"])
@@ -63,6 +63,21 @@ def test_no_point_of_the_ball_is_nearer_than_the_projection(norm: str, seed: int
     for other in range(5):
         rival = threat.random_start(x, Rng(other, torch.arange(6)))
         assert ((rival - point).flatten(1).norm(dim=1) >= (nearest - point).flatten(1).norm(dim=1) - 1e-6).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-20, 1e-13, 1e13, 1e30])
+def test_the_steepest_direction_is_that_of_gradients_of_any_size(norm: str, scale: float) -> None:
+    """Squares of float32 are 0 below 1e-23 and infinite above 1e19, and a gradient is no shorter a direction for it."""
+    threat, grad = ThreatModel.parse(norm, "0.5"), Rng(0, torch.arange(9)).normal((3, 8, 8))
+    torch.testing.assert_close(threat.steepest(grad * scale), threat.steepest(grad), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(threat.dual(grad * scale) / scale, threat.dual(grad), rtol=1e-4, atol=0)
+    assert not threat.steepest(0 * grad).any()
+
+
+def test_the_scale_of_a_gradient_rounds_nothing() -> None:
+    grad = Rng(0, torch.arange(99)).normal((3, 8, 8))
+    assert torch.equal(unit(grad), grad / grad.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1.0), ("l2", 2.0), ("l1", torch.inf)])

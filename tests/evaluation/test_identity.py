@@ -14,7 +14,7 @@ from torch import nn
 from bench import check_regression, compare_rows, evaluate, examine_plugin, load_plugin, read_card, train, transfer_matrix
 from bench.data import load
 from bench.errors import BadInput, PluginWarning, UnknownName
-from bench.evaluation import EvaluationRequest
+from bench.evaluation import EvaluationRequest, Execution, evaluated
 from bench.evaluation.transfer import render
 from bench.models import resolve
 from bench.plans import PLANS
@@ -86,11 +86,20 @@ def in_a_list(folder: Path) -> dict[str, str]:
     }
 
 
+def noise(folder: Path) -> dict[str, str]:
+    (folder / "config.json").write_text("0.1")
+    return {
+        "init": "self.width = json.loads((HERE / 'config.json').read_text())",
+        "forward": "self.base(x + self.width * torch.randn_like(x))",
+    }
+
+
 KINDS: dict[str, tuple[Callable[[Path], dict[str, str]], Callable[[Path], Any]]] = {
     "a sibling module": (sibling, lambda folder: changed(folder / "scale.py", "1.0", "0.4")),
     "a JSON file": (from_json, lambda folder: (folder / "config.json").write_text("0.4")),
     "an array": (from_npy, lambda folder: np.save(folder / "factor.npy", np.float32(0.4))),
     "members in a plain list": (in_a_list, lambda folder: (folder / "config.json").write_text("0.4")),
+    "how much noise there is": (noise, lambda folder: (folder / "config.json").write_text("0.4")),
 }
 
 
@@ -113,6 +122,17 @@ def test_what_code_reads_is_a_part_of_a_model(fast_run: Path, tmp_path: Path, ki
     found = verify_card(path, Given(model=reference))
     assert found.verdict == "fails"
     assert any("another model than the one evaluated" in told or "answers otherwise" in told for told in _told(found, "model"))
+
+
+def test_where_no_seed_makes_answers_repeat_a_card_that_was_there_says_so(fast_run: Path, tmp_path: Path) -> None:
+    own = "torch.from_numpy(np.random.default_rng().normal(size=x.shape)).to(x)"
+    parts = {"imports": "", "init": "", "forward": f"self.base(x + 0.1 * {own})"}
+    (tmp_path / "mine.py").write_text(NET.format(run=str(fast_run), **parts))
+    asked = EvaluationRequest(model=f"py:{tmp_path}/mine.py:net", dataset="digits", plan="smoke", n=20)
+    first, second = (evaluated(asked, Execution(results=tmp_path / "r", quiet=True)) for _ in range(2))
+    assert second.path == first.path
+    assert "nothing shows whether this is still the same one" in second.told
+    assert not first.told
 
 
 def _told(found: Any, name: str) -> list[str]:

@@ -13,6 +13,7 @@ from bench.data.datasets import load
 from bench.errors import BadInput, GauntletError
 from bench.models import Model, build, load_subject, resolve
 from bench.models.checkpoint import digest
+from bench.models.reference import PROGRAM
 
 SHAPE = (1, 8, 8)
 ARCH = "digits_cnn?width=4"
@@ -175,9 +176,10 @@ def test_a_torchscript_program_says_what_it_is_and_what_to_do(tmp_path: Path) ->
     with pytest.raises(BadInput, match=r"is a TorchScript program: code, .*torch\.jit\.load\(.*py:FILE\.py:net"):
         resolve(f"ckpt:{file}?arch=digits_cnn", SHAPE, 10)
     (tmp_path / "mine.py").write_text(f"import torch\n\ndef net():\n    return torch.jit.load({str(file)!r})\n")
-    net = load_subject(f"py:{tmp_path / 'mine.py'}:net", load("digits", "test").first(8), "digits", 0).model.net.to("cpu")
+    model = load_subject(f"py:{tmp_path / 'mine.py'}:net", load("digits", "test").first(8), "digits", 0).model
     x = torch.rand(4, *SHAPE)
-    assert torch.equal(net(x), x.flatten(1)[:, :10])
+    assert torch.equal(model.net.to("cpu")(x), x.flatten(1)[:, :10])
+    assert [note for note in model.notes if "TorchScript" in note] == [PROGRAM]
 
 
 def test_a_pickled_network_says_what_to_do(tmp_path: Path, raw: nn.Module) -> None:
