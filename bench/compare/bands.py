@@ -18,7 +18,7 @@ from bench.errors import GauntletError
 from bench.plans import PLANS
 from bench.plugins import BROKEN
 from bench.results import Card, Flags, Outcomes, outcomes_of
-from bench.statistics import Floats, holm, mcnemar_each, two_proportions
+from bench.statistics import Floats, holm, mcnemar_each, spread, two_proportions
 
 ALPHA = 0.05
 """Level of all pairs of a section together."""
@@ -70,8 +70,9 @@ def _between_samples(rows: Sequence[Row], share: Floats) -> Floats:
         exact = single[:, None] & single[None, :]
         counts = np.where(exact, alone, 0).round().astype(np.int64)
         size, gap = means.shape[1], share[places][:, None] - share[places][None, :]
-        variance = np.maximum((alone + alone.T) / size - gap**2, 0) / size
-        score = np.divide(np.abs(gap), np.sqrt(variance), out=np.where(gap == 0, 0.0, np.inf), where=variance > 0)
+        # McNemar's with continuity, of means over seeds: a whole sample less, over the root of the sum of squared differences.
+        apart, root = np.maximum(np.abs(gap) * size - 1, 0), np.sqrt(alone + alone.T)
+        score = np.divide(apart, root, out=np.zeros_like(gap), where=root > 0)
         p[block] = np.where(exact, mcnemar_each(counts, counts.T), 2 * norm.sf(score))
     return p
 
@@ -82,15 +83,15 @@ def _between_seeds(rows: Sequence[Row], share: Floats) -> Floats:
     Welch's t test; a row with a single seed is taken to vary as much as the one it is compared with.
     """
     k = np.array([len(row.shares) for row in rows], dtype=float)
-    spread = np.array([np.var(row.shares, ddof=1) if len(row.shares) > 1 else np.nan for row in rows])
+    between = np.array([spread(row.shares, row.n) if len(row.shares) > 1 else np.nan for row in rows])
     several = k > 1
-    mine = np.where(several[:, None], (spread / k)[:, None], spread[None, :])
+    mine = np.where(several[:, None], (between / k)[:, None], between[None, :])
     total = mine + mine.T
     with np.errstate(invalid="ignore", divide="ignore"):
         welch = total**2 / ((mine**2 / (k - 1)[:, None]) + (mine.T**2 / (k - 1)[None, :]))
         degrees = np.where(several[:, None] & several[None, :], welch, np.maximum(k[:, None], k[None, :]) - 1)
         gap = np.abs(share[:, None] - share[None, :])
-        p = np.where(total > 0, 2 * student.sf(gap / np.sqrt(total), degrees), np.where(gap > 0, 0.0, 1.0))
+        p = 2 * student.sf(gap / np.sqrt(total), degrees)
     return np.where(several[:, None] | several[None, :], p, 0.0)
 
 

@@ -96,6 +96,12 @@ def _paired(first: Outcomes, second: Outcomes, metric: str, alpha: float, tolera
     p = drop_p(len(lost), len(won), n, tolerance)
     if not was.any():
         notes = [*notes, "the baseline is right on no sample, so no drop could have been seen"]
+    elif (least := drop_p(int(was.sum()), 0, n, tolerance)) >= alpha:
+        notes = [
+            *notes,
+            f"no drop could have failed: were all {int(was.sum())} samples lost that the baseline is right on, p would be "
+            f"{least:.2g}, and alpha is {alpha:g}; take more samples" + (", or a smaller tolerance" if tolerance else ""),
+        ]
     return Check(
         regression=p < alpha,
         metric=metric,

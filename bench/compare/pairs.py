@@ -46,7 +46,7 @@ class Comparison:
     b: Side
     difference: float
     interval: tuple[float, float]
-    """95 %: Tango's score interval, or with several seeds a bootstrap of seeds, then samples."""
+    """95 %: Tango's score interval, or with several seeds that of the difference of their means."""
     p: float | None
     """Exact McNemar, or with several seeds Welch's t test between their accuracies; None where one side has a single seed."""
     only_a: int | None

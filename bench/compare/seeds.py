@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from math import comb
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import ttest_ind, ttest_rel
+from scipy.stats import ttest_rel
 
 from bench.errors import BadInput
-from bench.statistics import hierarchical_bootstrap, paired_interval
+from bench.statistics import hierarchical_bootstrap, means_apart, paired_interval
 
 
 class SeedTest(NamedTuple):
@@ -19,7 +17,7 @@ class SeedTest(NamedTuple):
 
     difference: float
     interval: tuple[float, float]
-    """95 %: a bootstrap of seeds, then samples; Tango's where no sample tells the two apart, and nothing can be drawn."""
+    """95 %, for other seeds and samples; of pairs a bootstrap of both, and Tango's where no sample tells the two apart."""
     p: float | None
     """Of a t test between seeds; None where one side has a single seed."""
 
@@ -31,29 +29,14 @@ def over_seeds(a: ArrayLike, b: ArrayLike, *, paired: bool = False) -> SeedTest:
     are tested (paired t test), and seeds are drawn in pairs. Otherwise Welch's t test, and seeds are drawn on either side.
     """
     first, second = (np.asarray(side, dtype=np.int64) for side in (a, b))
-    alike = len(np.unique(np.concatenate([first, second]), axis=0)) == 1
     if not paired:
-        interval = paired_interval(0, 0, first.shape[1]) if alike else hierarchical_bootstrap(second, first)
-        return SeedTest(float(second.mean() - first.mean()), interval, _welch(first, second))
+        return SeedTest(*means_apart(second, first))
     if first.shape != second.shape:
         raise BadInput(f"{len(first)} and {len(second)} seeds are no pairs; give the same seeds on either side")
     apart = second - first
     nothing = np.zeros((1, apart.shape[1]), dtype=np.int64)
     interval = hierarchical_bootstrap(apart, nothing) if apart.any() else paired_interval(0, 0, apart.shape[1])
     return SeedTest(float(apart.mean()), interval, _paired(first, second))
-
-
-def _welch(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None:
-    one, other = first.mean(1), second.mean(1)
-    if min(len(one), len(other)) < 2:
-        return None
-    if one.std() == other.std() == 0:
-        # No spread was seen, and a few seeds do not show that there is none: all of one side above all of the other.
-        return 1.0 if one[0] == other[0] else 2 / comb(len(one) + len(other), len(one))
-    with warnings.catch_warnings():
-        # Seeds that agree to the last image have no variance, which scipy warns of and takes as it is.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return float(ttest_ind(one, other, equal_var=False).pvalue)
 
 
 def _paired(first: NDArray[np.int64], second: NDArray[np.int64]) -> float | None:

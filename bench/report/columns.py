@@ -28,7 +28,7 @@ COLUMNS: dict[str, Column] = {
     "robust": Column("robust", "Percent right and still right after every attack of the plan, image by image.", "up"),
     "sd": Column("± sd", "Standard deviation of the robust accuracy between seeds, in points.", "down"),
     "95% interval": Column(
-        "95 % interval", "Where the robust accuracy lies: Wilson's interval; with seeds a bootstrap of both, no narrower."
+        "95 % interval", "Where the robust accuracy lies: Wilson's interval; with seeds that of their mean."
     ),
     "8-bit": Column("8-bit", "Robust where an adversarial example has to survive rounding to 256 levels.", "up"),
     "certified": Column("certified", "Right, and proved so by the defense: no attack can go below it.", "up"),

@@ -27,7 +27,10 @@ STATED = (
 )
 OURS = (STATED,)
 """Notes that are Markdown already; every other may hold a name."""
-SEVERAL = "sd: of robust accuracy between the seeds of a training; then accuracies are means, the interval a bootstrap of both"
+SEVERAL = (
+    "sd: of robust accuracy between the seeds of a training; then accuracies are means, and the interval is that of their "
+    "mean, for other seeds and other samples"
+)
 
 Skip = dict[str, str]
 NOTE = 2**16

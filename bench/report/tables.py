@@ -12,7 +12,7 @@ import pandas as pd
 from bench.compare import differences, methods, ranks, sections
 from bench.report.entries import BACKINGS, Entry, read_entries
 from bench.results import GAP, Card
-from bench.statistics import hierarchical_bootstrap, wilson
+from bench.statistics import mean_over_seeds
 
 NOT_COMPARABLE, CONSTANT = "not comparable", "constant"
 DOUBT = {"ok": 0, "": 1, "suspicious": 2, "broken": 3, NOT_COMPARABLE: 4, CONSTANT: 5}
@@ -132,18 +132,13 @@ def _deviation(shares: Sequence[float]) -> float | str:
 
 
 def _interval(entries: Sequence[Entry]) -> str:
-    """Wilson's of one card; of several seeds of a training a bootstrap that draws seeds, then samples.
-
-    No narrower than Wilson's of the mean: where no sample stands with any seed every draw says 0, and 1,000 samples do not.
-    """
+    """Wilson's of one card; of several seeds of a training that of their mean, for other seeds and other samples."""
     known = [entry.outcomes.robust for entry in entries if entry.outcomes]
     low, high = entries[0].card.interval
     if len(entries) > 1:
         if len(known) < len(entries) or len({len(flags) for flags in known}) > 1:
             return ""
-        drawn = hierarchical_bootstrap(known, [np.zeros_like(known[0])])
-        alone = wilson(round(float(np.mean(known)) * len(known[0])), len(known[0]))
-        low, high = min(drawn[0], alone[0]), max(drawn[1], alone[1])
+        low, high = mean_over_seeds(known)
     return f"{100 * low:.1f}-{100 * high:.1f}"
 
 

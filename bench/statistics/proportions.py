@@ -55,7 +55,7 @@ def holm(p: ArrayLike) -> Floats:
     return adjusted
 
 
-def paired_interval(only_first: int, only_second: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def paired_interval(only_first: float, only_second: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Tango's score interval of the difference of two proportions over the same n samples (Tango 1998)."""
     z = norm.ppf((1 + confidence) / 2)
     seen = (only_first - only_second) / n

@@ -371,6 +371,15 @@ def test_the_same_outcomes_are_fine(tmp_path: Path) -> None:
     assert "the same model" in told(found)
     nothing = evaluated(tmp_path / "zero", [False] * 10)
     assert "no drop could have been seen" in told(check_regression(nothing, nothing))
+    few = evaluated(tmp_path / "few", [True] * 5 + [False] * 95)
+    lost = check_regression(few, evaluated(tmp_path / "lost", [False] * 100))
+    assert not lost.regression
+    assert "no drop could have failed: were all 5 samples lost that the baseline is right on, p would be 0.031" in told(lost)
+    six = evaluated(tmp_path / "six", [True] * 6 + [False] * 94)
+    found = check_regression(six, evaluated(tmp_path / "gone", [False] * 100))
+    assert found.regression
+    assert "no drop could have failed" not in told(found)
+    assert "or a smaller tolerance" in told(check_regression(six, six, tolerance=0.05))
 
 
 def test_an_older_card_is_a_baseline_too(tmp_path: Path) -> None:
@@ -518,6 +527,27 @@ def test_many_pairs_ask_for_more() -> None:
     assert rank_bands([row(first), row(second)]) == [(1, 1), (2, 2)]
     others = [(index < 55) | ((index > 59 + place) & (index < 61 + place)) for place in range(4)]
     assert rank_bands([row(flag) for flag in (first, second, *others)])[0] == (1, 6)
+
+
+@pytest.mark.parametrize(("seeds", "others"), [(1, 1), (2, 1), (1, 2), (2, 2), (3, 3)])
+def test_copies_of_a_row_are_no_further_evidence(seeds: int, others: int) -> None:
+    """Four samples apart leave two models open, and so they do however often the same outcomes are counted as seeds."""
+    index = np.arange(100)
+    flags = [np.stack([part] * count) for part, count in ((index < 60, seeds), (index < 56, others))]
+    rows = [Row(tuple(part.mean(1).tolist()), 100, "x", part) for part in flags]
+    assert rank_bands(rows) == [(1, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_without_a_difference_the_bands_of_several_seeds_are_open(count: int) -> None:
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(200):
+        hard = rng.random(300)
+        flags = [np.stack([hard + 0.3 * rng.random(300) < 0.6 for _ in range(seeds)]) for seeds in (count, count, 1)]
+        rows = [Row(tuple(part.mean(1).tolist()), 300, "x", part) for part in flags]
+        wrong += rank_bands(rows) != [(1, 3)] * 3
+    assert wrong / 200 <= 0.05 + 0.02
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=30, max_size=30), min_size=1, max_size=6), st.randoms())

@@ -1,9 +1,12 @@
 """Intervals and paired tests against tabulated values and against their own promises (T40)."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import expit
 from scipy.stats import binom, binomtest, chi2_contingency, multinomial
 
 from bench.statistics.proportions import (
@@ -19,6 +22,7 @@ from bench.statistics.proportions import (
     two_proportions,
     wilson,
 )
+from bench.statistics.seeds import mean_over_seeds, means_apart
 
 
 def test_tabulated_intervals() -> None:
@@ -179,6 +183,50 @@ def test_seeds_vary_as_their_means_do() -> None:
     flags = np.arange(20_000) / 20_000 < shares[:, None]
     low, high = hierarchical_bootstrap(flags, [flags[0]])
     assert (high - low) / 2 == pytest.approx(1.96 * shares.std(ddof=1) / np.sqrt(20), rel=0.15)
+
+
+def outcomes(rng: np.random.Generator, seeds: int, n: int, spread: float, base: float = 0.0) -> Any:
+    """Which samples stand, [seeds, n]: seeds and samples vary on the scale of logits."""
+    lead = base + spread * rng.standard_normal((seeds, 1)) + 1.5 * rng.standard_normal(n)
+    return rng.random((seeds, n)) < expit(lead)
+
+
+@pytest.mark.parametrize("base", [0.0, -4.0])
+@pytest.mark.parametrize(("seeds", "spread"), [(2, 0.0), (2, 0.4), (3, 0.4), (5, 0.0), (5, 0.4)])
+def test_the_interval_of_a_mean_over_few_seeds_covers_it(seeds: int, spread: float, base: float) -> None:
+    """Drawing seeds anew misses one in four times with three seeds of this spread; Student's does not."""
+    rng = np.random.default_rng(seeds)
+    truth = expit(base + np.hypot(spread, 1.5) * np.random.default_rng(0).standard_normal(10**6)).mean()
+    found = [mean_over_seeds(outcomes(rng, seeds, 500, spread, base)) for _ in range(300)]
+    assert np.mean([low <= truth <= high for low, high in found]) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 300)
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 2), (3, 3), (5, 2), (3, 1)])
+def test_the_interval_of_a_difference_over_few_seeds_covers_it(first: int, second: int) -> None:
+    rng = np.random.default_rng(first)
+    held, called = [], []
+    for _ in range(300):
+        hard = rng.standard_normal(500)
+        sides = [
+            rng.random((seeds, 500)) < expit(0.4 * rng.standard_normal((seeds, 1)) + 1.5 * hard) for seeds in (first, second)
+        ]
+        found = means_apart(*sides)
+        held.append(found.interval[0] <= 0 <= found.interval[1])
+        called.append(found.p is not None and found.p < 0.05)
+    assert np.mean(held) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 300)
+    assert np.mean(called) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def test_one_seed_is_wilsons_and_tangos() -> None:
+    rng = np.random.default_rng(0)
+    one, other = (outcomes(rng, 1, 400, 0.0) for _ in range(2))
+    assert mean_over_seeds(one) == pytest.approx(wilson(int(one.sum()), 400))
+    found = means_apart(one, other)
+    assert found.interval == pytest.approx(paired_interval(int((one & ~other).sum()), int((other & ~one).sum()), 400))
+    assert found.p is None
+    several = means_apart(np.repeat(one, 3, axis=0), np.repeat(other, 3, axis=0))
+    assert several.difference == pytest.approx(found.difference)
+    assert several.interval[0] < found.interval[0] < found.interval[1] < several.interval[1]
 
 
 def test_the_hierarchical_bootstrap_covers_the_true_difference() -> None:
