@@ -23,7 +23,7 @@ UNKNOWN = (
 
 def read(task: Task) -> str:
     """What is to be said where a card was there."""
-    changeable = task.subject.noisy and task.subject.model.elsewhere and not task.subject.answers.digest
+    changeable = task.subject.foreign and task.subject.noisy and not task.subject.answers.digest
     return f"{READ}; {UNKNOWN}" if changeable else READ
 
 

@@ -41,6 +41,8 @@ class Subject(NamedTuple):
     """The record of its training; empty for a model from elsewhere."""
     defenses: tuple[Defense, ...]
     """The one it was trained with and the one added at test time, as far as there are any."""
+    foreign: bool
+    """Whether code that is not ours takes part in its answers, so that its weights do not settle them."""
     noisy: bool
     """Whether it answers the same images differently."""
     batch_dependent: bool
@@ -48,7 +50,7 @@ class Subject(NamedTuple):
     first: tuple[Tensor, Tensor]
     """A few samples to try things on."""
     answers: Answers
-    """To these samples, of a network that code builds; empty for others, and where no seed makes answers repeat."""
+    """To these samples, where code that is not ours takes part; empty for others, and where no seed makes answers repeat."""
     files: dict[str, str]
     """Digests of the files that settings of its defenses name."""
 
@@ -81,12 +83,15 @@ def load_subject(
     learns = [id(parameter) in model.learns or parameter.requires_grad for parameter in net.parameters()]
     net.requires_grad_(False)
     first, labels = samples.batch(torch.arange(min(len(samples), 64)))
-    if model.elsewhere or any(code("defense", defense.name) for defense in found):
+    foreign = model.elsewhere or any(code("defense", defense.name) for defense in found)
+    if foreign:
         let_learn(net, learns, first, seed)
     check = partial(models.check_outputs, net, classes=samples.classes, origin=reference, at_least=open_ended)
-    noisy, dependent, answers = _tried(net, first, seed, check, known=not model.elsewhere)
+    noisy, dependent, answers = _tried(net, first, seed, check, known=not foreign)
     label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
-    return Subject(replace(model, net=net), label, trained, found, noisy, dependent, (first, labels), answers, files_of(found))
+    return Subject(
+        replace(model, net=net), label, trained, found, foreign, noisy, dependent, (first, labels), answers, files_of(found)
+    )
 
 
 def answering(net: nn.Module, defenses: Sequence[Defense], dataset: str) -> nn.Module:

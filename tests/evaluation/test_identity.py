@@ -124,6 +124,29 @@ def test_what_code_reads_is_a_part_of_a_model(fast_run: Path, tmp_path: Path, ki
     assert any("another model than the one evaluated" in told or "answers otherwise" in told for told in _told(found, "model"))
 
 
+def test_what_a_defense_of_somebodys_reads_at_test_time_is_a_part_of_its_row(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("1.0")
+    (tmp_path / "scaled.py").write_text(
+        "import json\nfrom pathlib import Path\nfrom torch import nn\nfrom bench.defense import Defense, defense\n\n\n"
+        "class Scaled(nn.Module):\n"
+        "    def __init__(self, net):\n        super().__init__()\n        self.net = net\n"
+        "        self.factor = json.loads((Path(__file__).parent / 'config.json').read_text())\n"
+        "    def forward(self, x):\n        return self.net(x * self.factor)\n\n\n"
+        "@defense('scaled')\nclass Mine(Defense):\n    'Scales.'\n\n"
+        "    def loss(self, net, x, y, ctx):\n        return ctx.cross_entropy(net(x), y)\n\n"
+        "    def wrap(self, net):\n        return Scaled(net)\n"
+    )
+    load_plugin(tmp_path / "scaled.py")
+    run = train("scaled", settings={"epochs": "1"}, model="digits_cnn?width=4", results=tmp_path, quiet=True)
+    first, path = evaluate(str(run), plan_name="smoke", n=40, quiet=True)
+    assert evaluate(str(run), plan_name="smoke", n=40, quiet=True) == (first, path)
+    (tmp_path / "config.json").write_text("0.4")
+    second, other = evaluate(str(run), plan_name="smoke", n=40, quiet=True)
+    assert other != path
+    assert second.model.leads != first.model.leads
+    assert verify_card(path, Given()).verdict == "fails"
+
+
 def test_where_no_seed_makes_answers_repeat_a_card_that_was_there_says_so(fast_run: Path, tmp_path: Path) -> None:
     own = "torch.from_numpy(np.random.default_rng().normal(size=x.shape)).to(x)"
     parts = {"imports": "", "init": "", "forward": f"self.base(x + 0.1 * {own})"}
