@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Model:
     """Whether its code is not ours, and may do anything with what it is given: its weights do not settle what it answers."""
     notes: tuple[str, ...] = ()
     """What was done to the weights so that they fit, and what of the network cannot be seen, for a reader of the card."""
-    learns: frozenset[int] = frozenset()
+    learns: frozenset[int] = field(default=frozenset(), compare=False)
     """Ids of the parameters that required a gradient before they were frozen."""
 
 

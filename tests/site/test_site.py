@@ -271,8 +271,8 @@ def test_a_row_says_how_its_training_went(tmp_path: Path) -> None:
     for name in (
         "digits/linf-0.2/pgd_at-awp-digits_cnn-s4-",
         "digits/linf-0.2/pgd_at-digits_cnn-s0-",
-        "mnist/linf-0.3/zerograd-",
-        "mnist/linf-0.3/n_fgsm-",
+        "mnist/linf-0.3/zerograd-mnist_fast-s0-",
+        "mnist/linf-0.3/n_fgsm-mnist_fast-s0-",
     ):
         (run,) = source.glob(f"{name}*")
         shutil.copytree(run, tmp_path / name / run.name)
