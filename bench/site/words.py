@@ -62,7 +62,7 @@ def section_lead(section: Section) -> str:
             )
         if open_ones:
             names = ", ".join(method_name(m)[:60] for m in open_ones[:3]) + (" and others" if len(open_ones) > 3 else "")
-            told.append(f"First place is open: the samples do not tell it from {names}.")
+            told.append(f"First place is open: samples and seeds do not tell it from {names}.")
         elif len(sound) > 1 and not unranked and str(best.cells["rank"]) == "1":
             told.append("First place is settled.")
     doubted = [method for method in part.methods if method not in sound]
