@@ -30,13 +30,14 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("norm", "eps", "nothing"),
     [
-        ("linf", "0.2", False), ("l2", "0.8", False), pytest.param("l1", "2", False, marks=SLOW), ("linf", "0.2", True),
-        pytest.param("l2", "0.8", True, marks=SLOW), pytest.param("l1", "2", True, marks=SLOW),
+        ("linf", "0.2", False), pytest.param("l2", "0.8", False, marks=SLOW), pytest.param("l1", "2", False, marks=SLOW),
+        pytest.param("linf", "0.2", True, marks=SLOW), pytest.param("l2", "0.8", True, marks=SLOW),
+        pytest.param("l1", "2", True, marks=SLOW),
     ],
 )  # fmt: skip
 def test_nothing_but_images_is_asked_about(fast_run: Path, tmp_path: Path, norm: str, eps: str, nothing: bool) -> None:
     net = Strict(resolve(str(fast_run), (1, 8, 8), 10).net, nothing)
-    asked: dict[str, Any] = {"dataset": "digits", "norm": norm, "eps": eps, "n": 24, "results": tmp_path, "quiet": True}
+    asked: dict[str, Any] = {"dataset": "digits", "norm": norm, "eps": eps, "n": 16, "results": tmp_path, "quiet": True}
     card, _ = evaluate(net, plan_name="fast", diagnosed=True, active=True, **asked)
     assert card.robust_accuracy < card.clean_accuracy
     assert card.diagnosis is not None
