@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.defense import Context, Defense, Rng, ThreatModel, defense
+from bench.defense import BadInput, Context, Defense, Rng, ThreatModel, defense
 from bench.proofs.smoothed import Smoothed, proved_radii
 
 
@@ -57,9 +57,11 @@ class Smoothing(Defense):
         return Smoothed(net, self.sigma, self.draws)
 
     def certify(self, net: nn.Module, x: Tensor, threat: ThreatModel, rng: Rng) -> tuple[Tensor, Tensor] | None:
-        """The labels that win the vote, and the l2 radii in which they do; None in other norms."""
-        if threat.norm != "l2" or not isinstance(net, Smoothed):
+        """The labels that win the vote, and the l2 radii in which they do; None in other norms, BadInput without a vote."""
+        if threat.norm != "l2":
             return None
+        if not isinstance(net, Smoothed):
+            raise BadInput("its votes prove nothing of a network with something around them")
         return net.certify(x, rng, selection=self.selection, n=self.estimation, alpha=self.alpha)
 
     def certifies_up_to(self, threat: ThreatModel) -> float:

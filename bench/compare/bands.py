@@ -18,7 +18,7 @@ from bench.errors import GauntletError
 from bench.plans import PLANS
 from bench.plugins import BROKEN
 from bench.results import Card, Flags, Outcomes, outcomes_of
-from bench.statistics import Floats, holm, mcnemar_each, spread, two_proportions
+from bench.statistics import Floats, holm, mcnemar_each, spread, two_proportions, welch_degrees
 
 ALPHA = 0.05
 """Level of all pairs of a section together."""
@@ -87,11 +87,8 @@ def _between_seeds(rows: Sequence[Row], share: Floats) -> Floats:
     several = k > 1
     mine = np.where(several[:, None], (between / k)[:, None], between[None, :])
     total = mine + mine.T
-    with np.errstate(invalid="ignore", divide="ignore"):
-        welch = total**2 / ((mine**2 / (k - 1)[:, None]) + (mine.T**2 / (k - 1)[None, :]))
-        degrees = np.where(several[:, None] & several[None, :], welch, np.maximum(k[:, None], k[None, :]) - 1)
-        gap = np.abs(share[:, None] - share[None, :])
-        p = 2 * student.sf(gap / np.sqrt(total), degrees)
+    gap = np.abs(share[:, None] - share[None, :])
+    p = 2 * student.sf(gap / np.sqrt(total), welch_degrees(mine, mine.T, k[:, None], k[None, :]))
     return np.where(several[:, None] | several[None, :], p, 0.0)
 
 

@@ -128,7 +128,7 @@ def _attacked(task: Task, executor: Executor) -> tuple[Card, str]:
         card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), aim.search, proof, seen))
         card.save(folder / "card.json")
         shutil.rmtree(folder / "units", ignore_errors=True)
-        if told := reused(run.reused):
+        if told := reused(task, run.reused):
             report.say(f"{folder}: {told}")
     return card, told
 

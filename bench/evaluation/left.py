@@ -13,8 +13,6 @@ from bench.files import LOCK, Reporter, alone, bury, set_aside, sha256
 from bench.results import Card, read_card, unlisted
 
 READ = "a card was there already and was read, nothing was attacked; --fresh attacks anew"
-
-
 UNKNOWN = (
     "it was made for a network whose answers no seed makes repeat, so that nothing shows whether this is still the same one: "
     "--fresh where its weights, its settings or what it reads may have changed"
@@ -23,13 +21,18 @@ UNKNOWN = (
 
 def read(task: Task) -> str:
     """What is to be said where a card was there."""
-    changeable = task.subject.foreign and task.subject.noisy and not task.subject.answers.digest
-    return f"{READ}; {UNKNOWN}" if changeable else READ
+    return _of_what(task, READ)
 
 
-def reused(units: int) -> str:
+def reused(task: Task, units: int) -> str:
     """What is to be said of so many units; empty where there are none."""
-    return f"units of work used that an earlier run left: {units}; --fresh does all anew" if units else ""
+    return _of_what(task, f"units of work used that an earlier run left: {units}; --fresh does all anew") if units else ""
+
+
+def _of_what(task: Task, told: str) -> str:
+    """The same, and where nothing shows that it is of this network, that too."""
+    subject = task.subject
+    return f"{told}; {UNKNOWN}" if subject.foreign and subject.noisy and not subject.answers.digest else told
 
 
 def finished(task: Task) -> Card | None:

@@ -17,5 +17,5 @@ from bench.statistics.proportions import (
     two_proportions,
     wilson,
 )
-from bench.statistics.seeds import mean_over_seeds, means_apart, spread
+from bench.statistics.seeds import mean_over_seeds, means_apart, spread, welch_degrees
 from bench.statistics.survival import Survival, kaplan_meier, log_rank

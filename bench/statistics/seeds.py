@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
-from bench.statistics.proportions import paired_interval, wilson
+from bench.statistics.proportions import Floats, paired_interval, wilson
 
 
 class Apart(NamedTuple):
@@ -49,16 +49,21 @@ def means_apart(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -
     known = [spread(side.mean(1), n) for side in sides if len(side) > 1]
     if not known:
         return Apart(difference, (low, high), None)
-    spreads = [spread(side.mean(1), n) if len(side) > 1 else known[0] for side in sides]
-    parts = [(one / len(side), len(side) - 1) for one, side in zip(spreads, sides, strict=True)]
-    total = sum(part for part, _ in parts)
-    degrees = (
-        total**2 / sum(part**2 / free for part, free in parts if free) if len(known) == 2 else max(free for _, free in parts)
-    )
+    parts = [(spread(side.mean(1), n) if len(side) > 1 else known[0]) / len(side) for side in sides]
+    total, degrees = sum(parts), float(welch_degrees(*parts, *map(len, sides)))
     half = _half(total, degrees, confidence)
     p = float(2 * student.sf(abs(difference) / sqrt(total), degrees)) if len(known) == 2 else None
     ends = (difference - hypot(difference - low, half), difference + hypot(high - difference, half))
     return Apart(difference, (max(ends[0], -1.0), min(ends[1], 1.0)), p)
+
+
+def welch_degrees(first: ArrayLike, second: ArrayLike, first_seeds: ArrayLike, second_seeds: ArrayLike) -> Floats:
+    """Degrees of freedom of a difference of means whose variances are given; a single seed has none of its own."""
+    one, other, k, m = (np.asarray(part, dtype=float) for part in (first, second, first_seeds, second_seeds))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        welch = (one + other) ** 2 / (one**2 / (k - 1) + other**2 / (m - 1))
+    degrees: Floats = np.where((k > 1) & (m > 1), welch, np.maximum(k, m) - 1)
+    return degrees
 
 
 def spread(shares: ArrayLike, n: int) -> float:

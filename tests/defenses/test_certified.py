@@ -507,6 +507,8 @@ def test_no_vote_certifies_more_than_all_copies_in_agreement(estimation: int) ->
     near = ThreatModel("l2", Fraction(max(reach, 0.0)))
     assert bool(out_of_reach(defense, near)) == (reach < 0)
     assert not out_of_reach(defense, ThreatModel.parse("linf", "1"))
+    with pytest.raises(BadInput, match="something around them"):
+        defense.certify(nn.Sequential(vote), x, ThreatModel.parse("l2", "2"), Rng(0, torch.arange(4)))
 
 
 def test_votes_depend_on_the_sample_alone(fast_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
