@@ -214,7 +214,11 @@ def _from_zoo(reference: str, rest: str, classes: int) -> Model:
 def _model(reference: str, name: str, net: nn.Module, arch: str, run: Path | None) -> Model:
     # One by one: a network of somebody's may return nothing from any of them, and a TorchScript program lacks the last.
     net.cpu()
-    net.eval()
+    try:
+        net.eval()
+    except NotImplementedError as error:  # of torch.export
+        told = f"model {reference!r} has no eval mode ({error}); give the module that it was exported from"
+        raise BadInput(told) from None
     learns = frozenset(id(parameter) for parameter in net.parameters() if parameter.requires_grad)
     for parameter in net.parameters():
         parameter.requires_grad_(False)

@@ -182,6 +182,15 @@ def test_a_torchscript_program_says_what_it_is_and_what_to_do(tmp_path: Path) ->
     assert [note for note in model.notes if "TorchScript" in note] == [PROGRAM]
 
 
+def test_an_exported_program_says_what_to_hand_in(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\ndef net():\n    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()\n"
+        f"    return torch.export.export(plain, (torch.rand(2, *{SHAPE}),)).module()\n"
+    )
+    with pytest.raises(BadInput, match=r"has no eval mode \(.*\); give the module that it was exported from"):
+        resolve(f"py:{tmp_path / 'mine.py'}:net", SHAPE, 10)
+
+
 def test_a_pickled_network_says_what_to_do(tmp_path: Path, raw: nn.Module) -> None:
     torch.save(raw, tmp_path / "net.pt")
     with pytest.raises(BadInput, match=r"would run code: .*blocked.*weights_only=False.*py:FILE\.py:net"):

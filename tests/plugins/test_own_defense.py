@@ -38,7 +38,7 @@ def unregistered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
     registry.attack_names(), registry.defense_names()
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for table in ("_attacks", "_defenses", "_owners", "_codes"):
+    for table in ("_attacks", "_defenses", "_owners", "_codes", "_loaded"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
 
 
