@@ -3,7 +3,17 @@
 May import files, science and core.
 """
 
-from bench.data.datasets import CLASSES, STATISTICS, Dataset, crop_and_flip, has_own_split, hold_out, load, names
+from bench.data.datasets import (
+    CLASSES,
+    STATISTICS,
+    Dataset,
+    crop_and_flip,
+    digest_of_training,
+    has_own_split,
+    hold_out,
+    load,
+    names,
+)
 from bench.data.held import hold
 from bench.data.order import in_turn
 from bench.data.seen import SEEN, among, doubles, holds_all, remember, remembered, sketch

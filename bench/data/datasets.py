@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Dataset:
     @property
     def family(self) -> str:
         """Which models fit the images: "digits", "mnist", "cifar" or, for what the lab makes, "structured"."""
-        if self.name == "structured":
+        if self.published and self.name == "structured":
             return self.name
         channels, height, _ = self.shape
         if channels == 1 and height >= 20:
@@ -189,6 +189,24 @@ def hold_out(train: Dataset, size: int) -> tuple[Dataset, Dataset]:
     return train.select(order[size:]), train.select(order[:size])
 
 
+def digest_of_training(name_or_path: str, held_out: int) -> str:
+    """The digest of the images that a training on this data sees, less those that it is validated on; BadInput where they are
+    not here: nothing is fetched to tell."""
+    if name_or_path not in CLASSES:
+        return hold_out(load(name_or_path, "train"), held_out)[0].digest
+    there = {split: _file(name_or_path, split).exists() for split in ("train", "test")}
+    if name_or_path not in _EMBEDDED and there == {"train": False, "test": True}:
+        raise BadInput(f"{name_or_path} is here without its training images; put train.npz into $GAUNTLET_DATA/{name_or_path}/")
+    return _digest_of_named(name_or_path, held_out, os.environ.get("GAUNTLET_DATA"))
+
+
+@cache
+def _digest_of_named(name: str, held_out: int, root: str | None) -> str:
+    """Of a set that a board asks for once for each of its rows."""
+    del root  # where `load` finds it
+    return hold_out(load(name, "train"), held_out)[0].digest
+
+
 def crop_and_flip(x: Tensor, rng: Rng, pad: int = 4, flip: bool = True) -> Tensor:
     """A random window of each zero-padded image, mirrored half of the time; [N, C, H, W] and dtype as given."""
     height, width = x.shape[2:]
@@ -220,17 +238,22 @@ def _share(text: str, size: int, split: str) -> Tensor:
 
 
 def _named(name: str, split: str) -> Dataset:
-    root = os.environ.get("GAUNTLET_DATA")
-    file = Path(root or "", name, f"{split}.npz").expanduser()
+    file = _file(name, split)
     if name in _EMBEDDED:
         (x, y), source = _EMBEDDED[name](split), "embedded"
-    elif root and file.exists():
+    elif file.exists():
         (x, y), source = read(sources.NpzPart(file)), f"$GAUNTLET_DATA/{name}/{split}.npz"
     else:
         (x, y), source = _download(name, split), "cache"
     if y.max() >= CLASSES[name]:
         raise BadInput(f"{name} {split} ({source}) has the label {int(y.max())}; {name} has {CLASSES[name]} classes, from 0")
     return Dataset(name, split, x, y, torch.arange(len(x)), CLASSES[name], source, published=True)
+
+
+def _file(name: str, split: str) -> Path:
+    """Where a named set lies that the user keeps; nowhere that exists without $GAUNTLET_DATA."""
+    root = os.environ.get("GAUNTLET_DATA")
+    return Path(root, name, f"{split}.npz").expanduser() if root else Path(os.devnull, name)
 
 
 def _digits(split: str) -> tuple[Tensor, Tensor]:

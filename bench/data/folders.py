@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from bench.data.sources import HIGHEST_LABEL, as_images, readable, refuse_more
-from bench.errors import BadInput, UnknownName
+from bench.errors import BadInput, UnknownName, nearest
 from bench.files import opened, parse_json, read_text
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
@@ -40,6 +41,8 @@ class FolderPart:
     """How many there are, those without a folder included."""
     others: tuple[str, ...] = ()
     """Folders beside the root that belong to no split."""
+    named: tuple[str, ...] = ()
+    """The folders of all splits, where no list says which classes there are."""
 
     def images(self, limit: int | None = None) -> Tensor:
         """Images, uint8 [N, C, H, W] with C = 1 when every file is grayscale, else 3; BadInput beyond so many bytes."""
@@ -54,11 +57,8 @@ class FolderPart:
                 if len(sizes) > 1:
                     found = " and ".join(f"{width}x{height}" for width, height in sorted(sizes))
                     raise BadInput(f"{self.root} holds images of {found} ({file}); resize them all to one size")
-                if image.mode.startswith(("I", "F")):
-                    raise BadInput(f"{file} has mode {image.mode}, more than 8 bits per channel; save it with 8 bits")
-                # Cameras add previews to their JPEGs.
-                if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
-                    raise BadInput(f"{file} holds {count} images, of which one would be read; save each in a file of its own")
+                if reason := _unlike_what_is_seen(image, raw):
+                    raise BadInput(f"{file} {reason}")
         (width, height), mode = sizes.pop(), "L" if modes <= {"1", "L"} else "RGB"
         x = np.empty((len(files), height, width, len(mode)), dtype=np.uint8)
         for row, file in zip(x, files, strict=True):
@@ -91,6 +91,14 @@ class FolderPart:
                 f"folder {', '.join(empty[:3])}{more} below {self.root} counts as a class and holds no image that is read: the "
                 "numbers say nothing of it, and if it is no class, the labels behind it are shifted; fill it or move it away"
             )
+        own = _subfolders(self.root)
+        if lacking := [name for name in self.named if name not in own]:
+            near = nearest(lacking[0], own)
+            meant = f" (did you mean its {near}?)" if near else ""
+            yield (
+                f"{self.root} has no folder {', '.join(lacking[:3])}{meant}, which the other split has: it counts as a class "
+                "of its own, learnt or judged and not both; name the folders alike, or list the classes in classes.txt"
+            )
         if self.others:
             others = ", ".join(self.others[:3])
             yield f"folder {others} beside {self.root} is of no split and not read; move it into one if it belongs to the set"
@@ -107,6 +115,37 @@ class FolderPart:
         return found
 
 
+def _unlike_what_is_seen(image: Image.Image, raw: BinaryIO) -> str:
+    """Why what would be read of an image is not what a person sees there, and the remedy; empty where it is."""
+    if image.mode.startswith(("I", "F")) or _deep(raw):
+        return f"(mode {image.mode}) has more than 8 bits per channel; save it with 8 bits"
+    if _transparent(image):
+        return (
+            "is transparent in places, and its colours there are not what anybody sees; put it on a ground of one colour and "
+            "save it without transparency"
+        )
+    # Cameras add previews to their JPEGs.
+    if image.format != "MPO" and (count := getattr(image, "n_frames", 1)) > 1:
+        return f"holds {count} images, of which one would be read; save each in a file of its own"
+    return ""
+
+
+def _deep(raw: BinaryIO) -> bool:
+    """Whether a file is a PNG of 16 bits per channel, of which Pillow would read the upper half."""
+    place = raw.tell()
+    raw.seek(0)
+    start = raw.read(25)
+    raw.seek(place)
+    return start.startswith(b"\x89PNG") and start[24:] == b"\x10"
+
+
+def _transparent(image: Image.Image) -> bool:
+    """Whether any pixel shows what is behind it."""
+    if "transparency" not in image.info and "A" not in image.getbands():
+        return False
+    return bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
+
+
 def _mode(image: Image.Image) -> str:
     """The mode of an image; "L" of a gray one whose format has no such mode."""
     if image.format != "WEBP" or image.mode != "RGB":
@@ -118,9 +157,11 @@ def _mode(image: Image.Image) -> str:
 def folder_parts(path: Path, splits: Mapping[str, str]) -> dict[str, FolderPart]:
     """The splits of a folder of images; splits: the folder of each, by its name, or "all" for the folder itself."""
     inside = {split: _subfolders(path / folder) for split, folder in splits.items()}
-    labels, classes = labels_of(path, {name for names in inside.values() for name in names})
+    every = natural({name for names in inside.values() for name in names})
+    labels, classes = labels_of(path, every)
+    unlisted = tuple(every) if not any((path / file).is_file() for file in LISTS) else ()
     others = tuple(name for name in _subfolders(path) if name not in splits.values()) if "all" not in splits else ()
-    return {split: FolderPart(path / folder, labels, classes, others) for split, folder in splits.items()}
+    return {split: FolderPart(path / folder, labels, classes, others, unlisted) for split, folder in splits.items()}
 
 
 def natural(names: Iterable[str]) -> list[str]:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bench import data
 from bench.data import Dataset
-from bench.errors import BadInput, GauntletError
-from bench.models.subject import training_record
+from bench.errors import BadInput
+from bench.models.subject import trained_on, training_record
 
 DEFAULT_N = 1000
 """Test samples, where the user does not say how many."""
@@ -26,6 +26,16 @@ def training_beside(reference: str) -> dict[str, Any]:
         return training_record(str(file.parent)) if file.is_file() else {}
     except BadInput:  # of something else that is called train.json
         return {}
+
+
+def require_the_images(trained: dict[str, Any]) -> None:
+    """BadInput where a network was trained on a named set that holds other training images here."""
+    name = trained["dataset"]
+    if name in data.CLASSES and trained_on(name, trained) is False:
+        raise BadInput(
+            f"{trained['folder']} was trained on other images than {name} has here ({data.load(name, 'train').source}), and "
+            "test images may have been among them: give the data as they were, or train again into another results folder"
+        )
 
 
 def samples_of(dataset: str, trained: Sequence[dict[str, Any]], n: int | None) -> Dataset:
@@ -53,9 +63,12 @@ def _unseen(dataset: str, trained: dict[str, Any]) -> Dataset:
     """All samples of a data set that may stand for what a network has not seen."""
     own = data.has_own_split(dataset)
     whole = data.load(dataset, "test" if own else "all")
-    if not trained or (dataset in data.CLASSES and trained["dataset"] in data.CLASSES):
+    if not trained:
         return whole
-    if dataset not in data.CLASSES and _trained_on(dataset, trained):
+    require_the_images(trained)
+    if dataset in data.CLASSES and trained["dataset"] in data.CLASSES:
+        return whole
+    if dataset not in data.CLASSES and trained_on(dataset, trained):
         return _with_doubles_told(data.load(dataset, "test"), data.remembered(trained["folder"]))
     folder, seen = trained["folder"], _seen(trained)
     if seen is None and own:
@@ -113,13 +126,4 @@ def _seen(trained: dict[str, Any]) -> Tensor | None:
     if (found := data.remembered(trained["folder"])) is not None:
         return found
     # Left by an earlier release: they are those of its data set for as long as that stays the same.
-    return data.sketch(data.load(dataset, "train")) if _trained_on(dataset, trained) else None
-
-
-def _trained_on(dataset: str, trained: dict[str, Any]) -> bool:
-    """Whether the training images are those that this data set, by whatever path, has for a training now."""
-    try:
-        images, _ = data.hold_out(data.load(dataset, "train"), trained["settings"]["validation"])
-    except GauntletError:  # it is gone, or holds a single sample
-        return False
-    return bool(images.digest == trained["data_digest"])
+    return data.sketch(data.load(dataset, "train")) if trained_on(dataset, trained) else None

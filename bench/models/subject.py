@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench import data, models
 from bench.core import SMALLEST, Classifier, batch_dependence, isolated, randomised
 from bench.data import Dataset
-from bench.errors import BadInput, out_of_memory
+from bench.errors import BadInput, GauntletError, out_of_memory
 from bench.files import read_json
 from bench.models import batchnorm
 from bench.models.architectures import parse_query
@@ -79,7 +79,8 @@ def load_subject(
         net = batchnorm.use_batches(net)
     added = added_defense(test_time)
     found = tuple(defense for defense in (_of_training(trained), added) if defense)
-    net = _around(net, found, dataset)
+    source = _learnt_from(dataset, trained) if any(map(_fits, found)) else ""
+    net = _around(net, found, source)
     learns = [id(parameter) in model.learns or parameter.requires_grad for parameter in net.parameters()]
     net.requires_grad_(False)
     first, labels = samples.batch(torch.arange(min(len(samples), 64)))
@@ -87,11 +88,46 @@ def load_subject(
     if foreign:
         let_learn(net, learns, first, seed)
     check = partial(models.check_outputs, net, classes=samples.classes, origin=reference, at_least=open_ended)
-    noisy, dependent, answers = _tried(net, first, seed, check, known=not foreign)
+    # What was fitted on images of a user's own answers as those images have it.
+    settled = not foreign and (not source or source in data.CLASSES)
+    noisy, dependent, answers = _tried(net, first, seed, check, known=settled)
     label = (trained.get("name") or model.name) + (f"+{added.name}" if added else "")
     return Subject(
         replace(model, net=net), label, trained, found, foreign, noisy, dependent, (first, labels), answers, files_of(found)
     )
+
+
+def trained_on(dataset: str, trained: dict[str, Any]) -> bool | None:
+    """Whether the images that a network was trained on are those of this data set, by whatever path; None where it is gone."""
+    try:
+        now = data.digest_of_training(dataset, trained["settings"]["validation"])
+    except GauntletError:  # it is gone, or holds a single sample
+        return None
+    return bool(now == trained["data_digest"])
+
+
+def learns_from(trained: dict[str, Any], test_time: str, dataset: str) -> str:
+    """The data set whose training images a model takes to answer at test time; empty where it takes none."""
+    found = [defense for defense in (_of_training(trained), added_defense(test_time)) if defense]
+    return _learnt_from(dataset, trained) if any(map(_fits, found)) else ""
+
+
+def _fits(defense: Defense) -> bool:
+    return type(defense).fit is not Defense.fit
+
+
+def _learnt_from(dataset: str, trained: dict[str, Any]) -> str:
+    """Whose training images a defense learns from at test time: those of the network, else those beside the ones it is judged
+    on. BadInput where they would be the same."""
+    if trained:
+        known = trained["dataset"] == dataset or trained_on(dataset, trained)
+        return dataset if known else str(trained["dataset"])
+    if not data.has_own_split(dataset):
+        raise BadInput(
+            f"a defense that learns from training images would learn from those that it is judged on: {dataset} has none of "
+            "its own; give data with x_train, y_train, x_test and y_test, or with train/ and test/"
+        )
+    return dataset
 
 
 def answering(net: nn.Module, defenses: Sequence[Defense], dataset: str) -> nn.Module:
@@ -103,7 +139,7 @@ def answering(net: nn.Module, defenses: Sequence[Defense], dataset: str) -> nn.M
 
 def _around(net: nn.Module, defenses: Sequence[Defense], dataset: str) -> nn.Module:
     for defense in defenses:
-        if type(defense).fit is not Defense.fit:
+        if _fits(defense):
             net = defense.fit(net, data.load(dataset, "train"))
         net = defense.wrap(net)
     # What a defense of somebody's makes of it may return nothing.

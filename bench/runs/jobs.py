@@ -12,6 +12,7 @@ from bench.evaluation import Answer, EvaluationRequest, Execution, choose_threat
 from bench.executors import executor_of
 from bench.files import LOCK, Reporter, alone, bury, write_text
 from bench.measures import watched
+from bench.models import require_the_images, training_record
 from bench.plans import Plan
 from bench.plans import load as load_plan
 from bench.plugins import out_of_reach
@@ -102,6 +103,7 @@ def trained(request: TrainingRequest, execution: Execution, watch: Sequence[str]
                 if short := out_of_reach(job.defense, job.threat):
                     report.say(f"warning: {short}")
                 Trainer(job, folder, where, report, watch).run()
+    require_the_images(training_record(str(folder)))
     bury(folder / LOCK)
     if watch:
         watched(folder)

@@ -29,6 +29,7 @@ from bench.training.state import Progress, load_state, save_state
 from bench.training.update import Updates
 from bench.training.validation import validate
 from bench.training.watch import KernelWatch
+from bench.wording import count_of
 
 STATE = "state.pt"
 STATISTICS_BATCHES = 64
@@ -74,12 +75,9 @@ class Trainer:
         """Train what is left of the epochs, then write the record that says the training is complete."""
         self._resume()
         write_text(self.folder / JOB, json.dumps({**self.job.about(), "code": self.job.code}) + "\n")
-        points = self.job.recipe.snapshots or self.job.defense.snapshots()
-        if not all(0 < point <= 1 for point in points):
-            told = ", ".join(map(str, points))
-            raise BadInput(f"defense {self.job.defense.name!r}: snapshots at {told}; give shares of the training, up to 1")
-        # Less a trifle, because 0.55 of 100 epochs is a little more than 55 in floating point.
-        ends = [max(math.ceil(point * self.job.recipe.epochs - 1e-6), 1) - 1 for point in points]
+        ends = self.job.snapshots()
+        if short := self._shares_epochs(len(ends)):
+            self.report.say(short)
         if self.watch and not self.done.epoch:
             self.watch.after(0, self.net.net)
         while self.done.epoch < self.job.recipe.epochs:
@@ -94,7 +92,7 @@ class Trainer:
                 )
             entry = {"epoch": epoch + 1, "loss": loss, **self._accuracies(), "seconds": round(self.done.seconds, 3)}
             self.done.history.append(entry)
-            self._keep(epoch, [number for number, end in enumerate(ends) if end == epoch])
+            self._keep(epoch, [number for number, end in enumerate(ends, 1) if end == epoch + 1])
             if self.watch:
                 self.watch.after(epoch + 1, self.judged.net)
             self.done.epoch += 1
@@ -178,6 +176,17 @@ class Trainer:
             remedies.append("train with precision=float32")
         return ", or ".join(remedies)
 
+    def _shares_epochs(self, members: int) -> str:
+        """A sentence where the training is too short for all snapshots that are asked for."""
+        asked = self.job.recipe.snapshots or self.job.defense.snapshots()
+        if members == len(asked):
+            return ""
+        epochs, points = count_of(self.job.recipe.epochs, "epoch"), ", ".join(f"{point:g}" for point in asked)
+        return (
+            f"note: the ensemble has {count_of(members, 'member')} and not {len(asked)}, because {epochs} cannot be cut at "
+            f"{points}; train longer for all of them"
+        )
+
     def _unlearned(self) -> str:
         """A sentence with the remedies, where the network was right no more often than a guess after each epoch."""
         images, classes, recipe = len(self.validation), self.validation.classes, self.job.recipe
@@ -198,7 +207,7 @@ class Trainer:
         """Write the weights: last always, best when validation says so, snapshots at the ends of periods."""
         scores = [(entry[self.job.defense.selects], entry["clean"]) for entry in self.done.history]
         names = ["last"] + ["best"] * (scores[-1] > max(scores[:-1], default=(-1.0, -1.0)))
-        names += [f"snapshot-{number + 1}" for number in snapshots]
+        names += [f"snapshot-{number}" for number in snapshots]
         every = self.job.recipe.keep_every
         if every and ((epoch + 1) % every == 0 or epoch + 1 == self.job.recipe.epochs):
             names.append(f"epoch-{epoch + 1}")

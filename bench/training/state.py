@@ -53,6 +53,7 @@ def save_state(path: Path, job: Job, updates: Updates, averages: Averages, done:
     state = {
         "schema_version": SCHEMA,
         "job": job.key(),
+        "data": updates.samples.digest,
         "net": updates.net.state_dict(),
         "optimizer": updates.optimizer.state_dict(),
         "averages": [None if average is None else average.state() for average in averages],
@@ -76,6 +77,11 @@ def load_state(path: Path, job: Job, updates: Updates, averages: Averages, where
         )
     if state.get("job") != job.key():
         raise BadInput(f"cannot go on from {path}: it is of another training; {_START_OVER}")
+    if state.get("data", updates.samples.digest) != updates.samples.digest:
+        raise BadInput(
+            f"cannot go on from {path}: {job.dataset} holds other images than it did; give the data as they were, or "
+            f"{_START_OVER}"
+        )
     try:
         done = Progress(**state["done"])
         updates.net.load_state_dict(state["net"])

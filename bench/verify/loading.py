@@ -16,7 +16,9 @@ from bench.errors import BadInput, GauntletError, UnknownName
 from bench.models import (
     Answers,
     Subject,
+    learns_from,
     load_subject,
+    require_the_images,
     same_answers,
     samples_of,
     training_beside,
@@ -104,7 +106,13 @@ def load_model(card: Card, path: Path, samples: Dataset, given: Given, checks: l
             problems.append("its name in train.json is no text")
         # What train.json says is carried out only as far as the card says it too.
         if not problems:
+            if trained:
+                require_the_images(trained)
+            if source := learns_from(trained, card.model.test_time, named):
+                _check_named(source, named)
             under = load_subject(reference, samples.to("cpu"), named, card.seed, card.model.test_time, trained)
+    except NotHere:
+        raise
     except UnknownName as error:
         raise NotHere(f"{error}; a file of your own is loaded with --plugin") from None
     except GauntletError as error:
@@ -210,15 +218,14 @@ def _option(name: str, value: str) -> str:
 
 def _check_opened(trained: dict[str, Any], named: str) -> None:
     """NotHere where telling what a training saw would open data that only its record names."""
-    dataset = str(trained.get("dataset", ""))
-    if (
-        not trained
-        or dataset in (*data.CLASSES, named)
-        or Path(dataset).absolute() == Path(named).absolute()
-        or data.remembered(trained["folder"]) is not None
-    ):
-        return
-    raise NotHere(f"its model was trained on {dataset[:200]!r}, which is opened only when you name it, with --dataset")
+    if trained and data.remembered(trained["folder"]) is None:
+        _check_named(str(trained.get("dataset", "")), named)
+
+
+def _check_named(dataset: str, named: str) -> None:
+    """NotHere where data would be opened that nobody but a record names."""
+    if dataset not in (*data.CLASSES, named) and Path(dataset).absolute() != Path(named).absolute():
+        raise NotHere(f"its model was trained on {dataset[:200]!r}, which is opened only when you name it, with --dataset")
 
 
 def weights_of(card: Card) -> list[str]:

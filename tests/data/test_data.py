@@ -93,6 +93,13 @@ def test_family_follows_the_shape(shape, family):
     assert toy(2, *shape).family == family
 
 
+def test_a_file_named_like_a_set_of_ours_is_not_that_set(tmp_path):
+    x = np.zeros((40, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "structured.npz", x=x, y=np.arange(40) % 2)
+    assert load(str(tmp_path / "structured.npz"), "all").family == "cifar"
+    assert load("structured").family == "structured"
+
+
 def test_first_keeps_order_and_says_how_many_there_are():
     data = toy(5, 1, 2, 2)
     assert data.first(None) is data
@@ -360,7 +367,7 @@ def test_folder_of_grayscale_images_without_a_split(tmp_path):
 
 def test_folder_of_images_with_a_split_mixes_modes_to_rgb(tmp_path):
     write_images(tmp_path / "train" / "cat", Image.new("RGB", (5, 4), (1, 2, 3)), gray(9))
-    write_images(tmp_path / "train" / "dog", Image.new("RGBA", (5, 4), (4, 5, 6, 7)))
+    write_images(tmp_path / "train" / "dog", Image.new("RGBA", (5, 4), (4, 5, 6, 255)))
     write_images(tmp_path / "test" / "dog", Image.new("RGB", (5, 4), (8, 8, 8)), kind="jpg")
     train, test = load(str(tmp_path), "train"), load(str(tmp_path), "test")
     assert train.x[:, :, 0, 0].tolist() == [[1, 2, 3], [9, 9, 9], [4, 5, 6]]

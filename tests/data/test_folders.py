@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -171,6 +173,48 @@ def test_what_is_not_read_is_counted_and_told(tmp_path: Path) -> None:
     assert "folder c9 below" in empty
     assert "holds no image that is read" in empty
     assert (len(data), data.classes) == (60 - nines, 10)
+
+
+def test_a_class_of_one_split_is_told_with_what_it_may_have_meant(tmp_path: Path) -> None:
+    for split, second in (("train", "cat"), ("test", "Cat")):
+        write(tmp_path / split, {0: "ant", 1: second})
+    train, test = load(str(tmp_path), "train"), load(str(tmp_path), "test")
+    assert f"{tmp_path / 'test'} has no folder cat (did you mean its Cat?), which the other split has" in test.notes[0]
+    assert f"{tmp_path / 'train'} has no folder Cat (did you mean its cat?)" in train.notes[0]
+    # A list says that there is such a class.
+    (tmp_path / "classes.txt").write_text("ant\ncat\nCat\n")
+    assert not load(str(tmp_path), "test").notes
+
+
+def test_what_an_image_shows_through_is_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    drawn = np.zeros((8, 8, 4), dtype=np.uint8)
+    drawn[..., 3] = 255
+    Image.fromarray(drawn).save(folder / "0.png")
+    assert load(str(tmp_path), "all").shape == (3, 8, 8)
+    drawn[2, 3, 3] = 254
+    Image.fromarray(drawn).save(folder / "0.png")
+    with pytest.raises(BadInput, match=r"0\.png is transparent in places.*ground of one colour"):
+        load(str(tmp_path), "all")
+    palette = Image.fromarray(drawn[..., :3]).convert("P")
+    palette.save(folder / "0.png", transparency=palette.getpixel((0, 0)))
+    with pytest.raises(BadInput, match=r"0\.png is transparent in places"):
+        load(str(tmp_path), "all")
+
+
+def test_colours_of_sixteen_bits_are_not_cut(tmp_path: Path) -> None:
+    """Pillow reads the upper half of them and does not say so."""
+    (tmp_path / "a").mkdir()
+    rows = b"".join(b"\x00" + bytes(range(48)) for _ in range(8))
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    png = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    (tmp_path / "a" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    with pytest.raises(BadInput, match=r"0\.png \(mode RGB\) has more than 8 bits per channel; save it with 8 bits"):
+        load(str(tmp_path), "all")
 
 
 def test_a_program_under_the_name_of_an_image_is_not_run(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """What a model is when it is evaluated: with what its defense adds at test time, and what is proved about it."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -9,7 +12,7 @@ import torch
 from bench import evaluate, train
 from bench.core.threat import ThreatModel
 from bench.data.datasets import load
-from bench.errors import GauntletError
+from bench.errors import BadInput, GauntletError
 from bench.evaluation.restarts import RADII
 from bench.models import load_subject, resolve, samples_of, training_record
 from bench.plugins.registry import make_defense
@@ -66,6 +69,44 @@ def test_a_defense_added_at_test_time_makes_another_row(fast_run: Path) -> None:
     assert not torch.equal(base(x), projected(x))
     records = pd.read_parquet(path.parent / added.records.file)
     assert (records[records.attack == "clean"].broken == (projected(x).argmax(1) != data.y).numpy()).all()
+
+
+def own_file(path: Path, *, split: bool) -> str:
+    """The first 40 test digits, alone or with training images of their own."""
+    test, train = load("digits", "test").first(40), load("digits", "train").first(200)
+    images = {"_test": test, "_train": train} if split else {"": test}
+    arrays = {f"x{of}": part.x.permute(0, 2, 3, 1).numpy() for of, part in images.items()}
+    np.savez(path, **arrays, **{f"y{of}": part.y.numpy() for of, part in images.items()})
+    return str(path)
+
+
+def test_what_is_fitted_is_fitted_on_what_was_trained_on(fast_run: Path, tmp_path: Path) -> None:
+    """And never on the images that are judged, wherever those are from."""
+    own, rival = own_file(tmp_path / "own.npz", split=False), own_file(tmp_path / "split.npz", split=True)
+    samples = load("digits", "test").first(40)
+    x, _ = samples.batch(torch.arange(40))
+    nets = {}
+    for name, dataset in (("digits", "digits"), ("own", own), ("rival", rival)):
+        under = load_subject(str(fast_run), samples, dataset, 0, "rfi?k=2")
+        nets[name] = under.model.net(x)
+    assert torch.equal(nets["digits"], nets["own"])
+    assert torch.equal(nets["digits"], nets["rival"])
+
+
+def test_what_a_network_from_elsewhere_is_fitted_on_is_a_part_of_what_it_is(fast_run: Path, tmp_path: Path) -> None:
+    own, rival = own_file(tmp_path / "own.npz", split=False), own_file(tmp_path / "split.npz", split=True)
+    file = tmp_path / "net.safetensors"
+    shutil.copy(fast_run / "best.safetensors", file)
+    asked: dict[str, Any] = {"plan_name": "smoke", "n": 20, "test_time": "rfi?k=2", "quiet": True}
+    with pytest.raises(BadInput, match=r"would learn from those that it is judged on: .*own.npz has none of its own"):
+        evaluate(f"ckpt:{file}", dataset=own, results=tmp_path, **asked)
+    first, path = evaluate(f"ckpt:{file}", dataset=rival, results=tmp_path, **asked)
+    assert first.model.answers
+    with np.load(rival) as arrays:
+        fewer = {key: array[:100] if key.endswith("train") else array for key, array in arrays.items()}
+    np.savez(rival, **fewer)
+    _, other = evaluate(f"ckpt:{file}", dataset=rival, results=tmp_path, **asked)
+    assert path != other
 
 
 def test_statistics_of_the_batch_are_used_where_the_training_says_so(tmp_path: Path) -> None:

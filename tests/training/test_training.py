@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import train
+from bench import evaluate, train
 from bench.data.datasets import hold_out, load
 from bench.errors import BadInput
 from bench.files.progress import Reporter
@@ -317,9 +317,80 @@ def test_snapshots_become_an_ensemble(periodic_run: Path) -> None:
     assert digests(periodic_run)["snapshot-3.safetensors"] == digests(periodic_run)["last.safetensors"]
 
 
-def test_one_epoch_is_enough_for_an_ensemble(tmp_path: Path) -> None:
-    folder = train("periodic_budget", settings={"epochs": "1", "steps": "1"}, results=tmp_path, quiet=True)
-    assert load_weights(folder / "ensemble.safetensors")[1]["members"] == "3"
+@pytest.mark.parametrize(
+    ("epochs", "ends"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (5, [2, 3, 5]), (8, [4, 6, 8]), (30, [15, 22, 30])]
+)
+def test_snapshots_are_taken_before_the_next_period_begins(epochs: int, ends: list[int]) -> None:
+    """The budget of the next period begins near 0 in the very epoch in which the one before it ends."""
+    job = TrainingRequest.of(defense="periodic_budget", settings={"epochs": epochs}).job()
+    assert job.snapshots() == ends
+    if epochs >= 8:
+        at = [job.defense.budget(job.threat, (end - 0.01) / epochs).radius for end in ends]
+        assert at == pytest.approx([job.threat.radius] * 3)
+
+
+def test_what_periods_within_an_epoch_change_is_another_training() -> None:
+    """Of 30 epochs the second period ends within one; releases took its snapshot at the end of that."""
+
+    def key(**settings: object) -> str:
+        return TrainingRequest.of(defense="fast_at", settings=settings).job().key()
+
+    assert key(epochs=8, snapshots=[0.5, 0.75, 1]) == "684c9b36"
+    assert key(epochs=30, snapshots=[0.5, 0.75, 1]) != "342ca911"  # as it was
+    assert key(epochs=30, snapshots=[0.5, 0.75, 1]) == "cbbb0d8a"
+
+
+def test_a_short_training_has_a_smaller_ensemble_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train("periodic_budget", settings={"epochs": "1", "steps": "1"}, results=tmp_path)
+    assert load_weights(folder / "ensemble.safetensors")[1]["members"] == "1"
+    assert "the ensemble has 1 member and not 3, because 1 epoch cannot be cut at 0.5, 0.75, 1;" in capsys.readouterr().err
+
+
+def toy(root: Path, shift: int) -> str:
+    """A folder of named sets with a small mnist in it."""
+    import numpy as np
+
+    for split, n in (("train", 60), ("test", 20)):
+        digits = load("digits", split).select(torch.arange(shift, shift + n))
+        x = digits.x.repeat_interleave(3, 2).repeat_interleave(3, 3).permute(0, 2, 3, 1).numpy()
+        (root / "mnist").mkdir(parents=True, exist_ok=True)
+        np.savez(root / "mnist" / f"{split}.npz", x=x, y=digits.y.numpy())
+    return str(root)
+
+
+def test_a_named_set_that_changed_is_not_the_one_that_was_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = toy(tmp_path / "first", 0), toy(tmp_path / "second", 30)
+    asked: dict[str, Any] = {
+        "dataset": "mnist",
+        "model": "digits_cnn?width=1",
+        "settings": {"epochs": "2"},
+        "results": tmp_path,
+        "quiet": True,
+    }
+    monkeypatch.setenv("GAUNTLET_DATA", first)
+    folder = train("fast_at", **asked)
+    assert train("fast_at", **asked) == folder
+    monkeypatch.setenv("GAUNTLET_DATA", second)
+    for again in (lambda: train("fast_at", **asked), lambda: evaluate(str(folder), plan_name="smoke", quiet=True)):
+        with pytest.raises(
+            BadInput, match=r"was trained on other images than mnist has here \(\$GAUNTLET_DATA/mnist/train.npz\)"
+        ):
+            again()
+    # Where only the test images are, nobody can tell, and nothing is fetched to find out.
+    (Path(second) / "mnist" / "train.npz").unlink()
+    monkeypatch.setenv("GAUNTLET_DATA", str(Path(second)) + "/")
+    assert evaluate(str(folder), plan_name="smoke", quiet=True)[0].n == 20
+
+
+def test_a_training_does_not_go_on_with_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = toy(tmp_path / "first", 0), toy(tmp_path / "second", 30)
+    monkeypatch.setenv("GAUNTLET_DATA", first)
+    asked = TrainingRequest.of(defense="fgsm_pgi", dataset="mnist", model="digits_cnn?width=1", settings={"epochs": "2"})
+    trainer = Trainer(asked.job(), tmp_path, torch.device("cpu"), Reporter("", 2, quiet=True))
+    trainer._save_state()
+    monkeypatch.setenv("GAUNTLET_DATA", second)
+    with pytest.raises(BadInput, match="mnist holds other images than it did; give the data as they were, or delete it"):
+        Trainer(asked.job(), tmp_path, torch.device("cpu"), Reporter("", 2, quiet=True)).run()
 
 
 def test_a_file_that_changed_behind_its_name_is_another_training(tmp_path: Path) -> None:
