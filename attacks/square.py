@@ -72,7 +72,7 @@ def _stripes(x: Tensor, eps: float, rng: Rng) -> Tensor:
 
 def _square(z: Tensor, x: Tensor, eps: float, side: float, noise: Tensor) -> Tensor:
     """Set one square per sample to the faces of the ball, with a sign per channel."""
-    window = _window(x, min(max(round(side), 1), min(x.shape[2:]) - 1), noise[:, :2])
+    window = _window(x, max(min(round(side), min(x.shape[2:]) - 1), 1), noise[:, :2])
     value = (x + eps * _signs(noise[:, 5:, None, None])).clamp_(0, 1).flatten(2)
     return z.flatten(2).scatter(2, window, value.gather(2, window)).view_as(x)
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 import html as standard
 import re
 
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+"""Letters that Unicode calls printable and that show nothing, or only change what stands before them."""
+
 
 def line(text: object) -> str:
-    """One line for a terminal: control characters, breaks, marks that turn the direction and lone surrogates are "?"."""
+    """One line for a terminal: control characters, breaks, marks that turn the direction, lone surrogates and letters that are
+    printable and not seen are "?"."""
     told = str(text)
-    return told if told.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in told)
+    if told.isascii() and told.isprintable():
+        return told
+    return "".join("?" if not letter.isprintable() or _BLANK.match(letter) else letter for letter in told)
 
 
 def lines(text: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import cache
@@ -15,7 +17,7 @@ from scipy.stats import t as student
 from bench.core import ThreatModel
 from bench.data import CLASSES
 from bench.errors import GauntletError
-from bench.plans import PLANS
+from bench.plans import PLANS, reads_like
 from bench.plugins import BROKEN
 from bench.results import Card, Flags, Outcomes, outcomes_of
 from bench.statistics import Floats, holm, mcnemar_each, spread, two_proportions, welch_degrees
@@ -123,14 +125,20 @@ def _plan_names(cards: Sequence[Card]) -> list[str]:
 
     A defense may add attacks to a built-in plan, which can only lower its row; what borrows the name of one is told apart.
     """
-    digests = [card.plan.digest for card in cards]
+    digests = [_digest(card) for card in cards]
     several = Counter(name for name, _ in {(card.plan.name, digest) for card, digest in zip(cards, digests, strict=True)})
     return [
         card.plan.name
-        if _built_in(card, digest) or (card.plan.name not in PLANS and several[card.plan.name] == 1)
+        if _built_in(card, card.plan.digest) or (not reads_like(card.plan.name) and several[card.plan.name] == 1)
         else f"{card.plan.name} {digest[:8]}"
         for card, digest in zip(cards, digests, strict=True)
     ]
+
+
+def _digest(card: Card) -> str:
+    """Of a plan, and of what its attacks came with: equal where the same attacks were run."""
+    content = json.dumps([card.plan.digest, card.tools], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest() if card.tools else card.plan.digest
 
 
 def _built_in(card: Card, digest: str) -> bool:

@@ -56,14 +56,27 @@ def require_same_work(first: Card, second: Card, names: tuple[str, str], *, adap
     further = _further(first, second, names) if adaptive else []
     if not further:
         _require("plans", _plan(first), _plan(second), names)
+    for what in _tools(first, second, further=bool(further)):
+        raise BadInput(
+            f"{names[0]} and {names[1]} cannot be compared: other {what}, under one name; evaluate both with the same"
+        )
+    same = first.identity == second.identity
+    if first.eot != second.eot and (same or min(first.eot, second.eot) > 1):
+        _require("answers averaged for attacks (--eot)", first.eot, second.eot, names)
     _require("attacks left out", _left_out(first), _left_out(second), names)
     values = {what: (value(first), value(second)) for what, value in _TOLD.items()}
     return [
         *further,
         *(f"{what}: {left} for {names[0]}, {right} for {names[1]}" for what, (left, right) in values.items() if left != right),
         *(f"{name}: {_CONSTANT}" for card, name in zip((first, second), names, strict=True) if card.constant),
+        *(doubted(card, name) for card, name in zip((first, second), names, strict=True) if card.doubt),
         *(f"{name}: {_TIED}" for card, name in zip((first, second), names, strict=True) if card.batch_dependent),
     ]
+
+
+def doubted(card: Card, name: str) -> str:
+    """That a number may be too high, where that is known."""
+    return f"{name}: the verdict on its number is {card.verdict}, so it may be too high; `gauntlet diagnose` says why"
 
 
 def require_attacked(card: Card, name: str) -> None:
@@ -94,6 +107,14 @@ def _further(first: Card, second: Card, names: tuple[str, str]) -> list[str]:
     longer = int(lengths[1] > lengths[0])
     more = ", ".join(spec.label for spec in plans[longer].attacks[min(lengths) :])
     return [f"{names[longer]} was also attacked with {more}, beyond the plan that both share"]
+
+
+def _tools(first: Card, second: Card, *, further: bool) -> list[str]:
+    """What attacks came with that differs, "code of attack zigzag"; further: one of the two has attacks beyond the plan."""
+    known = {**first.code, **second.code}
+    keys = first.tools.keys() & second.tools.keys() if further else first.tools.keys() | second.tools.keys()
+    differ = sorted(key for key in keys if first.tools.get(key) != second.tools.get(key))
+    return [f"{'code' if key in known else 'file'} of {key}" for key in differ]
 
 
 def _left_out(card: Card) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 
-from bench.compare.comparable import require_attacked, require_same, require_same_work, without_additions
+from bench.compare.comparable import doubted, require_attacked, require_same, require_same_work, without_additions
 from bench.errors import BadInput, UnknownName
 from bench.results import METRICS, Card, Outcomes, fell_to, find_cards, outcomes_of, read_card
 from bench.statistics import drop_p, paired_interval
@@ -79,6 +79,8 @@ def check_regression(
         notes += without_additions([outcomes], name)
         if metric == "robust":
             require_attacked(outcomes.card, name)
+    if metric == "robust" and second.card.doubt > first.card.doubt:
+        raise BadInput(f"{doubted(second.card, _NAMES[1])}, and a drop would not show; mend it, or gate a model without that")
     return _paired(first, second, metric, alpha, tolerance, notes)
 
 

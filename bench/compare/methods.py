@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 from bench.compare.bands import sections
@@ -10,20 +11,38 @@ from bench.results import Card
 
 
 def best_of_each_model(cards: Sequence[Card]) -> list[int]:
-    """The places of one card per model, section and seed of the evaluation: the one with most samples, else the first."""
+    """The places of one card per model, section and seed of the evaluation: the one with most samples, of these the one that
+    most is known against, else the first."""
     kept: dict[object, int] = {}
     for place, (card, section) in enumerate(zip(cards, sections(cards), strict=True)):
         key = (section, card.identity, card.seed, card.eot)
-        if key not in kept or cards[kept[key]].n < card.n:
+        if key not in kept or _weight(cards[kept[key]]) < _weight(card):
             kept[key] = place
     return sorted(kept.values())
 
 
+def _weight(card: Card) -> tuple[int, int, float]:
+    """Of two evaluations of one model, the heavier stands."""
+    return card.n, card.doubt, -card.robust_accuracy
+
+
 def methods(cards: Sequence[Card]) -> list[list[int]]:
-    """The places of the cards of every method: alike in everything but the seed of their training."""
+    """The places of the cards of every method: alike in everything but the seed of their training.
+
+    A seed that is there twice is no further seed: of its copies each is a row of its own, and the heaviest is counted with the
+    others.
+    """
+    keys = [(section, *_method(card)) for card, section in zip(cards, sections(cards), strict=True)]
+    copies: Counter[object] = Counter()
+    turns = {}
+    for place in sorted(range(len(cards)), key=lambda place: _weight(cards[place]), reverse=True):
+        training = cards[place].model.training
+        same = (keys[place], training["seed"] if training else place)
+        turns[place] = copies[same]
+        copies[same] += 1
     found: dict[object, list[int]] = {}
-    for place, (card, section) in enumerate(zip(cards, sections(cards), strict=True)):
-        found.setdefault((section, *_method(card)), []).append(place)
+    for place, key in enumerate(keys):
+        found.setdefault((key, turns[place]), []).append(place)
     return list(found.values())
 
 

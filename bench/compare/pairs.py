@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import ceil, inf, isfinite
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bench.errors import BadInput, UnknownName
 from bench.escape import line
 from bench.results import METRICS, Card, Flags, Outcomes, find_cards, outcomes_of, read_card
 from bench.statistics import mcnemar, paired_interval, samples_to_settle
+from bench.wording import count_of
 
 ALPHA = 0.05
 POWER = 0.8
@@ -57,6 +59,8 @@ class Comparison:
     needed: float | None
     """Samples, or with several seeds seeds on either side, that would settle it; None where it is or nothing would."""
     notes: tuple[str, ...]
+    doubted: bool = False
+    """Whether one would win whose number is doubted more than the other's."""
 
     def to_json(self) -> str:
         """As `gauntlet compare --json` prints it."""
@@ -74,7 +78,7 @@ def compare_outcomes(first: Sequence[Outcomes], second: Sequence[Outcomes], metr
     """The same of outcomes that were read already; those of a side differ in nothing but the seed."""
     notes: dict[str, None] = {}
     for other in (*first[1:], *second):
-        names = ("A", "B") if other in second else ("A", "A")
+        names = ("A", "B") if any(other is one for one in second) else ("A", "A")
         notes |= dict.fromkeys(require_same(first[0], other, names, adaptive=names[1] == "B"))
     for name, side in (("A", first), ("B", second)):
         notes |= dict.fromkeys(without_additions(side, name))
@@ -83,9 +87,26 @@ def compare_outcomes(first: Sequence[Outcomes], second: Sequence[Outcomes], metr
                 require_attacked(outcomes.card, name)
     flags = [[outcomes.of(metric) for outcomes in side] for side in (first, second)]
     sides = _side(first, flags[0]), _side(second, flags[1])
+    if metric == "robust":
+        found = _compared(metric, sides, flags, first, second, notes)
+        winners = {"A": first, "B": second}.get(found.winner or "", ())
+        losers = second if found.winner == "A" else first
+        # What hides from attacks beats nobody by that.
+        if max((one.card.doubt for one in winners), default=0) > max((one.card.doubt for one in losers), default=0):
+            return replace(found, winner=None, needed=None, doubted=True)
+        return found
+    return _compared(metric, sides, flags, first, second, notes)
+
+
+def _compared(
+    metric: str, sides: tuple[Side, Side], flags: list[list[Flags]], first: Sequence[Outcomes], second: Sequence[Outcomes],
+    notes: Mapping[str, None],
+) -> Comparison:  # fmt: skip
     if len(first) == len(second) == 1:
         return _models(metric, sides, flags[0][0], flags[1][0], [*notes, *_same_weights(first[0], second[0])])
-    return _trainings(metric, sides, np.stack(flags[0]), np.stack(flags[1]), [*notes])
+    both = len({one.card.identity for one in first} & {one.card.identity for one in second})
+    told = [f"A and B share {count_of(both, 'model')}, and the test takes all of theirs for independent"] if both else []
+    return _trainings(metric, sides, np.stack(flags[0]), np.stack(flags[1]), [*notes, *told])
 
 
 def _read(place: str | Path, name: str) -> list[Outcomes]:
@@ -97,11 +118,20 @@ def _read(place: str | Path, name: str) -> list[Outcomes]:
             told = "" if what == "settings" else f": {', '.join(values)}"
             raise BadInput(
                 f"{name}: the {len(cards)} cards at {place} differ in more than the seed, in their {what}{told}; "
-                'name one, or a pattern that fits the same thing only, such as "results/mnist/linf-0.3/fast_at-*/fast-*"'
+                f'name one, or a pattern that fits the same thing only, such as "{_pattern(cards[0][1])}"'
             )
-    if len({(card.identity, card.seed) for card, _ in cards}) < len(cards):
-        raise BadInput(f"{name}: two cards at {place} are the same model with the same seed; name one")
+    if len({card.identity for card, _ in cards}) < len(cards):
+        raise BadInput(
+            f"{name}: two cards at {place} are of the same model, and attacked again it is no other training; name one"
+        )
     return [outcomes_of(card, path) for card, path in cards]
+
+
+def _pattern(card: Path) -> str:
+    """A pattern of this card's run with any seed, under its plan."""
+    run, plan = card.parent.parent.resolve(), card.parent.name.rpartition("-")[0]
+    seeds = re.sub(r"-s\d+-[0-9a-f]{8}$", "-s*", run.name)
+    return str(run.parent / seeds / f"{plan}-*")
 
 
 _SAME: dict[str, Callable[[Card], object]] = {
@@ -112,6 +142,8 @@ _SAME: dict[str, Callable[[Card], object]] = {
     "numbers of samples": lambda card: card.n,
     "architectures": lambda card: card.model.arch,
     "test-time defenses": lambda card: card.model.test_time or "none",
+    "seeds of the evaluation": lambda card: card.seed,
+    "answers averaged for attacks": lambda card: card.eot,
     "settings": lambda card: json.dumps([card.model.defense, card.model.settings], sort_keys=True),
 }
 
@@ -200,7 +232,7 @@ def render(found: Comparison) -> str:
             f"Not settled: B less A is {gap:+z.1f} points of {measure} (95 % interval {low:+z.1f} to {high:+z.1f}), "
             f"on the same {found.n} samples."
         )
-    lines += _certainty(found) + ([] if found.winner else _settle(found))
+    lines += _certainty(found) + ([_DOUBTED] if found.doubted else [] if found.winner else _settle(found))
     return "\n".join([*lines, *(f"note: {line(note)}" for note in found.notes)])
 
 
@@ -220,12 +252,19 @@ def _certainty(found: Comparison) -> list[str]:
         return [f"Certainty: exact McNemar p = {found.p:.2g}; {told}."]
     if found.p is None:
         return ["Certainty: none; seeds are a source of variance of their own, and a single one does not show it."]
-    return [f"Certainty: Welch's t test between the seeds, p = {found.p:.2g}; the interval draws seeds, then samples."]
+    return [f"Certainty: Welch's t test between the seeds, p = {found.p:.2g}; the interval adds what the samples leave open."]
+
+
+_DOUBTED = "The higher number is the one that is doubted, and what hides from attacks beats nobody: see the notes."
 
 
 def _settle(found: Comparison) -> list[str]:
     """How much more would settle it, and what that takes for granted."""
     if found.only_a is None or found.only_b is None:
+        if found.p is not None and found.p < ALPHA:
+            return [
+                "The seeds agree; what is open is the samples, so more seeds would not settle it: evaluate on more samples."
+            ]
         if found.needed is None:
             return ["At least two seeds on either side, better five, would tell how far chance goes."]
         told = f"About {found.needed:.0f} seeds on either side would settle it at p < {ALPHA} with power {POWER}"

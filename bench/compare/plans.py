@@ -39,7 +39,7 @@ def two_plans(outcomes: Sequence[Outcomes]) -> list[TwoPlans]:
         card = found.card
         samples = card.dataset if card.dataset in CLASSES else card.data.digest
         plans = networks.setdefault((samples, card.data.split, card.threat, card.identity), {})
-        key = (card.plan.name, card.plan.digest)
+        key = (card.plan.name, f"{card.plan.digest} {sorted(card.tools.items())}")
         if key not in plans or plans[key].card.n < card.n:
             plans[key] = found
     pairs = ((plans[a], plans[b]) for plans in networks.values() for a, b in combinations(sorted(plans), 2))

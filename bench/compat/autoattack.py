@@ -48,7 +48,7 @@ def run_autoattack(
         except torch.OutOfMemoryError:
             told = f"reference AutoAttack ran out of memory with batches of {batch_size}"
             raise BadInput(f"{told}; give it a smaller batch_size in the plan") from None
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
             told = f"reference AutoAttack ({threat}) fails on images of shape {list(x.shape[1:])}: {error}"
             raise BadInput(f"{told}; leave it out of the plan") from error
     return candidates, list(dict.fromkeys(notes))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.core.adapted import Adapted, Inner, Passed, Reading, Smoothed, answers
+from bench.core.adapted import Adapted, Inner, Passed, Reading, Smoothed, answers, storages
 from bench.core.boundary import ask
 from bench.core.expectation import Expectation
 from bench.core.losses import margin
@@ -94,9 +94,10 @@ def _found(net: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, gently: bo
 def _pass(net: nn.Module, x: Tensor, gently: bool) -> _Pass:
     found: list[Tensor] = []
     images: list[Tensor] = []
+    weights = storages(net)
 
     def seen(value: Tensor) -> Tensor:
-        if answers(value, len(x)):
+        if answers(value, len(x), weights):
             found.append(value.detach().float())
         elif value.shape == x.shape and value.is_floating_point():
             images.append(value.detach())

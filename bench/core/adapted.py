@@ -6,7 +6,7 @@ attacks climb what is read there, and what counts is judged by the network itsel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -100,11 +100,11 @@ class Inner(Adapted):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, K]; the whole's where a pass takes another way."""
-        count, kept = 0, []
+        count, kept, weights = 0, [], storages(self.net)
 
         def seen(found: Tensor) -> Tensor:
             nonlocal count
-            if answers(found, len(x)):
+            if answers(found, len(x), weights):
                 if count in self.places:
                     kept.append(found / self.places[count])
                 count += 1
@@ -157,6 +157,19 @@ class Smoothed(nn.Module):
         return torch.stack([ask(self.net, z) for z in inside]).mean(0)
 
 
-def answers(value: Tensor, rows: int) -> bool:
-    """Whether a tensor holds numbers for each of so many images."""
-    return value.dim() == 2 and len(value) == rows and value.is_floating_point()
+def answers(value: Tensor, rows: int, weights: Set[int]) -> bool:
+    """Whether a tensor holds numbers for each of so many images, and is none of the weights, which may have as many rows."""
+    return value.dim() == 2 and len(value) == rows and value.is_floating_point() and _storage(value) not in weights
+
+
+def storages(net: nn.Module) -> Set[int]:
+    """Where the weights of a network lie, by which they are known however they are transposed or cut."""
+    return {_storage(part) for part in (*net.parameters(), *net.buffers())} - {0}
+
+
+def _storage(value: Tensor) -> int:
+    """Where it begins; 0 for a tensor that has no memory of its own, as transformations of torch.func make them."""
+    try:
+        return value.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0

@@ -38,9 +38,14 @@ def randomised(net: nn.Module, x: Tensor, seed: int) -> bool:
     answers = []
     for call in range(3):
         with isolated(seed, "randomised", call):
-            logits = forward(net, x)
+            logits = _centred(forward(net, x))
             answers.append(logits / logits.norm(dim=1, keepdim=True).clamp_min(1e-12))
     return any(bool(((answer - answers[0]).norm(dim=1) > _TOLERANCE).any()) for answer in answers[1:])
+
+
+def _centred(logits: Tensor) -> Tensor:
+    """Less their mean, which says nothing of the answer: beside a large one no change of an answer is large."""
+    return logits - logits.mean(1, keepdim=True)
 
 
 @torch.no_grad()
@@ -49,7 +54,7 @@ def batch_dependence(net: nn.Module, x: Tensor, others: Tensor) -> float:
 
     Every second image of x [N, C, H, W] is answered in x and once more among others [M, C, H, W].
     """
-    together = forward(net, x)[::2]
-    mixed = forward(net, torch.cat([x[::2], others]))[: len(together)]
+    together = _centred(forward(net, x)[::2])
+    mixed = _centred(forward(net, torch.cat([x[::2], others]))[: len(together)])
     change = (mixed - together).norm(dim=1) / together.norm(dim=1).clamp_min(1e-12)
     return float((change > CLOSE).double().mean())

@@ -14,6 +14,7 @@ from bench.diagnose.gradients import gradient
 from bench.diagnose.probe import Probe
 from bench.errors import AttackWarning
 from bench.results import CONSTANT
+from bench.statistics import surely
 
 ROUGHNESS = 0.25
 """Width of the noise that should not matter, as a fraction of eps."""
@@ -34,7 +35,7 @@ def constant(probe: Probe) -> Measured:
     others, often = labels != label, float(labels.bincount().max()) / len(labels)
     if often == 1:
         raise Inapplicable("all images have one label")
-    elsewhere = float((given[others] == label).double().mean())
+    elsewhere = surely(int((given[others] == label).sum()), int(others.sum()))
     if elsewhere >= CONSTANT:
         told = (
             f"it answers class {label} to {float((given == label).double().mean()):.0%} of all images: what no attack breaks "

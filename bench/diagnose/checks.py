@@ -39,12 +39,18 @@ NONE_RIGHT = Finding(
 )  # fmt: skip
 
 
+ONE_RIGHT = Finding(
+    check="right answers", value=1.0, threshold=None, verdict="suspicious",
+    told="the model has a single sample right, of which nothing that is said is more than an accident: give more with --n",
+)  # fmt: skip
+
+
 def diagnose(probe: Probe, report: Reporter, *, active: bool = False) -> Diagnosis:
     """Make every check on a probe; active: the binarization test too."""
     began = time.monotonic()
     if not len(probe.y):
         return Diagnosis(verdict=NONE_RIGHT.verdict, n=0, findings=(NONE_RIGHT,), seconds=0.0)
-    found: list[Finding] = []
+    found = [ONE_RIGHT] if len(probe.y) == 1 else []
     for check in (*CHECKS, *([binarization] if active else [])):
         found.append(check(probe))
         report.advance(1.0, f"{check.name}: {found[-1].verdict}")

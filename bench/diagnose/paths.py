@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bench.diagnose.finding import Measured, check
+from bench.diagnose.finding import Inapplicable, Measured, check
 from bench.diagnose.probe import Probe
 from bench.diagnose.watch import Watch
 from bench.plugins import get_attack
@@ -49,6 +49,8 @@ def silent(probe: Probe) -> Measured:
 )  # fmt: skip
 def unfinished(probe: Probe) -> Measured:
     """Indicator 4: how many paths had not arrived. A single step counts where it is all that the plan has."""
+    if probe.threat.radius == 0:
+        raise Inapplicable("the ball is a single point")
     return _worst(probe, "unfinished", short=not _goes_on(probe))
 
 

@@ -94,6 +94,10 @@ class Answer(NamedTuple):
 def evaluated(request: EvaluationRequest, execution: Execution, *, diagnosed: bool = False, active: bool = False) -> Answer:
     """The card that answers a request, and its path: made where it is not there yet."""
     task = resolve(request, execution)
+    elsewhere = not task.folder.resolve().is_relative_to(execution.results.resolve())
+    if elsewhere and execution.results != Path("results"):
+        told = f"the card of a run lies with the run, in {task.folder}, and not in {execution.results}"
+        Reporter(f"evaluate {task.label}", 1, quiet=task.quiet).say(told)
     if execution.fresh:
         begin_anew(task)
     if card := finished(task):

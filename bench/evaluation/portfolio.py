@@ -273,7 +273,7 @@ class _Search:
 
     def run(self, arm: Arm, place: int) -> Run:
         """A run of an arm; its place among all runs names its noise."""
-        parameters, stream = arm.stronger(self.effort, self.evaluation.data.classes), ("round", place)
+        parameters, stream = arm.stronger(self.effort, self.evaluation.answers[1]), ("round", place)
         name = f"round {place}: {arm.label}"
         return Run(self.number, self.spec.label, arm.attack, parameters, name, stream, self.rough(arm), keep=True)
 

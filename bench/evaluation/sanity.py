@@ -12,6 +12,7 @@ from bench.data import Dataset
 from bench.escape import line
 from bench.evaluation.engine import Evaluation
 from bench.results import CLASSES, CONSTANT, Answers, ClassResult, DataInfo
+from bench.statistics import surely
 
 DIM = 0.25
 """Images none of whose pixels is brighter are said to be scaled wrongly: 6 bits in 8 reach 0.247."""
@@ -57,7 +58,7 @@ def commonest(run: Evaluation) -> Answers:
     given, _ = run.answers
     label = int(given.bincount().argmax())
     said, others = given == label, run.data.y.cpu() != label
-    elsewhere = float(said[others].double().mean()) if others.any() else 0.0
+    elsewhere = surely(int((said & others).sum()), int(others.sum()))
     return Answers(label=label, share=float(said.double().mean()), elsewhere=elsewhere)
 
 

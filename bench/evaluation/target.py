@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.core import VIEWS, VOTES, Expectation, Gradient, Judge, Meter, Rng, Score, ThreatModel, adaptations, isolated
 from bench.data import Dataset
-from bench.errors import AttackWarning, out_of_memory
+from bench.errors import AttackWarning, BadInput, out_of_memory
 from bench.evaluation.low_precision import to_low_precision
 from bench.evaluation.task import Task
 from bench.files import Reporter
@@ -93,6 +93,14 @@ class Aim(NamedTuple):
             "batch_size": task.batch_size, "low_precision": self.faster, "randomised": subject.noisy, "eot": task.draws,
             "first": subject.first,
         }  # fmt: skip
+
+
+def _candidates(found: object, x: Tensor, attack: str) -> Tensor:
+    """What an attack returned, as float32 [N, C, H, W]; BadInput where that are no candidates for these images."""
+    what = f"shape {list(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(found, Tensor) or found.shape != x.shape or not found.is_floating_point():
+        raise BadInput(f"attack {attack!r} returned {what}; return candidates of the images' shape {list(x.shape)}, as floats")
+    return found.detach().float()
 
 
 @dataclass(kw_only=True)
@@ -180,9 +188,12 @@ class Target:
             view.readings = self.readings
         rng = Rng(self.seed, self.data.ids[index.to(x.device)]).at(run.number, *run.stream)
         with isolated(self.seed, *run.stream, int(index[0])) if self.randomised else nullcontext():
-            z = attack.run(view, x, y, self.threat, rng, **parameters).detach().float()
+            # Of its own: what it writes into them must not decide what counts.
+            found = attack.run(view, x.clone(), y.clone(), self.threat, rng, **parameters)
+        z, beyond = _candidates(found, x, run.attack), parameters.get("beyond", False)
+        z = z if beyond else self.threat.pulled_back(z, x)
         fooled, margin, legal, distance = self.judge.verdict(z, x, y)
         # A minimum-norm attack that was asked for the closest example anywhere may well answer from outside.
-        stray = ~legal & (not parameters.get("beyond", False))
+        stray = ~legal & (not beyond)
         kept = legal & (margin > work.margin.to(x.device)) | fooled if run.keep else fooled
         return tuple(part.cpu() for part in (fooled, margin, distance, meter.forwards, meter.backwards, kept, z[kept], stray))

@@ -14,7 +14,7 @@ import torch
 from bench.core import DRAWS, ThreatModel, device, isolated
 from bench.data import Dataset
 from bench.evaluation.request import EvaluationRequest, Execution, choose_threat
-from bench.models import Model, Subject, check_outputs, files_of, known_of, load_subject, samples_of
+from bench.models import Model, Subject, check_outputs, files_of, known_of, load_subject, samples_of, spelt
 from bench.plans import Arm, Plan, Portfolio
 from bench.plugins import Defense, Kind, file_digests, registry
 from bench.results import section
@@ -93,6 +93,7 @@ class Task:
 
 def resolve(request: EvaluationRequest, execution: Execution) -> Task:
     """Decide everything about an evaluation; a user's mistake is told here, before anything is attacked or written."""
+    request = request.model_copy(update={"test_time": spelt(request.test_time)})
     known = known_of(request.model)
     dataset = request.dataset or known.dataset
     where = device.pick(execution.device)

@@ -96,10 +96,14 @@ def regular(path: Path, most: int) -> int:
 
 
 def below(folder: Path, name: str) -> list[Path]:
-    """Every file of this name, or with this ending for "*ending", in order; folders that vanish meanwhile hold none, and those
-    that were set aside are passed over."""
-    found = []
-    for home, folders, files in os.walk(folder):
+    """Every file of this name, or with this ending for "*ending", in order; folders that vanish meanwhile hold none, those that
+    were set aside are passed over, and links to folders are followed, to each folder once."""
+    found, seen = [], set()
+    for home, folders, files in os.walk(folder, followlinks=True):
+        if (place := os.path.realpath(home)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         folders[:] = [inside for inside in folders if not inside.endswith(ASIDE)]
         found += [Path(home, file) for file in files]
     return sorted(path for path in found if path.match(name))

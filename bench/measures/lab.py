@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from scipy.stats import spearmanr, t
 from torch import Tensor
 
@@ -24,7 +24,11 @@ from bench.results import Measurement
 from bench.science.lab import linear as lines
 from bench.science.lab.structured import Activation, Course, Learner, World, accuracy, amounts, departure, train
 
-Radii = Annotated[tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(min_length=1, max_length=64)]
+Radii = Annotated[
+    tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...],
+    Field(min_length=1, max_length=64), AfterValidator(lambda radii: tuple(sorted(set(radii)))),
+]  # fmt: skip
+"""Rising, whatever their order was: what is said of the least and of the largest goes by their places."""
 
 
 class Interval(NamedTuple):

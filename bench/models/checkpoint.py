@@ -9,7 +9,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,19 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], origin: st
     }
     if any(found.values()):
         told = "; ".join(f"{what}: {_first_three(keys)}" for what, keys in found.items() if keys)
-        raise BadInput(f"the weights of {origin} look like another architecture ({told}); name theirs with ?arch=")
+        raise BadInput(f"the weights of {origin} look like another architecture ({told}); {_remedy(found, own, state)}")
+
+
+def _remedy(found: Mapping[str, Sequence[str]], own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What to do about weights that do not fit, by how they do not."""
+    apart = [(own[key].shape, state[key].shape) for key in own if key in state and state[key].shape != own[key].shape]
+    if found["unexpected"] and not found["missing"] and not apart:
+        return "take those out of the file, or name the network that has them as py:FILE.py:net"
+    ours, theirs = ({shapes[side][0] if shapes[side] else 0 for shapes in apart} for side in (0, 1))
+    last = len(ours) == len(theirs) == 1 and all(one[1:] == other[1:] for one, other in apart)
+    if last and not found["missing"] and not found["unexpected"]:
+        return f"they seem to know {theirs.pop()} classes, and the data have {ours.pop()}: give the data that they are for"
+    return "name theirs with ?arch=, or build it in a file of your own, py:FILE.py:net"
 
 
 def digest(net: nn.Module) -> str:

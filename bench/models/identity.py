@@ -39,7 +39,7 @@ def same_answers(one: Answers, other: Answers) -> bool:
     """Whether two networks answer alike, up to rounding."""
     if not one.digest or not other.digest or one.digest == other.digest:
         return True
-    if len(one.leads) != len(other.leads):
+    if len(one.leads) != len(other.leads) or not one.leads:
         return False
     first, second = (torch.tensor(part.leads, dtype=torch.float64) for part in (one, other))
     return bool((first - second).abs().max() <= ALIKE * first.abs().mean().clamp_min(1e-12))

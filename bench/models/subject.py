@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -140,11 +141,18 @@ def answering(net: nn.Module, defenses: Sequence[Defense], dataset: str) -> nn.M
 def _around(net: nn.Module, defenses: Sequence[Defense], dataset: str) -> nn.Module:
     for defense in defenses:
         if _fits(defense):
-            net = defense.fit(net, data.load(dataset, "train"))
-        net = defense.wrap(net)
+            net = _network(defense.fit(net, data.load(dataset, "train")), defense, "fit")
+        net = _network(defense.wrap(net), defense, "wrap")
     # What a defense of somebody's makes of it may return nothing.
     net.eval()
     return net
+
+
+def _network(made: object, defense: Defense, what: str) -> nn.Module:
+    """What a defense makes of a network; BadInput where that is none."""
+    if not isinstance(made, nn.Module):
+        raise BadInput(f"defense {defense.name!r}: {what} returned {type(made).__name__}; return the network, an nn.Module")
+    return made
 
 
 def _tried(net: nn.Module, first: Tensor, seed: int, check: Callable[..., None], *, known: bool) -> tuple[bool, bool, Answers]:
@@ -246,6 +254,17 @@ def _of_training(trained: dict[str, Any]) -> Defense | None:
     require_the_trainer(trained)
     known = get_defense(trained["defense"]).hyper_parameters()
     return make_defense(trained["defense"], {key: value for key, value in trained["settings"].items() if key in known})
+
+
+def spelt(test_time: str) -> str:
+    """A test-time defense as it is always written, such as "rfi?k=2", however somebody typed its settings."""
+    if not (made := added_defense(test_time)):
+        return ""
+    plain = make_defense(made.name, {})
+    own = {key: getattr(made, key) for key in sorted(made.hyper_parameters())}
+    set_apart = [(key, value) for key, value in own.items() if value != getattr(plain, key)]
+    texts = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in set_apart]
+    return f"{made.name}?{'&'.join(texts)}" if texts else made.name
 
 
 def added_defense(test_time: str) -> Defense | None:

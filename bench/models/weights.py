@@ -14,6 +14,7 @@ from bench.models.checkpoint import AVERAGED, without_module
 
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch.compile, FSDP and checkpointing put into names, at the beginning or within them."""
+_NORMALISING = re.compile(r"(?:^|[._])(?:means?|mu|stds?|sds?|sigmas?|vars?|variance)$")
 _STATISTICS = re.compile(r"(?:^|[._])(?:new_)?(mean|mu|std|sigma)$")
 
 
@@ -41,6 +42,11 @@ def choose(
     beside = _statistics({key: bare[key] for key in (*left, *(start + key for key in chosen if key not in own))})
     if beside and not normalized:
         raise BadInput(_unnormalised(bare, beside, path))
+    if not normalized and wanted is None and (lost := [key for key in left if _normalises(key, start)]):
+        raise BadInput(
+            f"{path} holds what may be a normalisation of the network ({', '.join(lost[:3])}), which nothing here would apply: "
+            f"give py:FILE.py:net, which builds the whole, or &weights={_name(start)} to do without it"
+        )
     chosen = {key: value for key, value in chosen.items() if start + key not in beside}
     return chosen, tuple(_told(state, start, others, [key for key in left if key not in beside], path))
 
@@ -109,6 +115,14 @@ def _statistics(beside: Mapping[str, Tensor]) -> list[str]:
     found = {match[1]: key for key in beside if (match := _STATISTICS.search(key)) and 0 < beside[key].numel() <= 16}
     mean, std = found.get("mean") or found.get("mu"), found.get("std") or found.get("sigma")
     return [mean, std] if mean and std else []
+
+
+def _normalises(key: str, start: str) -> bool:
+    """Whether a tensor that is no part of the network may stand before it: by its name, or as the part before it in a row."""
+    first, number = key.partition(".")[0], start.removesuffix(".")
+    if first.isdigit() and number.isdigit():
+        return int(first) < int(number)
+    return key.count(".") <= 1 and _NORMALISING.search(key) is not None
 
 
 def _unnormalised(state: Mapping[str, Tensor], beside: list[str], path: Path) -> str:

@@ -3,5 +3,5 @@
 May import plugins and what lies below.
 """
 
-from bench.plans.built_in import PLANS, load, show
+from bench.plans.built_in import PLANS, load, reads_like, show
 from bench.plans.plan import Arm, AttackSpec, Plan, Portfolio

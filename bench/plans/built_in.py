@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -155,3 +156,9 @@ PLANS: dict[str, Plan] = {
         ),
     )
 }
+
+
+def reads_like(name: str) -> str:
+    """The built-in plan that a name is, or is taken for by whoever reads it; empty for none."""
+    folded = unicodedata.normalize("NFKC", name).casefold().strip()
+    return folded if folded in PLANS else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +94,14 @@ def _defaults_kept(file: Path) -> Iterator[None]:
 
 def told(error: BaseException) -> str:
     """An error on one line."""
-    return str(error) if isinstance(error, GauntletError) else " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, GauntletError):
+        return str(error)
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    lost = re.search(r"Can't get attribute '(\w+)' on <module '__main__'", text)
+    if not lost:
+        return text
+    made = f"import __main__; from THAT_SCRIPT import {lost[1]}; __main__.{lost[1]} = {lost[1]}"
+    return f"{text}; the class lived in the script that saved it: begin the file with `{made}`"
 
 
 def place(file: Path, error: BaseException) -> str:

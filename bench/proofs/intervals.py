@@ -265,7 +265,7 @@ _RULES: Mapping[str, Callable[..., Interval]] = {
     **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), _affine),
     **dict.fromkeys(("relu", "relu6", "hardtanh", "max_pool1d", "max_pool2d", "adaptive_max_pool2d", "pad"), _exact),
     **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze", "detach"), _view),
-    **dict.fromkeys(("contiguous", "float"), _same),
+    **dict.fromkeys(("clone", "contiguous", "float"), _same),
     **dict.fromkeys(("leaky_relu", "elu", "celu", "selu", "sigmoid", "tanh"), _rising),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "adaptive_avg_pool2d", "mean"), _mean),
     **dict.fromkeys(("dropout", "dropout2d", "feature_dropout"), _dropout),

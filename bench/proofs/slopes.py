@@ -242,7 +242,7 @@ _RULES: Mapping[tuple[str, ...], Callable[..., list[Slope]]] = {
     ("linear", "conv1d", "conv2d", "conv3d"): _affine,
     ("batch_norm",): _batch_norm,
     tuple(_SLOPES): _elementwise,
-    ("flatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous", "pad"): _view,
+    ("flatten", "reshape", "view", "squeeze", "unsqueeze", "clone", "contiguous", "pad"): _view,
     ("mean", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool2d"): _view,
     ("float", "dropout", "dropout2d", "feature_dropout"): _same,
     ("max_pool2d",): _max_pool,

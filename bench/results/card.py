@@ -16,6 +16,7 @@ from bench.plans import Plan
 from bench.plugins import get_defense
 from bench.results.schema import (
     CONSTANT,
+    ORDER,
     Answers,
     AttackResult,
     Certified,
@@ -223,6 +224,16 @@ class Card(Record):
         others = tuple(sorted((name, digest) for name, digest in self.code.items() if name.startswith("defense ")))
         around = json.dumps([self.wrapper, self.model.settings], sort_keys=True) if self.wrapper or others else ""
         return self.model.digest, self.model.answers, self.model.test_time, around, others
+
+    @property
+    def tools(self) -> dict[str, str]:
+        """Digests of the code and the files that attacks came with, by whose they are; plans name them and do not hold them."""
+        return {name: digest for name, digest in {**self.code, **self.files}.items() if name.startswith("attack ")}
+
+    @property
+    def doubt(self) -> int:
+        """How much is known against it; nothing is, where nobody looked."""
+        return ORDER.index(self.verdict) if self.verdict else 0
 
     @property
     def verdict(self) -> Verdict | None:

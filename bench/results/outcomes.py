@@ -21,7 +21,7 @@ Flags = NDArray[np.bool_]
 _AGAIN = "evaluate the model again"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcomes:
     """Per sample of one evaluation, in the order of their ids: was the model right, and did it stay so."""
 

@@ -177,7 +177,7 @@ class Answers(Record):
     share: Share
     """Of all samples."""
     elsewhere: Share
-    """Of the samples that have another label."""
+    """Of the samples that have another label; of few, what is sure."""
 
 
 class Finding(Record):

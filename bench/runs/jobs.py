@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench import data
 from bench.core import device
+from bench.errors import GauntletError
 from bench.evaluation import Answer, EvaluationRequest, Execution, choose_threat, evaluated
 from bench.executors import executor_of
-from bench.files import LOCK, Reporter, alone, bury, write_text
+from bench.files import LOCK, Reporter, alone, bury, set_aside, write_text
 from bench.measures import watched
-from bench.models import require_the_images, training_record
+from bench.models import require_the_images, resolve, training_record
 from bench.plans import Plan
 from bench.plans import load as load_plan
 from bench.plugins import out_of_reach
-from bench.results import Card, section
-from bench.training import STATE, Trainer, TrainingRequest, begun_anew, check_watch, finished, job_folder
+from bench.results import Card, read_card, section
+from bench.training import STATE, Job, Trainer, TrainingRequest, begun_anew, check_watch, finished, job_folder
 
 SKIP_SCHEMA = 1
 """Of the file that says why a defense has no row."""
@@ -103,11 +104,27 @@ def trained(request: TrainingRequest, execution: Execution, watch: Sequence[str]
                 if short := out_of_reach(job.defense, job.threat):
                     report.say(f"warning: {short}")
                 Trainer(job, folder, where, report, watch).run()
+                for aside in _of_other_weights(folder, job):
+                    report.say(f"an evaluation that lay here was of other weights than were trained now; it is in {aside}")
     require_the_images(training_record(str(folder)))
     bury(folder / LOCK)
     if watch:
         watched(folder)
     return folder
+
+
+def _of_other_weights(folder: Path, job: Job) -> Iterator[Path]:
+    """Set aside the evaluations in a run folder that its weights do not answer for, such as those of another processor's."""
+    samples = data.load(job.dataset, "test")
+    for path in sorted(folder.glob("*/card.json")):
+        try:
+            card = read_card(path)
+            query = card.model.reference.partition("?")[2]
+            now = resolve(f"{folder}?{query}" if query else str(folder), samples.shape, samples.classes)
+        except GauntletError:
+            continue
+        if now.digest != card.model.digest:
+            yield set_aside(path.parent)
 
 
 def trained_and_evaluated(

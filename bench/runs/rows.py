@@ -13,7 +13,7 @@ from bench.core import ThreatModel
 from bench.data import Dataset
 from bench.errors import BadInput, GauntletError, Skipped, UnknownName
 from bench.evaluation import EvaluationRequest
-from bench.models import added_defense
+from bench.models import added_defense, spelt
 from bench.plans import load as load_plan
 from bench.plugins import was_run
 from bench.runs.board import Board, External, Measured, Row, Subject, settings_text
@@ -167,7 +167,7 @@ def _asked(measures: Iterable[Measured], row: Subject, job: Job | None, **given:
             plan.extended(job.defense.adaptive()).resolved(job.threat)
         elif "norm" in given:
             plan.resolved(ThreatModel.parse(given["norm"], given["eps"][0]))
-        request = EvaluationRequest(plan=plan, n=measure.n, test_time=row.test_time, eot=row.eot, **given)
+        request = EvaluationRequest(plan=plan, n=measure.n, test_time=spelt(row.test_time), eot=row.eot, **given)
         found.append(Asked(request, measure.diagnose or plan.diagnose))
     return tuple(found)
 

@@ -14,6 +14,7 @@ from bench.statistics.proportions import (
     mcnemar_each,
     paired_interval,
     samples_to_settle,
+    surely,
     two_proportions,
     wilson,
 )

@@ -15,9 +15,18 @@ from scipy.stats import binom, binomtest, norm
 Floats = NDArray[np.float64]
 
 
+ENOUGH = 35
+"""Of so many, all of them, nine tenths are sure: the lower end of Wilson's interval."""
+
+
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """The Wilson score interval of a proportion."""
     return _interval(successes, n, confidence, "wilson")
+
+
+def surely(successes: int, n: int) -> float:
+    """A proportion; of so few that chance may well have given it, the lower end of its interval, and 0 of none."""
+    return successes / n if n >= ENOUGH else wilson(successes, n)[0] if n else 0.0
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import math
 import platform
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +261,7 @@ class Trainer:
                 "device": device.describe(self.where),
             },
             "history": self.done.history,
-            **({"found": dict(found)} if (found := job.defense.report(self.updates.memory)) else {}),
+            **({"found": found} if (found := self._reported()) else {}),
             **({"code": job.code} if job.code else {}),
             **({"files": dict(job.files)} if job.files else {}),
             "data_digest": self.train_data.digest,
@@ -273,6 +273,13 @@ class Trainer:
         # The state last: while it is there, the training is not finished.
         for file in (JOB, STATE):
             (self.folder / file).unlink(missing_ok=True)
+
+    def _reported(self) -> dict[str, Any]:
+        found = self.job.defense.report(self.updates.memory)
+        if not isinstance(found, Mapping):
+            told = f"report returned {type(found).__name__}; return a dict of numbers, text and lists"
+            raise BadInput(f"defense {self.job.defense.name!r}: {told}")
+        return dict(found)
 
     def _json(self, record: dict[str, Any]) -> str:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +53,7 @@ class TrainingRequest(Request):
             raise BadInput(
                 f"defense {self.defense!r} has no loss; write def loss(self, net, x, y, ctx) -> the scalar to minimise"
             )
+        _require_declarations(made)
         threat = choose_threat(self.norm, self.eps, {}, source.family)
         if reason := made.skip(self.dataset, threat):
             raise Skipped(reason)
@@ -65,6 +66,16 @@ class TrainingRequest(Request):
         name = self.name or self.defense
         digests = (digest, code("defense", self.defense), files)
         return Job(name, made, recipe, self.dataset, threat, arch, self.seed, *digests)
+
+
+def _require_declarations(made: Defense) -> None:
+    """BadInput where a defense declares something that nothing can be done with; before the first epoch."""
+    kinds = {"updates": (int, "a number"), "snapshots": (Sequence, "shares"), "adaptive": (Sequence, "attack specifications")}
+    for name, (kind, what) in kinds.items():
+        found = getattr(made, name)()
+        parts = found if name == "adaptive" and isinstance(found, Sequence) else ()
+        if not isinstance(found, kind) or isinstance(found, str) or not all(isinstance(part, Mapping) for part in parts):
+            raise BadInput(f"defense {made.name!r}: {name}() returned {type(found).__name__}, {str(found)[:60]}; return {what}")
 
 
 def job_folder(job: Job, results: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +15,10 @@ from bench.errors import BadInput
 from bench.escape import line
 from bench.files import ASIDE, LOCK, Reporter, alone, bury, opened, regular, set_aside, sha256
 from bench.plugins import load_plugin
-from bench.results import ORDER, Card, read_card, section
+from bench.results import Card, read_card, section
 from bench.verify.cards import Verified, cards_of, to_json, verify_card
 from bench.verify.cards import render as show
-from bench.verify.consistency import ATTEMPTS
+from bench.verify.consistency import ATTEMPTS, FALLS
 from bench.verify.loading import Given
 from bench.verify.lowest import LOWEST, lowest_of, proven, read_lowest, remember
 from bench.verify.submission import ABOUT, MOST_FILES, SUFFIX, Unpacked, read_about, row_files, unpack
@@ -133,7 +133,7 @@ def _judged(staged: Path, home: Path, board: Path, signed: Signed, given: Given,
         found = audit.of(found)
         if found.verdict == "fails" or any(one.name == ATTEMPTS for one in found.checks):
             return Accepted(found, None, "refused: attacked again, some of its samples do not do as its records say")
-        number = number.model_copy(update={"audited": audit.samples if found.verdict == "holds" else 0})
+        number = number.model_copy(update={"audited": min(audit.samples, card.n) if found.verdict == "holds" else 0})
     lowest = lowest_of(card, read_lowest(board))
     if lowest and number.standing > lowest.standing:
         return Accepted(
@@ -145,6 +145,7 @@ def _judged(staged: Path, home: Path, board: Path, signed: Signed, given: Given,
     told = [
         f"accepted: {card.robust_accuracy:.2%}",
         f"{number.audited} of its samples attacked again" if number.audited else "not audited",
+        *(text for one in found.checks if one.ok for text in one.told if FALLS in text),
         *([f"the row that was there lies in {aside.name}"] if aside else []),
         f"remembered in {board / LOWEST}",
     ]
@@ -262,9 +263,13 @@ def _replaced(home: Path, standing: int, new: Card) -> Path:
         card = read_card(home / "card.json")
     except BadInput:
         card = None
+    if card and (other := next((name for name, of in _ASKED.items() if of(card) != of(new)), "")):
+        raise BadInput(
+            f"{home} holds a row of another {other}, under the same name; rename the folder {home.name} that is handed in"
+        )
     if card and round(card.robust_accuracy * card.n) < standing:
         raise BadInput(f"{home} holds a row at {card.robust_accuracy:.2%}, which is lower; look at it with `gauntlet verify`")
-    if card and _doubt(card) > _doubt(new):
+    if card and card.doubt > new.doubt:
         raise BadInput(
             f"{home} holds the same row with the verdict {card.verdict}, and a verdict is the board's to change: this one has "
             f"{new.verdict or 'none'}; diagnose it with `gauntlet diagnose`, or remove what lies there"
@@ -272,9 +277,11 @@ def _replaced(home: Path, standing: int, new: Card) -> Path:
     return set_aside(home)
 
 
-def _doubt(card: Card) -> int:
-    """How much is known against a card; nothing is, where nobody looked."""
-    return ORDER.index(card.verdict) if card.verdict else 0
+_ASKED: Mapping[str, Callable[[Card], object]] = {
+    "model": lambda card: card.identity, "plan": lambda card: card.plan_digest, "ball": lambda card: card.threat,
+    "choice of samples": lambda card: card.data.digest, "seed": lambda card: card.seed, "eot": lambda card: card.eot,
+}  # fmt: skip
+"""What two rows have to share to be answers to one question, so that their numbers can be compared."""
 
 
 def render(accepted: Accepted, *, as_json: bool = False) -> str:

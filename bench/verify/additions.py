@@ -20,7 +20,7 @@ from bench.statistics import wilson
 from bench.verify import measured
 from bench.verify.cards import FIRST, Case, Verified, cards_of, judged, to_json
 from bench.verify.cards import render as show
-from bench.verify.consistency import UNLISTED, Proof
+from bench.verify.consistency import ATTEMPTS, UNLISTED, Proof
 from bench.verify.loading import Given
 from bench.verify.recheck import Examined
 
@@ -52,8 +52,8 @@ def add(place: Path, file: Path, by: str, given: Given, *, quiet: bool = False) 
         card = read_card(path)
         before, case = judged(card, path, given)
         # What the card does not list is no hindrance: handing it in is how that is put right.
-        # Nor are measures, on which its number does not rest.
-        if case is None or not all(found.ok or found.name in (UNLISTED, measured.NAME) for found in before.checks):
+        # Nor that nothing fell so far, nor measures, on which its number does not rest.
+        if case is None or not all(found.ok or found.name in (UNLISTED, ATTEMPTS, measured.NAME) for found in before.checks):
             return Added(before, None, ["the card has to hold before anything is added to it"])
         shape = case.jury.data.shape
         proof = Proof(str(file), *read_examples(file, shape, min(max(FEWEST, card.n), MOST)))

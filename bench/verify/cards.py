@@ -138,6 +138,15 @@ def _examples(case: Case, checks: list[Check]) -> tuple[float, list[Examined]]:
     """Judge the clean images and every example; robust accuracy as they prove it."""
     card, evidence, jury = case.card, case.evidence, case.jury
     assert evidence.samples is not None
+    shape = jury.data.shape
+    unlike = [
+        f"{proof.file} holds images of {tuple(proof.z.shape[1:])}, the data {shape}"
+        for proof in evidence.proofs
+        if proof.z.shape[1:] != shape
+    ]
+    if unlike:
+        checks.append(check("examples", unlike, ""))
+        return card.robust_accuracy, []
     clean = jury.clean(evidence.samples)
     found = [jury.examine(proof) for proof in evidence.proofs]
     standing, faults = clean.right.clone(), list[str]()

@@ -38,6 +38,8 @@ JUDGED = 16
 """How many of them are judged at most; one makes a row fail."""
 
 
+FALLS = "fall here that the records say stood"
+"""What an audit says of samples, and what whoever accepts the row is told."""
 ATTEMPTS = "attempts"
 """The check of a row in which nothing fell."""
 _UNTOUCHED = "no attack broke a single sample, so nothing here proves that one was run; attack some again with --rerun"

@@ -21,6 +21,7 @@ from bench.models import (
     require_the_images,
     same_answers,
     samples_of,
+    spelt,
     training_beside,
     training_record,
 )
@@ -144,6 +145,12 @@ def _differences(card: Card, under: Subject, reference: str, *, named_here: bool
             f"the weights have the digest {under.model.digest[:12]}, the card says {card.model.digest[:12]}: "
             f"{reference} is another model than the one evaluated"
         )
+    elif card.model.answers and not under.answers.digest:
+        yield f"the card tells {reference} apart by its answers, which its weights settle: it poses as another model"
+    elif card.model.test_time != spelt(card.model.test_time):
+        yield f"its test-time defense is written {card.model.test_time[:80]!r}, which is {spelt(card.model.test_time)!r}"
+    elif card.wrapper != (around := _wrapper(under)):
+        yield f"the card says that {card.wrapper or 'nothing'} stands around the network, and it is {around or 'nothing'}"
     elif not same_answers(under.answers, Answers(card.model.answers, card.model.leads)):
         yield (
             f"{reference} answers otherwise than the model evaluated, with the same weights and code: something else that its "
@@ -155,6 +162,12 @@ def _differences(card: Card, under: Subject, reference: str, *, named_here: bool
         yield "its answer to an image depends on the others in the batch, and the card does not say so"
     elif not named_here and under.model.arch != card.model.arch:
         yield f"the network is {under.model.arch}, the card says {card.model.arch[:80]}"
+
+
+def _wrapper(under: Subject) -> str:
+    """The defense of ours that a model was trained with, where it answers otherwise with it."""
+    name = under.trained.get("defense", "")
+    return name if name and not registry.code("defense", name) and registry.get_defense(name).answers_otherwise() else ""
 
 
 def _explained(card: Card, samples: Dataset, trained: dict[str, Any], named: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.plans import PLANS, Plan
+from bench.plans import PLANS, Plan, reads_like
 from bench.results import Card
 
 
@@ -13,10 +13,11 @@ def plan_note(card: Card) -> str:
 
     Built-in plans are compared as they are written: what they leave at its default cannot be known without the attacks.
     """
-    known = PLANS.get(card.plan.name)
-    if known is None or _alike(known, card.plan, card.threat.norm):
+    known = PLANS.get(reads_like(card.plan.name))
+    if known is None or (known.name == card.plan.name and _alike(known, card.plan, card.threat.norm)):
         return ""
-    return f"its plan is called {known.name} and is not what this release runs under that name; compare its attacks"
+    told = known.name if known.name == card.plan.name else f"{card.plan.name!r}, which reads like {known.name},"
+    return f"its plan is called {told} and is not what this release runs under that name; compare its attacks"
 
 
 def _alike(known: Plan, found: Plan, norm: str) -> bool:

@@ -270,6 +270,15 @@ def rows_of(gaps: np.ndarray, fell: int = 0, *, said: bool = False) -> pd.DataFr
     })  # fmt: skip
 
 
+def test_what_falls_here_is_told_where_it_is_too_little_to_fail_a_row() -> None:
+    gaps = np.random.default_rng(0).normal(0, 0.1, 50)
+    found = judge(rows_of(gaps, 2))
+    assert not found.problems
+    assert "2 of the samples fall here that the records say stood" in found.seen
+    assert "agree" not in found.seen
+    assert "agree" in judge(rows_of(gaps)).seen
+
+
 @pytest.mark.slow
 def test_rounding_is_no_forgery_and_its_tests_have_their_level() -> None:
     """Elsewhere two of fifty survivors may fall by rounding, and margins may differ either way; honest rows fail 1 in 1000."""

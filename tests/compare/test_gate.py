@@ -16,11 +16,12 @@ from command import call
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.compare.bands import Row, rank_bands
+from bench.compare.bands import Row, rank_bands, sections
 from bench.compare.comparable import without_additions
 from bench.compare.gate import check_regression
 from bench.compare.gate_report import escaped, junit, markdown
 from bench.compare.gate_report import render as told
+from bench.compare.methods import best_of_each_model, methods
 from bench.compare.pairs import compare_rows, render
 from bench.core.threat import ThreatModel
 from bench.errors import BadInput
@@ -30,6 +31,7 @@ from bench.report import Entry, leaderboard, write_leaderboard
 from bench.results.archive import write_archive, write_records
 from bench.results.card import Card, read_card
 from bench.results.outcomes import read_outcomes
+from bench.results.schema import Diagnosis
 from bench.statistics.proportions import wilson
 
 DIGEST = "d" * 64
@@ -264,7 +266,7 @@ def test_a_pattern_names_several_seeds(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.chdir(tmp_path)
         assert len(compare_rows(f"{start}/a/*/fast-*", a / "s0" / "fast-1").a.cards) == 2
     shutil.copytree(a / "s0" / "fast-1", a / "s1" / "fast-2")
-    with pytest.raises(BadInput, match="the same model with the same seed"):
+    with pytest.raises(BadInput, match="are of the same model, and attacked again it is no other training"):
         compare_rows(f"{a}/*/fast-*", a / "s0" / "fast-1")
 
 
@@ -293,6 +295,72 @@ def test_what_differs_is_named(
         assert (code, out) == (2, "")
         assert re.search(message, err)
         assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("where", ["code", "files"])
+def test_attacks_that_came_with_other_code_or_files_are_other_attacks(tmp_path: Path, where: str) -> None:
+    """A plan names what a plug-in and a file hold, and does not hold it."""
+    standing = np.arange(40) % 2 == 0
+    name = "attack zigzag" if where == "code" else "attack transfer sources"
+    first = evaluated(tmp_path / "a", standing, **{where: {name: "1" * 64}})
+    same = evaluated(tmp_path / "b", ~standing, digest="b" * 64, **{where: {name: "1" * 64, "defense mine": "3" * 64}})
+    other = evaluated(tmp_path / "c", ~standing, digest="c" * 64, **{where: {name: "2" * 64}})
+    compare_rows(first, same)
+    check_regression(first, same)
+    for refuse in (compare_rows, check_regression):
+        with pytest.raises(
+            BadInput, match=f"other {where.removesuffix('s')} of {name}, under one name; evaluate both with the same"
+        ):
+            refuse(first, other)
+    cards = [read_card(folder / "card.json") for folder in (first, same, other)]
+    one, another, third = sections(cards)
+    assert one == another != third
+
+
+def test_other_averages_over_answers_are_no_fair_fight(tmp_path: Path) -> None:
+    standing = np.arange(40) % 2 == 0
+    strong, weak = (evaluated(tmp_path / str(eot), standing, eot=eot) for eot in (20, 1))
+    other = evaluated(tmp_path / "other", standing, digest="b" * 64, eot=5)
+    plain = evaluated(tmp_path / "plain", standing, digest="c" * 64)
+    for one, two in ((strong, weak), (weak, strong), (strong, other)):
+        with pytest.raises(BadInput, match=r"other answers averaged for attacks \(--eot\)"):
+            check_regression(one, two)
+    # One that repeats itself needs no average.
+    assert any("eot" in note for note in check_regression(strong, plain).notes)
+
+
+def test_attacks_on_one_network_are_no_seeds_of_its_training(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        evaluated(tmp_path / "a" / str(seed), np.arange(40) % 2 == 0, seed=0)
+        evaluated(tmp_path / "b" / str(seed), np.arange(40) % 2 == 0, seed=seed)
+    with pytest.raises(BadInput, match="of the same model, and attacked again it is no other training"):
+        compare_rows(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(BadInput, match="differ in more than the seed, in their seeds of the evaluation"):
+        compare_rows(tmp_path / "b", tmp_path / "a")
+
+
+def test_a_pattern_against_itself_says_that_its_models_are_shared(tmp_path: Path) -> None:
+    for seed in range(3):
+        evaluated(tmp_path / str(seed), np.arange(40) % (seed + 2) == 0, digest=str(seed) * 64, training_seed=seed)
+    found = compare_rows(tmp_path, tmp_path)
+    assert (found.difference, found.winner) == (0, None)
+    assert "A and B share 3 models, and the test takes all of theirs for independent" in found.notes
+
+
+def test_where_samples_are_what_is_open_no_seeds_are_asked_for(tmp_path: Path) -> None:
+    """Five seeds that agree on a difference of four points, on few samples that mostly differ."""
+    for seed in range(5):
+        for side, least in (("a", 100), ("b", 108 + seed % 2)):
+            chosen = np.random.default_rng([seed, least]).permutation(200) < least
+            evaluated(tmp_path / side / str(seed), chosen, digest=f"{side}{seed}" * 32, training_seed=seed, name=side)
+    found = compare_rows(tmp_path / "a", tmp_path / "b")
+    assert found.p is not None
+    assert found.p < 0.05
+    assert found.winner is None
+    text = render(found)
+    assert "what is open is the samples, so more seeds would not settle it: evaluate on more samples" in text
+    assert "seeds on either side would settle" not in text
+    assert "the interval adds what the samples leave open" in text
 
 
 def test_other_samples_are_named_by_number_id_and_label(tmp_path: Path) -> None:
@@ -617,3 +685,44 @@ def test_the_page_of_a_check_without_a_loss(tmp_path: Path) -> None:
     a = evaluated(tmp_path / "a", [True] * 4)
     assert "| baseline | mine | 100.00% |" in markdown(check_regression(a, a))
     assert "details" not in markdown(check_regression(a, a))
+
+
+@pytest.mark.parametrize("verdict", ["suspicious", "broken"])
+def test_what_is_doubted_beats_nothing_and_passes_no_gate(tmp_path: Path, verdict: str) -> None:
+    """A gate that hidden gradients open is none."""
+    diagnosis = {"verdict": verdict, "n": 40, "findings": (), "seconds": 0.0}
+    sound = evaluated(tmp_path / "sound", np.arange(40) % 2 == 0)
+    hidden = evaluated(tmp_path / "hidden", np.arange(40) >= 0, digest="b" * 64, diagnosis=diagnosis)
+    found = compare_rows(sound, hidden)
+    assert (found.winner, found.doubted) == (None, True)
+    assert "what hides from attacks beats nobody" in render(found)
+    assert any(f"B: the verdict on its number is {verdict}" in note for note in found.notes)
+    assert compare_rows(sound, hidden, "clean").doubted is False
+    with pytest.raises(BadInput, match=f"the candidate: the verdict on its number is {verdict}"):
+        check_regression(sound, hidden)
+    # A drop is one all the same where the baseline is doubted as much or more.
+    assert check_regression(hidden, sound).regression
+
+
+# Which rows are one.
+
+
+def test_of_copies_of_a_row_the_one_that_most_is_known_against_stands(tmp_path: Path) -> None:
+    """Whatever they are called: a copy that was not diagnosed, or from before it was lowered, hid the verdict or the number."""
+    high, low = np.arange(40) % 2 == 0, np.arange(40) % 4 == 0
+    plain, lowered = (read_card(evaluated(tmp_path / str(len(f.nonzero()[0])), f) / "card.json") for f in (high, low))
+    broken = plain.model_copy(update={"diagnosis": Diagnosis(verdict="broken", n=40, findings=(), seconds=0.0)})
+    for cards in ([plain, lowered], [plain, broken], [lowered, broken], [plain, lowered, broken]):
+        for order in (cards, cards[::-1]):
+            (kept,) = best_of_each_model(order)
+            assert order[kept] is cards[-1]
+
+
+def test_a_seed_that_is_there_twice_is_no_further_seed(tmp_path: Path) -> None:
+    """Two trainings of one seed, as two kinds of processors make them, are two rows and not two seeds of one."""
+    cards = []
+    for digest, seed, standing in (("a", 0, 20), ("b", 1, 20), ("c", 1, 10)):
+        folder = evaluated(tmp_path / digest, np.arange(40) < standing, digest=digest * 64, training_seed=seed)
+        cards.append(read_card(folder / "card.json"))
+    assert methods(cards) == [[0, 2], [1]]
+    assert methods(cards[:2]) == [[0, 1]]

@@ -196,3 +196,29 @@ def test_ripples_are_averaged_away() -> None:
     smooth = slopes(seen, X, Y, margin).flatten(1)
     cosines = [float(torch.cosine_similarity(grad, plain).median()) for grad in (own, smooth)]
     assert cosines[1] > cosines[0]
+
+
+def test_weights_with_as_many_rows_as_images_are_no_answers_of_a_network_inside() -> None:
+    """The same function, written with a weight that is transposed: rows of weights were counted as answers to 64 images."""
+    torch.manual_seed(0)
+    x = torch.rand(64, 1, 8, 8)
+
+    class Hidden(nn.Module):
+        def __init__(self, transposed: bool) -> None:
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.first = nn.Parameter(torch.randn(32, 64, generator=generator) * 0.3, requires_grad=False)
+            self.last = nn.Parameter(torch.randn(10, 32, generator=generator) * 0.3, requires_grad=False)
+            self.transposed = transposed
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x.flatten(1)
+            h = h @ self.first.t() if self.transposed else F.linear(h, self.first)
+            return 5 * F.one_hot(F.linear(h.relu(), self.last).argmax(1), 10).float()
+
+    y = Hidden(False)(x).argmax(1)
+    plain, other = (adaptations(Hidden(how), x, y, ThreatModel.parse("linf", "0.1"), 0) for how in (False, True))
+    assert plain.keys() == other.keys()
+    assert "inner 1" in plain
+    for rows in (64, 40, 7):
+        torch.testing.assert_close(plain["inner 1"](x[:rows]), other["inner 1"](x[:rows]))

@@ -134,6 +134,23 @@ def test_what_cannot_be_a_threat_model_is_told(norm: str, eps: str, message: str
         ThreatModel.parse(norm, eps)
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_what_rounding_took_out_of_the_ball_is_brought_back(norm: str) -> None:
+    """Of photographs a float32 norm comes out short by more than the tolerance, so that projections lie outside."""
+    threat = ThreatModel.parse(norm, "8")
+    x = 0.3 + 0.4 * torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    delta = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    length = threat.distance(delta.double(), torch.zeros_like(delta).double())
+    near = x + delta * (8 * (1 + 2e-5) / length).view(-1, 1, 1, 1).float()
+    assert not threat.contains(near, x).any()
+    back = threat.pulled_back(near, x)
+    assert threat.contains(back, x).all()
+    assert (back - near).abs().max() < 1e-4
+    far = x + delta * (8 * 1.01 / length).view(-1, 1, 1, 1).float()
+    for unchanged in (far, x + 0.5 * (near - x)):
+        assert torch.equal(threat.pulled_back(unchanged, x), unchanged)
+
+
 def test_a_candidate_that_is_not_finite_is_not_contained() -> None:
     threat, x = ThreatModel.parse("linf", "0.1"), images(0)
     for bad in (torch.nan, torch.inf):

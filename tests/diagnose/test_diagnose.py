@@ -19,12 +19,13 @@ from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.core.views import Gradient
 from bench.data.datasets import load
-from bench.diagnose import ACTIVE, CHECKS, Probe, agreement, answers, choose, gradients, paths, searches
+from bench.diagnose import ACTIVE, CHECKS, Probe, agreement, answers, checks, choose, gradients, paths, searches
 from bench.diagnose.binarization import binarization
 from bench.diagnose.finding import Check, Inapplicable, Measured
 from bench.diagnose.planned import gradient_attacks
 from bench.diagnose.report import render, to_json
 from bench.diagnose.substitute import transferred
+from bench.files import Reporter
 from bench.models import resolve
 from bench.plans.built_in import PLANS
 from bench.plugins.registry import _attacks, attack
@@ -286,6 +287,12 @@ def test_a_path_of_one_point_is_the_least_finished(net: nn.Module) -> None:
     assert paths.unfinished(probe(net, own=(single, long))).verdict == "ok"
 
 
+def test_a_ball_of_one_point_has_no_path(net: nn.Module) -> None:
+    broken = torch.zeros(len(DATA), dtype=torch.bool)
+    point = choose(DATA, Judge(net, ThreatModel.parse("linf", "0"), 1), broken, own=(of_plan("pgd", steps=2, step=0.1),))
+    assert paths.unfinished(point).told == "does not apply: the ball is a single point"
+
+
 @pytest.mark.slow
 def test_a_diagnosis_is_added_to_a_card_that_is_there(fast_run: Path, tmp_path: Path) -> None:
     arguments = {"plan_name": "smoke", "n": 40, "seed": 5, "results": tmp_path, "quiet": True}
@@ -399,6 +406,15 @@ def test_a_single_sample_proves_nothing_and_two_of_few_do() -> None:
 
     assert [finding(k).verdict for k in range(4)] == ["ok", "ok", "broken", "broken"]
     assert finding(1, share=False).verdict == "suspicious"
+
+
+def test_a_diagnosis_of_one_right_sample_trusts_nothing(net: nn.Module) -> None:
+    """No share of one is more than an accident, so that every check would let it pass."""
+    right = (net(DATA.batch(torch.arange(len(DATA)))[0]).argmax(1) == DATA.y).nonzero().squeeze(1)
+    single = choose(DATA.select(right[:1]), Judge(Net(net, quantised, same), LINF), torch.zeros(1, dtype=torch.bool))
+    found = checks.diagnose(single, Reporter("", 1, quiet=True))
+    assert found.verdict == "suspicious"
+    assert "a single sample right" in found.findings[0].told
 
 
 def test_a_check_says_its_sentences_and_where_it_does_not_apply() -> None:

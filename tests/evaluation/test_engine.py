@@ -1,6 +1,6 @@
 """What the engine does with a plan: dropping, worst case, grids, restarts, units that survive an interruption."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from bench.core.rng import Rng
 from bench.core.threat import ThreatModel
 from bench.core.views import Score
 from bench.data.datasets import Dataset
+from bench.errors import BadInput
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.evaluation import carry_out
 from bench.files.progress import Reporter
@@ -72,6 +73,38 @@ def calls() -> Iterator[list[list[int]]]:
     yield seen
     registry._attacks.clear()
     registry._attacks.update(before)
+
+
+@pytest.mark.parametrize("returns", [lambda x: None, lambda x: (x, x), lambda x: x[:1], lambda x: x.numpy(), lambda x: x > 0])
+def test_what_is_no_candidate_is_told(tmp_path: Path, calls: list[list[int]], returns: Callable[[Tensor], Any]) -> None:
+    @attack("forgetful", access="score", norms={"linf"})
+    def forgetful(model: Score, x: Tensor, y: Tensor, threat: ThreatModel, rng: Rng) -> Any:
+        """Returns something else."""
+        return returns(x)
+
+    with pytest.raises(
+        BadInput, match=r"attack 'forgetful' returned .*; return candidates of the images' shape \[6, 1, 2, 2\]"
+    ):
+        run(tmp_path, points(6), {"attack": "forgetful"})
+
+
+def test_an_attack_that_writes_into_what_it_is_given_decides_nothing(tmp_path: Path, calls: list[list[int]]) -> None:
+    """Images and labels are the judge's: the first would be broken without an example, the second stand in spite of one."""
+
+    @attack("liar", access="score", norms={"linf"})
+    def liar(model: Score, x: Tensor, y: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
+        """Says that all labels are others, and changes nothing."""
+        y += 1
+        return x
+
+    @attack("mover", access="score", norms={"linf"})
+    def mover(model: Score, x: Tensor, y: Tensor, threat: ThreatModel, rng: Rng) -> Tensor:
+        """Moves the images five times as far as it may."""
+        return x.add_(5 * threat.radius)
+
+    for name in ("liar", "mover"):
+        done = run(tmp_path / name, points(6), {"attack": name})
+        assert done.results[0].robust_accuracy == 1
 
 
 def run(folder: Path, data: Dataset, *specs: dict[str, Any], net: nn.Module | None = None, batch_size: int = 16) -> Evaluation:

@@ -109,6 +109,25 @@ def test_a_constant_network_is_told(nets: Path, tmp_path: Path) -> None:
     assert any("the network answers one class to almost every image" in note for note in notes)
 
 
+def test_of_few_images_of_other_classes_nothing_is_said_of_all(tmp_path: Path) -> None:
+    """A single image of a rare class, answered with the common one, made a sound network constant."""
+    x, y = load("digits").batch(torch.arange(100))
+    zeros = (y == 0).nonzero().squeeze(1)
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\n\nclass Net(nn.Module):\n    def forward(self, x):\n"
+        "        mean = x.flatten(1).mean(1)\n        return torch.stack([1 + 0 * mean, mean], 1)\n\n"
+        "def net():\n    return Net()\n"
+    )
+    for others, told in ((1, False), (60, True)):
+        chosen = torch.cat([zeros, (y != 0).nonzero().squeeze(1)[:others]])
+        card, _ = evaluate(
+            f"py:{tmp_path / 'mine.py'}:net", dataset=(x[chosen], (y[chosen] != 0).long()), norm="linf", eps="0.05",
+            plan_name="smoke", results=tmp_path / str(others), quiet=True,
+        )  # fmt: skip
+        assert card.constant is told
+        assert any("whatever they show" in warning for warning in card.warnings) is told
+
+
 def test_nothing_is_spent_on_a_network_that_hides_nothing(nets: Path, tmp_path: Path) -> None:
     card, _ = measured(nets, tmp_path, "dead", n=40, plan_name="fast")
     (search,) = card.attacks

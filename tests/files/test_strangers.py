@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.core.names import check_label, check_name
 from bench.doctor import scaffold
 from bench.errors import BadInput
-from bench.files import LOCK, alone, atomic, bury, opened, read_text, sha256, write_text
+from bench.escape import line
+from bench.files import LOCK, alone, atomic, below, bury, opened, read_text, sha256, write_text
 
 VALUED = "what the maintainer wrote\n"
 
@@ -20,6 +22,29 @@ def valued(tmp_path: Path) -> Path:
     path = tmp_path / "authorized_keys"
     path.write_text(VALUED)
     return path
+
+
+def test_what_is_not_seen_is_no_part_of_a_name() -> None:
+    """Two names that look alike would be two rows, or a weak plan under the heading of a built-in one."""
+    for name in ("fast ", " fast", "trades\ufe0f", "tra\u034fdes", "\u3164", "a\u2800b"):
+        with pytest.raises(ValueError, match=r"a space at neither end|no space at either end"):
+            check_name(name)
+        with pytest.raises(ValueError, match=r"a space at neither end|no space at either end"):
+            check_label(name)
+    assert line("tra\ufe0fdes") == "tra?des"
+    assert check_name("größe 2") == line("größe 2") == "größe 2"
+
+
+def test_links_to_folders_are_followed_to_each_once(tmp_path: Path) -> None:
+    """Results may lie on another disk, and a link may lead in a circle."""
+    disk, results = tmp_path / "disk", tmp_path / "results"
+    for folder in (disk / "run", results):
+        folder.mkdir(parents=True)
+    (disk / "run" / "card.json").write_text("{}")
+    (results / "digits").symlink_to(disk)
+    (results / "again").symlink_to(disk)
+    (disk / "run" / "back").symlink_to(results)
+    assert [path.resolve() for path in below(results, "card.json")] == [disk / "run" / "card.json"]
 
 
 @pytest.mark.parametrize("plant", ["symlink", "hard link", "dangling", "pipe", "folder"])

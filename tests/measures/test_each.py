@@ -112,6 +112,30 @@ def test_eigenvalues_that_are_not_found_yet_are_named(run: Path) -> None:
     assert not [note for note in settled.notes if note.startswith("not found")]
 
 
+def test_a_loss_without_curvature_has_no_ratio(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\ndef net():\n    last = nn.Linear(64, 10)\n    nn.init.zeros_(last.weight)\n"
+        "    last.bias.data = 1e4 * (last.bias.data * 0 + 1).cumsum(0)\n    return nn.Sequential(nn.Flatten(), last)\n"
+    )
+    request = MeasureRequest.of(
+        model=f"py:{tmp_path / 'mine.py'}:net", dataset="digits", norm="linf", eps="0.1", measure="curvature",
+        options={"n": 10, "products": 4, "steps": 2},
+    )  # fmt: skip
+    found, _, _ = measured(request, Execution(tmp_path, quiet=True))
+    assert found.values["clean top"] == 0
+    assert found.values["top, adversarial over clean"] is None
+
+
+def test_a_network_that_code_builds_has_bounds_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    request = MeasureRequest.of(
+        model=f"py:{tmp_path / 'mine.py'}:net", dataset="digits", norm="linf", eps="0.1", measure="lipschitz", options={"n": 10}
+    )
+    assert measured(request, Execution(tmp_path, quiet=True))[0].values
+
+
 def test_the_largest_eigenvalue_is_the_largest_stretch_that_is_found(run: Path) -> None:
     """Against a power iteration on finite differences of the gradient, in float64."""
     found, _ = ask(run, "curvature", n=30, products=25, losses="clean")

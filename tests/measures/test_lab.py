@@ -47,6 +47,16 @@ def test_a_linear_experiment_finds_its_threshold(tmp_path: Path) -> None:
     assert performed("linear", options, 0, 2, Execution(tmp_path, quiet=True)).told
 
 
+def test_the_order_of_radii_changes_nothing(tmp_path: Path) -> None:
+    """The least and the largest, and whether spaces are nested, go by places."""
+    rising, falling = ({**SMALL, "radii": radii} for radii in ([0.0, 1.0], [1.0, 0.0, 1.0]))
+    one, other = (
+        performed("structured", options, 0, 2, Execution(tmp_path / str(turn), quiet=True)).found
+        for turn, options in enumerate((rising, falling))
+    )
+    assert one.values == other.values
+
+
 def test_intervals_over_seeds_are_those_of_student() -> None:
     """Three values 1, 2, 3: mean 2, t(0.975, 2) = 4.3027, so 2 +- 4.3027 / sqrt(3)."""
     mean, low, high = over_seeds(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))

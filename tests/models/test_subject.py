@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench import evaluate, train
+from bench.core.expectation import randomised
 from bench.core.threat import ThreatModel
 from bench.data.datasets import load
 from bench.errors import BadInput, GauntletError
@@ -107,6 +108,20 @@ def test_what_a_network_from_elsewhere_is_fitted_on_is_a_part_of_what_it_is(fast
     np.savez(rival, **fewer)
     _, other = evaluate(f"ckpt:{file}", dataset=rival, results=tmp_path, **asked)
     assert path != other
+
+
+def test_randomness_is_seen_beside_an_offset_of_all_logits(fast_run: Path) -> None:
+    """Likelihoods share one that is a thousand times what tells classes apart."""
+    samples = load("digits", "test").first(40)
+    body = load_subject(str(fast_run), samples, "digits", 0).model.net
+
+    class Noisy(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return body(x + 0.25 * torch.randn_like(x)) - 1e5
+
+    x, _ = samples.batch(torch.arange(40))
+    assert randomised(Noisy(), x, 0)
+    assert not randomised(body, x, 0)
 
 
 def test_statistics_of_the_batch_are_used_where_the_training_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Weights files as trainings leave them: prefixes, several sets in one file, programs, and what is said of each."""
 
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,6 +147,53 @@ def test_a_normalisation_beside_the_network_is_not_dropped_in_silence(tmp_path: 
     model = loaded(tmp_path, content, "&mean=0.25&std=0.5")
     x = torch.rand(4, *SHAPE)
     assert torch.equal(model.net(x), raw.eval()((x - 0.25) / 0.5))
+
+
+@pytest.mark.parametrize(
+    "names", [("0.mean", "0.std"), ("0.offset", "0.gain"), ("norm.means", "norm.sds"), ("norm.var", "norm.mean")]
+)
+def test_what_may_be_a_normalisation_of_any_size_is_not_left_out(
+    tmp_path: Path, raw: nn.Module, names: tuple[str, str]
+) -> None:
+    body = {f"1.{key}" if names[0].startswith("0.") else f"net.{key}": value for key, value in raw.state_dict().items()}
+    torch.save({**body, **{name: torch.full(SHAPE, 0.3) for name in names}}, tmp_path / "net.pt")
+    with pytest.raises(
+        BadInput, match=r"may be a normalisation of the network .*which builds the whole, or &weights=(1|net) to do"
+    ):
+        resolve(f"ckpt:{tmp_path / 'net.pt'}?arch={ARCH}", SHAPE, 10)
+    prefix = "1" if names[0].startswith("0.") else "net"
+    assert resolve(f"ckpt:{tmp_path / 'net.pt'}?arch={ARCH}&weights={prefix}", SHAPE, 10).notes
+
+
+def test_weights_that_do_not_fit_are_told_with_the_remedy_of_their_kind(tmp_path: Path, raw: nn.Module) -> None:
+    state = raw.state_dict()
+    last = [*state][-2:]
+    cases = {
+        "take those out of the file, or name the network": {**state, "criterion.weight": torch.ones(10)},
+        "seem to know 100 classes, and the data have 10": {
+            **state, **{key: state[key].repeat_interleave(10, 0) for key in last}
+        },
+        "name theirs with \\?arch=, or build it in a file": {key: value for key, value in state.items() if key not in last},
+    }  # fmt: skip
+    for told, content in cases.items():
+        torch.save(content, tmp_path / "net.pt")
+        with pytest.raises(BadInput, match=told):
+            resolve(f"ckpt:{tmp_path / 'net.pt'}?arch={ARCH}", SHAPE, 10)
+
+
+def test_a_network_whose_class_lived_in_a_script_says_how_to_bring_it(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import torch\nfrom torch import nn\n\nclass Own(nn.Linear):\n    pass\n\n"
+        "if __name__ == '__main__':\n    torch.save(Own(2, 2), 'net.pt')\n"
+    )
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True, timeout=100)
+    (tmp_path / "mine.py").write_text(
+        f"import torch\n\ndef net():\n    return torch.load({str(tmp_path / 'net.pt')!r}, weights_only=False)\n"
+    )
+    with pytest.raises(
+        BadInput, match=r"begin the file with `import __main__; from THAT_SCRIPT import Own; __main__\.Own = Own`"
+    ):
+        resolve(f"py:{tmp_path / 'mine.py'}:net", SHAPE, 10)
 
 
 def test_names_that_do_not_fit_are_still_told(tmp_path: Path, raw: nn.Module) -> None:

@@ -237,6 +237,44 @@ def test_no_row_takes_the_place_of_one_of_which_more_is_known(theirs: Path, boar
     assert read_card(placed(done)).verdict == "broken"
 
 
+def test_a_number_of_other_samples_takes_no_place(theirs: Path, board: Path) -> None:
+    """Counts of two sizes do not compare; the folder's name is the sender's to choose."""
+    there = placed(taken(card_of(theirs, "smoke"), board))
+    fewer = evaluate(str(theirs), plan_name="smoke", n=N - 20, quiet=True, device_name="cpu")[1]
+    shutil.rmtree(theirs / there.parent.name)
+    fewer.parent.rename(theirs / there.parent.name)
+    before = contents(board)
+    assert "holds a row of another choice of samples, under the same name" in refused(
+        theirs / there.parent.name / "card.json", board
+    )
+    assert contents(board) == before
+
+
+def test_fields_that_nothing_of_the_model_bears_out_are_no_other_model(theirs: Path, board: Path) -> None:
+    source = card_of(theirs, "smoke")
+    plain = json.loads(source.read_text())
+
+    def edited(**changes: object) -> str:
+        source.write_text(json.dumps({**plain, "model": {**plain["model"], **changes}}))
+        return refused(source, board)
+
+    assert "which its weights settle: it poses as another model" in edited(answers="aa", leads=[1.0])
+    assert "is written 'rfi?ranking=class', which is 'rfi'" in edited(test_time="rfi?ranking=class")
+
+
+def test_a_network_that_is_said_to_have_something_around_it_has_it(theirs: Path, board: Path) -> None:
+    weights = theirs.parent / "net.safetensors"
+    shutil.copy(theirs / "best.safetensors", weights)
+    asked = {"dataset": "digits", "eps": "0.2", "plan_name": "smoke", "n": N, "quiet": True, "device_name": "cpu"}
+    _, path = evaluate(f"ckpt:{weights}", results=theirs.parent, **asked)
+    content = json.loads(path.read_text())
+    content["model"]["defense"] = "rfi"
+    path.write_text(json.dumps(content))
+    done = accept(path, board, ADA, Given(model=f"ckpt:{weights}", device="cpu"), quiet=True)
+    assert done.path is None
+    assert "says that rfi stands around the network, and it is nothing" in str(done.found.checks)
+
+
 def test_another_run_under_the_same_name_is_refused(theirs: Path, board: Path) -> None:
     place = placed(taken(card_of(theirs, "smoke"), board))
     (place.parents[1] / "train.json").write_text("{}")

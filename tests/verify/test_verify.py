@@ -9,6 +9,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from bench.core.threat import ThreatModel
 from bench.data.datasets import load
 from bench.errors import BadInput, GauntletError
 from bench.files.atomic import sha256
-from bench.models import resolve
-from bench.plans import PLANS, Plan
+from bench.models import load_subject, resolve
+from bench.plans import PLANS, Plan, reads_like
 from bench.report import read_entries
 from bench.results.archive import read_archive, read_examples, read_records, read_tensors, write_archive, write_records
 from bench.results.card import Card, read_card
@@ -35,7 +36,9 @@ from bench.statistics.proportions import wilson
 from bench.verify import contradictions
 from bench.verify.additions import add
 from bench.verify.cards import Verified, exit_code, render, verify_cards
+from bench.verify.consistency import Samples
 from bench.verify.loading import Given
+from bench.verify.recheck import Jury
 
 HERE = Given(device="cpu")
 N = 120
@@ -414,6 +417,7 @@ def test_a_plan_that_only_borrows_a_name_is_told(card: Path, row: Path) -> None:
     weak = {"name": "standard"}
     edit(card, lambda content: content["plan"].update(weak))
     assert "its plan is called standard and is not what this release runs" in render([checked(card)])
+    assert [reads_like(name) for name in ("fast ", "FAST", "\uff46ast", "faster")] == ["fast", "fast", "fast", ""]
 
 
 @pytest.fixture(scope="module")
@@ -573,6 +577,44 @@ def weak(row: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def standing(weak: Path, tmp_path: Path) -> Path:
     shutil.copytree(weak.parent.parent, tmp_path / "run")
     return tmp_path / "run" / weak.parent.name / "card.json"
+
+
+def test_a_row_in_which_nothing_fell_is_lowered_too(row: Path, better: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    """That nothing was broken says that no attempt was made, or none that could succeed."""
+    run = tmp_path / row.parent.parent.name
+    shutil.copytree(row.parent.parent, run, ignore=lambda folder, names: [name for name in names if name.startswith("smoke")])
+    plan = tmp_path / "idle.toml"
+    plan.write_text('[[attacks]]\nattack = "pgd"\nparameters = { steps = 1, step = 1e-9, start = "clean" }\n')
+    card, path = evaluate(str(run), plan_name=str(plan), n=N, quiet=True, device_name="cpu")
+    assert card.robust_accuracy == card.clean_accuracy
+    ids, z = better
+    save_file({"ids": ids, "z": z}, tmp_path / "found.safetensors")
+    done = add(path, tmp_path / "found.safetensors", "Ada", HERE, quiet=True)
+    assert done.card is not None, done.told
+    assert done.card.robust_accuracy < card.robust_accuracy
+
+
+def test_examples_of_another_shape_are_told(card: Path) -> None:
+    replace_archive(card, lambda ids, z, about: (ids, torch.nn.functional.interpolate(z, scale_factor=2)))
+    assert "holds images of (1, 16, 16), the data (1, 8, 8)" in failing(checked(card))["examples"]
+
+
+def test_one_sure_answer_does_not_make_all_others_ties(row: Path) -> None:
+    """A unit that is active on one image alone gives it a lead beside which any other looks like rounding."""
+    samples, ids = load("digits").first(N), torch.arange(N)
+    found = load_subject(str(row.parent.parent), samples, "digits", 0)
+    body, first = found.model.net, samples.batch(torch.arange(1))[0]
+
+    class Sure(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            same = (x == first).flatten(1).all(1)
+            return body(x) + 1e11 * torch.nn.functional.one_hot(samples.y[:1], 10) * same[:, None]
+
+    jury = Jury(found._replace(model=replace(found.model, net=Sure())), samples, ThreatModel.parse("linf", "0.2"), "", 32)
+    x, y = samples.batch(ids)
+    right = Sure()(x).argmax(1) == y
+    assert not jury.clean(Samples(ids, y, right)).problems
+    assert len(jury.clean(Samples(ids, y, torch.ones_like(right))).problems) == int((~right).sum()) > 0
 
 
 def test_better_examples_lower_a_row_again_and_again(standing: Path, better: tuple[Tensor, Tensor], tmp_path: Path) -> None:

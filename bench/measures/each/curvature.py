@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -59,7 +60,7 @@ def curvature(
             values[f"{kind} trace"] = float((found[0] * found[1]).sum()) * weights_of(probe.net).numel()
             curves[f"{kind} density"] = _drawn(found)
     if losses == "both":
-        values["top, adversarial over clean"] = values["adversarial top"] / values["clean top"]
+        values["top, adversarial over clean"] = values["adversarial top"] / (values["clean top"] or math.nan)
     more = f"not found yet, with a +- of more than {_SETTLED:.0%}: {', '.join(unsettled)}; give --set products={2 * products}"
     notes = (
         *([more] if unsettled else []),

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core import forward, margin_targeted, slopes
+from bench.core import Classifier, forward, margin_targeted, slopes
 from bench.errors import BadInput
 from bench.measures.probe import Batch
 from bench.measures.registry import Found, Positive, Probe, Samples, Share, Whole, measure
@@ -85,7 +85,8 @@ def _sampled(exact: Probe, z: Tensor, y: Tensor, other: int) -> Tensor:
 def _bounds(exact: Probe, low: Tensor, high: Tensor, y: Tensor) -> Tensor:
     """Of the logit of every class less the true one, [N, K]; 0 for the true one itself."""
     try:
-        within = traced(exact.net, low, high)
+        # Behind the boundary of a network from elsewhere lies what is traced.
+        within = traced(exact.net.net if isinstance(exact.net, Classifier) else exact.net, low, high)
     except Unknown as reason:
         raise BadInput(f"the slopes of this network have no bounds here: {reason}") from None
     less = torch.eye(exact.classes, dtype=low.dtype, device=low.device) - _own(y, exact.classes).to(low)[:, None]
