@@ -129,7 +129,8 @@ def _read(place: str | Path, name: str) -> list[Outcomes]:
 
 def _pattern(card: Path) -> str:
     """A pattern of this card's run with any seed, under its plan."""
-    run, plan = card.parent.parent.resolve(), card.parent.name.rpartition("-")[0]
+    folder = card.parent if card.parent.parent.name else card.parent.resolve()
+    run, plan = folder.parent, folder.name.rpartition("-")[0]
     seeds = re.sub(r"-s\d+-[0-9a-f]{8}$", "-s*", run.name)
     return str(run.parent / seeds / f"{plan}-*")
 

@@ -17,7 +17,7 @@ from bench.diagnose import ACTIVE, CHECKS, Probe, choose, diagnose
 from bench.evaluation.certificates import prove
 from bench.evaluation.engine import Evaluation
 from bench.evaluation.left import begin_anew, finished, read, reused
-from bench.evaluation.look import look
+from bench.evaluation.look import look, unsteady
 from bench.evaluation.low_precision import to_low_precision
 from bench.evaluation.portfolio import run_portfolio
 from bench.evaluation.record import About, broken_ids, make_card
@@ -129,6 +129,8 @@ def _attacked(task: Task, executor: Executor) -> tuple[Card, str]:
         )
         attacks, curve = carry_out(run, task.balls)
         proof, seen = prove(run, subject), look(run)
+        if not subject.batch_dependent:
+            seen = (*seen, *unsteady(run))
         card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), aim.search, proof, seen))
         card.save(folder / "card.json")
         shutil.rmtree(folder / "units", ignore_errors=True)

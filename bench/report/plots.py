@@ -63,7 +63,7 @@ def plot(kind: str, places: Sequence[str]) -> Figure:
 def _drawn(kind: str, parts: Sequence[Part], rows: Sequence[Row]) -> Figure | None:
     if kind in _OF_PART:
         if len(parts) > 1:
-            told = "; ".join(dict.fromkeys(part.key for part in parts))
+            told = "; ".join(dict.fromkeys(part.plan for part in parts))
             raise BadInput(
                 f"the rows are of {len(parts)} sections, whose numbers do not compare ({told}); name rows of one, such as "
                 '"[!b]*/fast-*" for all but those that are broken on purpose'

@@ -515,3 +515,20 @@ def test_noise_comes_from_the_corners_as_often_as_asked(bent: Problem, norm: str
         assert threat.contains(images, x[:1].expand_as(images)).all()
         least = (images - x[0]).flatten(1).abs().amin(1) if norm == "linf" else threat.distance(images, x[0])
         assert int((least > threat.radius - 1e-5).sum()) == 80 * corners
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 64), (1, 64, 1), (3, 1, 1)])
+def test_square_moves_on_images_of_one_row_or_column(shape: tuple[int, int, int]) -> None:
+    """Windows of no pixel asked about the same image thousands of times."""
+    asked = []
+
+    class Line(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(x.detach().clone())
+            score = x.flatten(1).mean(1)
+            return torch.stack([score, 0.5 - score * 0], 1)
+
+    x, threat = torch.full((2, *shape), 0.6), ThreatModel.parse("linf", "0.05")
+    view = Score(Line(), Meter(2, x.device, 60), x)
+    get_attack("square").run(view, x, torch.zeros(2).long(), threat, Rng(0, torch.arange(2)), queries=60)
+    assert len({part.numpy().tobytes() for part in torch.cat(asked)}) > 5

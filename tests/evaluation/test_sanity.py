@@ -13,6 +13,7 @@ from PIL import Image
 from bench import evaluate
 from bench.compare import compare_rows
 from bench.data.datasets import load
+from bench.models import resolve
 from bench.results import Card, read_card
 from bench.verify import Given, verify_cards
 
@@ -126,6 +127,28 @@ def test_of_few_images_of_other_classes_nothing_is_said_of_all(tmp_path: Path) -
         )  # fmt: skip
         assert card.constant is told
         assert any("whatever they show" in warning for warning in card.warnings) is told
+
+
+def test_chance_that_sets_in_under_attack_is_told(fast_run: Path, tmp_path: Path) -> None:
+    """On clean images the network repeats itself, so that nothing averages its answers; the card did not hold a moment."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\nfrom bench.models import resolve\n\nclass Unsure(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        f"        self.net = resolve({str(fast_run)!r}, (1, 8, 8), 10).net\n"
+        "    def forward(self, x):\n        z = self.net(x)\n        top = z.topk(2, 1).values\n"
+        "        near = (top[:, 0] - top[:, 1] < 3).float()[:, None]\n        return z + 3 * near * torch.randn_like(z)\n\n"
+        "def net():\n    return Unsure()\n"
+    )
+    x, y = load("digits").batch(torch.arange(360))
+    top = resolve(str(fast_run), (1, 8, 8), 10).net(x).topk(2, 1)
+    sure = ((top.values[:, 0] - top.values[:, 1] > 3) & (top.indices[:, 0] == y)).nonzero().squeeze(1)[:80]
+    asked: dict[str, Any] = {"norm": "linf", "eps": "0.2", "plan_name": "smoke", "quiet": True}
+    card, _ = evaluate(f"py:{tmp_path / 'mine.py'}:net", dataset=(x[sure], y[sure]), results=tmp_path, **asked)
+    assert card.eot == 1
+    (finding,) = (finding for finding in card.noticed if finding.check == "same answer twice")
+    assert finding.verdict == "broken"
+    assert "examples no longer break their samples when they are judged again" in " ".join(card.notes)
+    assert card.verdict == "suspicious"
 
 
 def test_nothing_is_spent_on_a_network_that_hides_nothing(nets: Path, tmp_path: Path) -> None:
