@@ -37,7 +37,7 @@ def methods(cards: Sequence[Card]) -> list[list[int]]:
     turns = {}
     for place in sorted(range(len(cards)), key=lambda place: _weight(cards[place]), reverse=True):
         training = cards[place].model.training
-        same = (keys[place], training["seed"] if training else place)
+        same = (keys[place], training.get("seed", f"at {place}"))
         turns[place] = copies[same]
         copies[same] += 1
     found: dict[object, list[int]] = {}

@@ -13,7 +13,7 @@ DRAWS = 20
 """Answers that are averaged when nobody says how many (Croce & Hein 2020, version rand)."""
 _TOLERANCE = 1e-4
 CLOSE = 1e-3
-"""By how much of its length a vector of logits may change between batches before it is another answer."""
+"""By how much of its length what tells classes apart may change between batches before it is another answer."""
 
 
 class Expectation(nn.Module):
@@ -35,17 +35,25 @@ class Expectation(nn.Module):
 @torch.no_grad()
 def randomised(net: nn.Module, x: Tensor, seed: int) -> bool:
     """Whether the network answers the same images differently; rounding does not count."""
-    answers = []
+    answers: list[tuple[Tensor, Tensor]] = []
     for call in range(3):
         with isolated(seed, "randomised", call):
-            logits = _centred(forward(net, x))
-            answers.append(logits / logits.norm(dim=1, keepdim=True).clamp_min(1e-12))
-    return any(bool(((answer - answers[0]).norm(dim=1) > _TOLERANCE).any()) for answer in answers[1:])
+            logits = forward(net, x)
+            apart, length = _apart(logits)
+            answers.append((logits / logits.norm(dim=1, keepdim=True).clamp_min(1e-12), apart / length[:, None]))
+    return any(
+        bool(((one - first).norm(dim=1) > _TOLERANCE).any())
+        for answer in answers[1:] for one, first in zip(answer, answers[0], strict=True)
+    )  # fmt: skip
 
 
-def _centred(logits: Tensor) -> Tensor:
-    """Less their mean, which says nothing of the answer: beside a large one no change of an answer is large."""
-    return logits - logits.mean(1, keepdim=True)
+def _apart(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What tells the classes apart, and its length: an offset that all of them share, however large, is no answer.
+
+    The length is no less than a thousandth of the whole, below which rounding begins.
+    """
+    apart = logits - logits.mean(1, keepdim=True)
+    return apart, apart.norm(dim=1).maximum(CLOSE * logits.norm(dim=1)).clamp_min(1e-12)
 
 
 @torch.no_grad()
@@ -54,7 +62,6 @@ def batch_dependence(net: nn.Module, x: Tensor, others: Tensor) -> float:
 
     Every second image of x [N, C, H, W] is answered in x and once more among others [M, C, H, W].
     """
-    together = _centred(forward(net, x)[::2])
-    mixed = _centred(forward(net, torch.cat([x[::2], others]))[: len(together)])
-    change = (mixed - together).norm(dim=1) / together.norm(dim=1).clamp_min(1e-12)
-    return float((change > CLOSE).double().mean())
+    together, length = _apart(forward(net, x)[::2])
+    mixed, _ = _apart(forward(net, torch.cat([x[::2], others]))[: len(together)])
+    return float(((mixed - together).norm(dim=1) / length > CLOSE).double().mean())
