@@ -239,6 +239,11 @@ def _placed(staged: Path, home: Path, standing: int, card: Card) -> Path | None:
         home.parent.parent.mkdir(parents=True, exist_ok=True)
         run.rename(home.parent)
         return None
+    if other := _of_other_weights(home, card):
+        raise BadInput(
+            f"{other} is of other weights than the row handed in, and both say that they are of {run.name}; rename the folder "
+            "that is handed in"
+        )
     beside = [path for path in run.rglob("*") if path.is_file() and path.parent != staged.parent]
     for file in beside:
         there = home.parent / file.relative_to(run)
@@ -254,6 +259,20 @@ def _placed(staged: Path, home: Path, standing: int, card: Card) -> Path | None:
     if not same:
         staged.parent.rename(home)
     return aside
+
+
+def _of_other_weights(home: Path, card: Card) -> Path | None:
+    """A row of the same run whose network is another one, although it is named alike; a clone has it without its weights."""
+    named = (card.model.reference.partition("?")[2], card.model.test_time)
+    for path in sorted(home.parent.glob("*/card.json")):
+        try:
+            there = read_card(path)
+        except BadInput:
+            continue
+        alike = (there.model.reference.partition("?")[2], there.model.test_time) == named
+        if alike and there.model.digest != card.model.digest:
+            return path
+    return None
 
 
 def _replaced(home: Path, standing: int, new: Card) -> Path:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from bench import evaluate
 from bench.cli.commands import main
@@ -235,6 +236,21 @@ def test_no_row_takes_the_place_of_one_of_which_more_is_known(theirs: Path, boar
     done = taken(card, board)
     assert f"the row that was there lies in {card.parent.name}.1.aside" in done.told
     assert read_card(placed(done)).verdict == "broken"
+
+
+def test_no_weights_take_over_a_run_that_lies_there_without_its_own(theirs: Path, board: Path) -> None:
+    """Its record is public, and beside it anybody can put other weights."""
+    honest = placed(taken(card_of(theirs, "smoke"), board))
+    (honest.parents[1] / "best.safetensors").unlink()
+    content = load_file(theirs / "best.safetensors")
+    with safe_open(theirs / "best.safetensors", "pt") as file:
+        about = file.metadata()
+    save_file({key: value + 1e-3 for key, value in content.items()}, theirs / "best.safetensors", about)
+    shutil.rmtree(card_of(theirs, "smoke").parent)
+    _, other = evaluate(str(theirs), plan_name="smoke", n=N, quiet=True, device_name="cpu")
+    before = contents(board)
+    assert "is of other weights than the row handed in" in refused(other, board)
+    assert contents(board) == before
 
 
 def test_a_number_of_other_samples_takes_no_place(theirs: Path, board: Path) -> None:
