@@ -87,15 +87,13 @@ def compare_outcomes(first: Sequence[Outcomes], second: Sequence[Outcomes], metr
                 require_attacked(outcomes.card, name)
     flags = [[outcomes.of(metric) for outcomes in side] for side in (first, second)]
     sides = _side(first, flags[0]), _side(second, flags[1])
-    if metric == "robust":
-        found = _compared(metric, sides, flags, first, second, notes)
-        winners = {"A": first, "B": second}.get(found.winner or "", ())
-        losers = second if found.winner == "A" else first
+    found = _compared(metric, sides, flags, first, second, notes)
+    if metric == "robust" and found.winner:
+        won, lost = (first, second) if found.winner == "A" else (second, first)
         # What hides from attacks beats nobody by that.
-        if max((one.card.doubt for one in winners), default=0) > max((one.card.doubt for one in losers), default=0):
+        if max(one.card.doubt for one in won) > max(one.card.doubt for one in lost):
             return replace(found, winner=None, needed=None, doubted=True)
-        return found
-    return _compared(metric, sides, flags, first, second, notes)
+    return found
 
 
 def _compared(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from bench.core.backward import quick_backward
 from bench.core.boundary import ask
@@ -20,6 +21,8 @@ from bench.errors import AccessError, AttackWarning, out_of_memory
 SMALLEST, _MULTIPLE = 16, 8
 """CPU kernels sum in another order in batches of fewer rows, or of a number that does not split evenly over the threads;
 such batches are padded, so that a sample's bits never change."""
+_FAR = -1e4
+"""The logit of the true class in an answer that holds no number; 0 of all others."""
 _BLIND = "the network gives no gradient; attacks see one of 0"
 
 
@@ -107,11 +110,17 @@ class Decision:
 
     grants = "labels"
 
+    _truth: Tensor | None = None
+
     def __init__(self, net: nn.Module, meter: Meter, known: Tensor | None = None) -> None:
         self._net = net
         self._meter = meter
         self._index = torch.arange(len(meter.forwards), device=meter.forwards.device)
         self._known = known
+
+    def judged_by(self, y: Tensor) -> None:
+        """y: the labels of all samples, [N]; an answer that holds no number is wrong, as it is for the judge."""
+        self._truth = y
 
     def __getitem__(self, keep: Tensor) -> Any:
         part = copy(self)
@@ -134,7 +143,14 @@ class Decision:
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
         self._count_forward()
-        return self._read(forward(self._net, x))
+        return self._numbers(self._read(forward(self._net, x)))
+
+    def _numbers(self, logits: Tensor) -> Tensor:
+        """The same, with numbers that are plainly wrong in the place of answers that hold none."""
+        if self._truth is None:
+            return logits
+        wrong = _FAR * one_hot(self._truth[self._index], logits.shape[1]).to(logits)
+        return torch.where(logits.isfinite().all(1, keepdim=True), logits, wrong)
 
     def _read(self, answers: Tensor) -> Tensor:
         """The logits in what the network answers, for views that show something else than a classifier."""
@@ -169,7 +185,7 @@ class Score(Decision):
             return self._logits(x)
         self._count_forward()
         with torch.no_grad():
-            logits = self._read(forward(self._faster, x))
+            logits = self._numbers(self._read(forward(self._faster, x)))
         return self._confirmed(logits, x, self._labels[self._index])
 
     @torch.no_grad()
@@ -181,7 +197,7 @@ class Score(Decision):
         part = self[claimed]
         if self._meter.limit is None:  # else it is no query of the attack's
             part._count_forward()
-        return logits.index_put((claimed,), self._read(forward(self._net, x[claimed])))
+        return logits.index_put((claimed,), part._numbers(self._read(forward(self._net, x[claimed]))))
 
 
 class Ascent(NamedTuple):
@@ -222,7 +238,7 @@ class Gradient(Score):
         self._meter.count(self._meter.backwards, self._index)
         with torch.enable_grad():
             z = z.detach().requires_grad_()
-            logits = self._read(answer(partial(forward, self._other or self._faster or self._net), z))
+            logits = self._numbers(self._read(answer(partial(forward, self._other or self._faster or self._net), z)))
             value = loss(logits, y)
             grad = slope(value.sum(), z)
         grad, value, logits = grad.nan_to_num(0.0), value.detach(), logits.detach()

@@ -190,8 +190,10 @@ def hold_out(train: Dataset, size: int) -> tuple[Dataset, Dataset]:
 
 
 def digest_of_training(name_or_path: str, held_out: int) -> str:
-    """The digest of the images that a training on this data sees, less those that it is validated on; BadInput where they are
-    not here: nothing is fetched to tell."""
+    """The digest of the images that a training on this data sees, less those that it is validated on.
+
+    BadInput where they are not here: beside test images that the user keeps nothing is fetched to tell.
+    """
     if name_or_path not in CLASSES:
         return hold_out(load(name_or_path, "train"), held_out)[0].digest
     there = {split: _file(name_or_path, split).exists() for split in ("train", "test")}

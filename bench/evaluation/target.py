@@ -182,6 +182,7 @@ class Target:
         limit = parameters.get("queries") if attack.access in ("score", "decision") else None
         meter = Meter(len(index), x.device, limit, self.eot)
         view = VIEWS[attack.access](self.seen, meter, work.closest.to(x.device))
+        view.judged_by(y)
         if isinstance(view, Score):
             view.use_low_precision(self.low_precision if run.low_precision else None, y)
         if isinstance(view, Gradient):

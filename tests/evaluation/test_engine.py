@@ -88,6 +88,21 @@ def test_what_is_no_candidate_is_told(tmp_path: Path, calls: list[list[int]], re
         run(tmp_path, points(6), {"attack": "forgetful"})
 
 
+@pytest.mark.parametrize("attack_name", ["pgd", "apgd", "square", "hop_skip_jump", "fgsm"])
+@pytest.mark.parametrize("hole", [torch.nan, torch.inf])
+def test_an_answer_without_a_number_is_wrong_to_attacks_as_to_the_judge(tmp_path: Path, attack_name: str, hole: float) -> None:
+    """The leading logit overflows wherever it leads by little: argmax calls that the right answer, and attacks walked on."""
+
+    class Overflows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            lead = 0.5 - x[:, 0, 0, 0]
+            return torch.stack([torch.where(lead < 0.02, hole, lead), -lead], 1)
+
+    plain = {"attack": attack_name, "on": "all"}
+    done = run(tmp_path, points(4, 0.39), plain, net=Overflows())
+    assert results(done)[0].robust_accuracy == 0
+
+
 def test_an_attack_that_writes_into_what_it_is_given_decides_nothing(tmp_path: Path, calls: list[list[int]]) -> None:
     """Images and labels are the judge's: the first would be broken without an example, the second stand in spite of one."""
 
