@@ -97,7 +97,7 @@ def told(error: BaseException) -> str:
     if isinstance(error, GauntletError):
         return str(error)
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    lost = re.search(r"Can't get attribute '(\w+)' on <module '__main__'", text)
+    lost = re.search(r"Can't get attribute '(\w+)' on <module '(?:\w+\.)?__main__'", text)
     if not lost:
         return text
     made = f"import __main__; from THAT_SCRIPT import {lost[1]}; __main__.{lost[1]} = {lost[1]}"
