@@ -141,8 +141,7 @@ def there(line: Line) -> bool:
     """Whether a line has the weights that are evaluated; a clone has the best ones, and not those of the last epoch."""
     assert line.home is not None
     assert line.job is not None
-    several = line.job.recipe.snapshots or line.job.defense.snapshots()
-    weights = "ensemble.safetensors" if several else "best.safetensors"
+    weights = "ensemble.safetensors" if line.job.shares() else "best.safetensors"
     return all((line.home / file).exists() for file in (RECORD, weights)) and not (line.home / STATE).exists()
 
 

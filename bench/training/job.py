@@ -61,9 +61,10 @@ class Job:
         Fewer than there are periods where a training is so short that two would share one. BadInput for shares that are none.
         """
         # And a trifle, because 0.29 of 100 epochs is a little less than 29 in floating point.
-        return sorted({max(math.floor(point * self.recipe.epochs + _TRIFLE), 1) for point in self._shares()})
+        return sorted({max(math.floor(point * self.recipe.epochs + _TRIFLE), 1) for point in self.shares()})
 
-    def _shares(self) -> Sequence[float]:
+    def shares(self) -> Sequence[float]:
+        """The points of the training at which members of an ensemble are asked for; none for a single network."""
         points = self.recipe.snapshots or self.defense.snapshots()
         if not all(0 < point <= 1 for point in points):
             told = ", ".join(map(str, points))
@@ -74,7 +75,7 @@ class Job:
         """Eight hex digits that tell this training from any other of the same name."""
         source = self.data_digest or self.dataset
         content = [SCHEMA, self.defense.name, self.settings(), source, str(self.threat), self.arch, self.seed]
-        ends = [point * self.recipe.epochs for point in self._shares()]
+        ends = [point * self.recipe.epochs for point in self.shares()]
         within = any(abs(end - round(end)) > _TRIFLE for end in ends)
         content += filter(None, [self.code, dict(self.files), WITHIN if within else ""])
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -76,7 +76,7 @@ class Trainer:
         self._resume()
         write_text(self.folder / JOB, json.dumps({**self.job.about(), "code": self.job.code}) + "\n")
         ends = self.job.snapshots()
-        if short := self._shares_epochs(len(ends)):
+        if short := self._fewer_members(len(ends)):
             self.report.say(short)
         if self.watch and not self.done.epoch:
             self.watch.after(0, self.net.net)
@@ -176,9 +176,9 @@ class Trainer:
             remedies.append("train with precision=float32")
         return ", or ".join(remedies)
 
-    def _shares_epochs(self, members: int) -> str:
+    def _fewer_members(self, members: int) -> str:
         """A sentence where the training is too short for all snapshots that are asked for."""
-        asked = self.job.recipe.snapshots or self.job.defense.snapshots()
+        asked = self.job.shares()
         if members == len(asked):
             return ""
         epochs, points = count_of(self.job.recipe.epochs, "epoch"), ", ".join(f"{point:g}" for point in asked)
@@ -297,7 +297,7 @@ def finished(folder: Path, job: Job) -> bool:
     A clone has no others of the project's own rows; trained again on another kind of processor, weights would differ from those
     that prove the rows, and take their place.
     """
-    answering = "ensemble" if job.recipe.snapshots or job.defense.snapshots() else "best"
+    answering = "ensemble" if job.shares() else "best"
     files = (RECORD, f"{answering}.safetensors")
     return all((folder / file).exists() for file in files) and not (folder / STATE).exists()
 
