@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(
 BIN := .venv/bin
 SOURCES := pyproject.toml $(shell find bench attacks defenses -name '*.py' -o -path '*/site/*' -type f) $(wildcard docs/*.md docs/*/*)
 
-.PHONY: demo test test-slow browser screenshots lint types wheel extras bench fuzz catch-rate study findings recipes clean
+.PHONY: demo test test-slow browser ray screenshots lint types wheel extras bench fuzz catch-rate study findings recipes clean
 
 demo: .venv/installed
 	$(BIN)/gauntlet demo
@@ -20,6 +20,12 @@ browser: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[browser]'
 	rm -rf build
 	GAUNTLET_BROWSER=1 $(BIN)/pytest tests/report/browser -p no:xdist
+
+# A cluster on this machine.
+ray: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[ray]'
+	rm -rf build
+	$(BIN)/pytest tests/extras/test_ray.py -p no:xdist
 
 # The pictures of the README, from the project's own results.
 screenshots: .venv/installed
