@@ -25,6 +25,7 @@ from bench.evaluation.request import EvaluationRequest, Execution, radii, refuse
 from bench.evaluation.restarts import run_attack
 from bench.evaluation.target import Aim
 from bench.evaluation.task import Task, resolve
+from bench.evaluation.weak import weak_plan
 from bench.evaluation.workers import carrying
 from bench.executors import Executor, executor_of
 from bench.files import Reporter, alone
@@ -131,7 +132,8 @@ def _attacked(task: Task, executor: Executor) -> tuple[Card, str]:
         proof, seen = prove(run, subject), look(run)
         if not subject.batch_dependent:
             seen = (*seen, *unsteady(run))
-        card = make_card(task, run, attacks, curve, About(round(time.monotonic() - began, 3), aim.search, proof, seen))
+        about = About(round(time.monotonic() - began, 3), aim.search, proof, seen, tuple(weak_plan(run)))
+        card = make_card(task, run, attacks, curve, about)
         card.save(folder / "card.json")
         shutil.rmtree(folder / "units", ignore_errors=True)
         if told := reused(task, run.reused):

@@ -47,6 +47,7 @@ class About(NamedTuple):
     """The precision of the search, and why."""
     proof: Proof
     noticed: tuple[Finding, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curve: Sequence[CurvePoint], about: About) -> Card:
@@ -97,7 +98,7 @@ def make_card(task: Task, run: Evaluation, attacks: Sequence[AttackResult], curv
         archive=_archive(run, folder, proves),
         eight_bit_accuracy=(robust + _undone_by_rounding(run)) / size,
         **sanity.by_class(run),
-        **sanity.of_answers(run, about.proof.warnings),
+        **sanity.of_answers(run, (*about.proof.warnings, *about.warnings)),
         seconds=about.seconds,
         device=device.describe(task.where),
         versions=_versions(),

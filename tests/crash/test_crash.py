@@ -325,11 +325,11 @@ def test_little_memory_makes_smaller_batches_with_the_same_outcome(server: Serve
         argv = ["evaluate", f"py:../{name}.py:net", *rest]
         return Command(server, tmp_path / str(mebibytes), argv, ("none", 0), 0, ("RLIMIT_AS", mebibytes * 2**20)).wait()
 
-    enough, little = under(6000), under(1700)
+    enough, little = under(6000), under(1400)
     assert enough.code == little.code == 0, (enough.err, little.err)
     assert "out of memory" not in enough.err
     assert "out of memory: going on with batches of 150" in little.err
-    assert left(tmp_path / "1700") == left(tmp_path / "6000")
+    assert left(tmp_path / "1400") == left(tmp_path / "6000")
     starved = under(800, "huge")
     assert starved.code == 2, starved.err
     assert "error: out of memory; everything finished is kept: try a smaller --batch-size" in starved.err
