@@ -39,6 +39,7 @@ LARGE, AT_LARGE = "0.3", ("constant", "cosine", "periodic")
 MEASURED = ("constant", "cosine")
 DRAWN = ("constant", "linear", "cosine", "periodic", "constant, periodic rate", "periodic, periodic rate")
 CHANCE = 0.2
+ENSEMBLE = ", ensemble"
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def _seen(cells: Sequence[Cell], chosen: Namespace) -> Seen:
         passes = mean(entry["training"]["backwards_per_sample"] for entry in records)
         stalled = " ".join(str(sum(e["clean"] < CHANCE for e in entry["history"])) for entry in records)
         for weights in ("last", *["ensemble"] * (runs[0] / "ensemble.safetensors").exists()):
-            label = cell.label if weights == "last" else f"{cell.label}, ensemble"
+            label = cell.label if weights == "last" else cell.label + ENSEMBLE
             cards = [judged(run, chosen, weights=weights, plan=LOOK)[0] for run in runs]
             seen.robust[label], seen.clean[label] = [c.robust_accuracy for c in cards], [c.clean_accuracy for c in cards]
             seen.about[label] = f"{passes:.0f}", stalled
@@ -91,12 +92,15 @@ def _table(seen: Seen) -> Table:
     others = [label for label in robust if label != "constant"]
     adjusted = holm([paired(robust["constant"], robust[label]).p for label in others]).tolist()
     told = {label: difference(robust["constant"], robust[label]) for label in others}
+    last = {label: robust.get(label.removesuffix(ENSEMBLE), ()) for label in robust if label.endswith(ENSEMBLE)}
     rows = tuple(
         (label, *seen.about[label], percent(seen.clean[label]), percent(robust[label]), told.get(label, ""),
-         f"{adjusted[others.index(label)]:.2g}" if label in told else "")
+         f"{adjusted[others.index(label)]:.2g}" if label in told else "",
+         difference(last[label], robust[label]) if label in last else "")
         for label in robust
     )  # fmt: skip
-    return Table(("budget", "passes", "epochs at chance", "clean", "robust", "against constant", "Holm"), rows)
+    compared = ("against constant", "Holm", "against its last weights")
+    return Table(("budget", "passes", "epochs at chance", "clean", "robust", *compared), rows)
 
 
 def _measures(runs: dict[str, list[Path]], chosen: Namespace) -> Table:
