@@ -10,7 +10,6 @@ from bench.core import Rng, shuffled
 from bench.diagnose import Probe
 from bench.evaluation.engine import Evaluation
 from bench.plans import Portfolio
-from bench.plugins import get_attack
 from bench.statistics import surely
 
 LOOKED, NOISY = 128, 32
@@ -25,7 +24,7 @@ def weak_plan(run: Evaluation) -> Iterator[str]:
     The cross-entropy follows the mean of all classes where logits are small, and a step too short does not cross the ball; of
     neither does the number say anything. Portfolios make such attacks themselves, and the reference AutoAttack stronger ones.
     """
-    if any(isinstance(spec, Portfolio) or get_attack(spec.attack).whole for spec in run.plan.attacks):
+    if any(isinstance(spec, Portfolio) or (spec.attack == "autoattack" and not spec.samples) for spec in run.plan.attacks):
         return
     left = shuffled(len(run.data), run.seed, "weak")
     left = left[~run.broken[left]]

@@ -52,6 +52,9 @@ def test_cross_entropy_that_follows_the_mean_of_all_classes_is_told(tmp_path: Pa
 def test_steps_that_do_not_cross_the_ball_are_told_and_portfolios_are_not_asked(tmp_path: Path) -> None:
     assert len(told(Pulled(1.0), tmp_path, SHORT)) == 1
     assert told(Pulled(1.0), tmp_path) == []
+    assert told(Pulled(1.0), tmp_path / "whole", {"attack": "autoattack"}) == []
+    part = told(Pulled(1.0), tmp_path / "part", {"attack": "autoattack", "samples": 5})
+    assert part[0].startswith("35 of 35 samples")
 
 
 @pytest.mark.parametrize(("eps", "n"), [(0.02, 40), (0.1, 1)])
