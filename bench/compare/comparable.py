@@ -71,6 +71,7 @@ def require_same_work(first: Card, second: Card, names: tuple[str, str], *, adap
         *(f"{name}: {_CONSTANT}" for card, name in zip((first, second), names, strict=True) if card.constant),
         *(doubted(card, name) for card, name in zip((first, second), names, strict=True) if card.doubt),
         *(f"{name}: {_TIED}" for card, name in zip((first, second), names, strict=True) if card.batch_dependent),
+        *(f"{name}: warning: {told}" for card, name in zip((first, second), names, strict=True) for told in card.warnings),
     ]
 
 

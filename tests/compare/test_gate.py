@@ -409,6 +409,13 @@ def test_an_answer_that_depends_on_the_batch_is_told(tmp_path: Path) -> None:
     )
 
 
+def test_what_a_card_warns_of_is_told_wherever_it_is_compared(tmp_path: Path) -> None:
+    plain, warned = (evaluated(tmp_path / name, [True] * 20, warnings=told) for name, told in (("a", ()), ("b", ("weak",))))
+    assert "A: warning: weak" in compare_rows(warned, plain).notes
+    assert "the candidate: warning: weak" in check_regression(plain, warned).notes
+    assert not [note for note in check_regression(plain, plain).notes if "warning" in note]
+
+
 def test_the_gate_names_what_was_lost(tmp_path: Path) -> None:
     was = np.arange(100) < 60
     now = (np.arange(100) >= 30) & (np.arange(100) < 62)
