@@ -88,8 +88,10 @@ def test_the_bytes_are_those_of_one_process(ray: Executor, tmp_path: Path) -> No
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_however_the_driver_ends_no_raylet_and_no_worker_is_left(how: signal.Signals) -> None:
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # What runs in the background of a script would not hear it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )  # fmt: skip
     assert driver.stdout
     assert driver.stdout.readline() == "up\n"
     assert any("raylet" in name for name in at_work(driver.pid))
