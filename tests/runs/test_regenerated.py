@@ -13,7 +13,7 @@ from command import call
 from timeless import timeless
 
 from bench import Card
-from bench.core.device import describe
+from bench.core.device import describe, native_bf16
 from bench.results import read_card
 from bench.runs import lines_of, read_board
 
@@ -43,7 +43,8 @@ def test_a_committed_row_is_made_again(
     if other:
         pytest.skip(f"made with {other}, which are other versions here")
     found = tmp_path / path.relative_to(CHECKOUT / "results")
-    if card.model.training["device"] != here:
+    precision = "bf16" if native_bf16(torch.device("cpu")) else "float32"
+    if (card.model.training["device"], card.model.training["precision"]) != (here, precision):
         # Its training was elsewhere, and its evaluation here.
         shutil.copytree(path.parents[1], found.parents[1], ignore=shutil.ignore_patterns("*-*"))
     asked = ("--only", f"{name} seed 0", "--plan", "fast", "--results", str(tmp_path), "--device", "cpu", "--quiet")
