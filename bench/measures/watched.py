@@ -13,7 +13,7 @@ from bench.errors import BadInput
 from bench.files import opened
 from bench.measures.document import columns, number, write
 from bench.measures.each.kernel import course
-from bench.models import training_record
+from bench.models import training_in
 from bench.results import MEASURES, WATCHED, Measurement
 
 
@@ -29,7 +29,7 @@ def watched(run: Path) -> Path:
     pairs = [_read(path) for _, path in looks]
     clean, attacked = (torch.stack([pair[kind] for pair in pairs]) for kind in ("clean", "attacked"))
     curve, between = course([epoch for epoch, _ in looks], clean, attacked)
-    trained: dict[str, Any] = training_record(str(run))
+    trained: dict[str, Any] = training_in(run)
     about = "Tangent kernel of held-out images while the network was trained: velocity, effective rank, polar dynamics."
     values = {name: number(float(column[-1])) for name, column in curve.items() if name != "epoch"}
     document = Measurement(

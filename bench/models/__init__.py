@@ -13,4 +13,13 @@ from bench.models.known import known_of
 from bench.models.outputs import check_outputs
 from bench.models.reference import Model, hold, resolve
 from bench.models.samples import require_the_images, samples_of, training_beside
-from bench.models.subject import Subject, added_defense, answering, learns_from, load_subject, spelt, training_record
+from bench.models.subject import (
+    Subject,
+    added_defense,
+    answering,
+    learns_from,
+    load_subject,
+    spelt,
+    training_in,
+    training_record,
+)

@@ -13,7 +13,7 @@ from torch import Tensor
 from bench import data
 from bench.data import Dataset
 from bench.errors import BadInput
-from bench.models.subject import trained_on, training_record
+from bench.models.subject import trained_on, training_in
 
 DEFAULT_N = 1000
 """Test samples, where the user does not say how many."""
@@ -23,7 +23,7 @@ def training_beside(reference: str) -> dict[str, Any]:
     """The record of the training that left a weights file named by itself; empty where none lies beside it."""
     file = Path(reference.removeprefix("ckpt:").partition("?")[0])
     try:
-        return training_record(str(file.parent)) if file.is_file() else {}
+        return training_in(file.parent) if file.is_file() else {}
     except BadInput:  # of something else that is called train.json
         return {}
 

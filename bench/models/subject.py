@@ -189,7 +189,12 @@ def _repeated(net: nn.Module, x: Tensor, rows: int, noisy: bool) -> Answers:
 
 def training_record(reference: str) -> dict[str, Any]:
     """What the training of a run folder left behind; empty for a model from elsewhere."""
-    path = Path(reference.removeprefix("run:").split("?")[0]) / "train.json"
+    return training_in(Path(reference.removeprefix("run:").split("?")[0]))
+
+
+def training_in(folder: Path) -> dict[str, Any]:
+    """The record of the training that lies in a folder, whatever it is called; empty where none does."""
+    path = folder / "train.json"
     if not path.is_file():
         return {}
     try:

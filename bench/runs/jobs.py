@@ -13,7 +13,7 @@ from bench.evaluation import Answer, EvaluationRequest, Execution, choose_threat
 from bench.executors import executor_of
 from bench.files import LOCK, Reporter, alone, bury, set_aside, write_text
 from bench.measures import watched
-from bench.models import require_the_images, resolve, training_record
+from bench.models import require_the_images, resolve, training_in
 from bench.plans import Plan
 from bench.plans import load as load_plan
 from bench.plugins import out_of_reach
@@ -106,7 +106,7 @@ def trained(request: TrainingRequest, execution: Execution, watch: Sequence[str]
                 Trainer(job, folder, where, report, watch).run()
                 for aside in _of_other_weights(folder, job):
                     report.say(f"an evaluation that lay here was of other weights than were trained now; it is in {aside}")
-    require_the_images(training_record(str(folder)))
+    require_the_images(training_in(folder))
     bury(folder / LOCK)
     if watch:
         watched(folder)
@@ -120,7 +120,7 @@ def _of_other_weights(folder: Path, job: Job) -> Iterator[Path]:
         try:
             card = read_card(path)
             query = card.model.reference.partition("?")[2]
-            now = resolve(f"{folder}?{query}" if query else str(folder), samples.shape, samples.classes)
+            now = resolve(f"run:{folder}?{query}" if query else f"run:{folder}", samples.shape, samples.classes)
         except GauntletError:
             continue
         if now.digest != card.model.digest:

@@ -14,7 +14,7 @@ from bench.evaluation import Execution, Question
 from bench.evaluation.left import finished as answered
 from bench.evaluation.task import resolve
 from bench.files import LOCK, below, busy, sha256
-from bench.models import added_defense, samples_of, training_record
+from bench.models import added_defense, samples_of, training_in
 from bench.results import Card, FileInfo, read_card, section
 from bench.runs.rows import Asked, Line
 from bench.training import STATE
@@ -130,7 +130,7 @@ class Survey:
 
     def _samples(self, line: Line, n: int | None) -> Dataset:
         if self.dataset not in data.CLASSES:
-            trained = training_record(str(line.home)) if line.home else {}
+            trained = training_in(line.home) if line.home else {}
             return samples_of(self.dataset, [trained], n)
         if n not in self._splits:
             self._splits[n] = samples_of(self.dataset, [{}], n)

@@ -191,6 +191,17 @@ def test_samples_and_record_of_a_run(fast_run: Path) -> None:
     assert training_record("nowhere") == {}
 
 
+@pytest.mark.parametrize("name", ["run:row", "ckpt:row", "py:row.py:net", "row?weights=last"])
+def test_a_training_may_lie_in_a_folder_whose_name_reads_like_a_model(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = {"model": "digits_cnn?width=2", "settings": {"epochs": 1}, "device_name": "cpu", "quiet": True}
+    run = train("standard", results=name, **asked)
+    assert run.parts[0] == name
+    assert train("standard", results=name, **asked) == run
+
+
 GREEDY = """
 import torch
 
