@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from bench.core import Rng, shuffled
 from bench.diagnose import Probe, noticed
@@ -52,7 +53,11 @@ def unsteady(run: Evaluation) -> tuple[Finding, ...]:
 def right(run: Evaluation) -> Probe:
     """A few of the samples that an evaluation found right, to look at the network's gradient on."""
     order = shuffled(len(run.data), run.seed, "noticed")
-    index = order[run.clean[order]][:LOOK]
+    return probe_at(run, order[run.clean[order]][:LOOK], "noticed")
+
+
+def probe_at(run: Evaluation, index: Tensor, stream: str) -> Probe:
+    """The samples of an evaluation at index [M], to look at; stream: the name of their randomness."""
     x, y = run.data.batch(index)
-    rng = Rng(run.seed, run.data.ids[index.to(run.data.ids.device)]).at("noticed")
+    rng = Rng(run.seed, run.data.ids[index.to(run.data.ids.device)]).at(stream)
     return Probe(run.judge, x, y, run.broken[index].to(y.device), rng, batch_size=run.batch_size)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
-from bench.core import Rng, shuffled
-from bench.diagnose import Probe
+from bench.core import shuffled
 from bench.evaluation.engine import Evaluation
+from bench.evaluation.look import probe_at
 from bench.plans import Portfolio
 from bench.statistics import surely
 
@@ -31,14 +29,12 @@ def weak_plan(run: Evaluation) -> Iterator[str]:
     some = left[: NOISY if run.randomised else LOOKED]
     if not len(some):
         return
-    x, y = run.data.batch(some)
-    rng = Rng(run.seed, run.data.ids[some.to(run.data.ids.device)]).at("weak")
-    probe = Probe(run.judge, x, y, torch.zeros_like(y, dtype=torch.bool), rng, batch_size=run.batch_size)
+    probe = probe_at(run, some, "weak")
     fell = probe.attack("pgd", steps=20, step=1.0, decay="cosine", loss="margin")
     fell |= probe.attack("pgd", among=~fell, stream="second", steps=20, step=2.0, decay="cosine", loss="ce")
-    count = int(fell.sum())
-    if surely(count, len(some)) * len(left) / len(run.data) > MISSED:
-        points = 100 * count / len(some) * len(left) / len(run.data)
+    count, share = int(fell.sum()), len(left) / len(run.data)
+    if surely(count, len(some)) * share > MISSED:
+        points = 100 * count / len(some) * share
         yield (
             f"{count} of {len(some)} samples that the plan {run.plan.name} left fall to 20 steps of PGD on the margin or on "
             f"the cross-entropy: robust accuracy is too high by about {points:.0f} points or more; evaluate it with --plan fast"

@@ -92,7 +92,7 @@ def _table(seen: Seen) -> Table:
     others = [label for label in robust if label != "constant"]
     adjusted = holm([paired(robust["constant"], robust[label]).p for label in others]).tolist()
     told = {label: difference(robust["constant"], robust[label]) for label in others}
-    last = {label: robust.get(label.removesuffix(ENSEMBLE), ()) for label in robust if label.endswith(ENSEMBLE)}
+    last = {label: robust[label.removesuffix(ENSEMBLE)] for label in robust if label.endswith(ENSEMBLE)}
     rows = tuple(
         (label, *seen.about[label], percent(seen.clean[label]), percent(robust[label]), told.get(label, ""),
          f"{adjusted[others.index(label)]:.2g}" if label in told else "",
